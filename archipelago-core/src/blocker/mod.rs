@@ -1,0 +1,175 @@
+//! Named objects on a backend: the lowest layer, and the first seam of the simulator.
+//!
+//! The trait asks only for what RADOS can do as well as a file system: byte-addressed sparse objects with an explicit
+//! sync, small records that are replaced atomically, an exclusive index of names, and exclusive locks. Nothing here
+//! knows what a volume is.
+//!
+//! | Kind | What it is | `file` | `memory` |
+//! |---|---|---|---|
+//! | [`Object`] | sparse bytes; writes are durable after [`Blocker::sync`] | one file (split at 8 TiB) | two images: current and durable |
+//! | record ([`RecordKey`]) | at most [`MAX_RECORD`](crate::limits::MAX_RECORD) bytes, replaced atomically, durable on return | two slots in one file | a value |
+//! | name | index from a name to a volume id, exclusive, durable on return | hard link to the record's file | a map |
+//! | lock | exclusive or shared per volume, dropped by the system when its holder dies | OFD lock on a file of its own | a table |
+
+use std::fmt;
+use std::io::{IoSlice, IoSliceMut};
+
+use crate::error::Result;
+
+pub mod file;
+pub mod memory;
+pub mod sim;
+pub mod sys;
+
+/// Identity of a volume, snapshot or other map for its whole life; random, never 0, printed as 16 hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct VolumeId(pub u64);
+
+impl fmt::Display for VolumeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for VolumeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// A sparse object of bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Object {
+    /// Journal segment `.1` of a volume.
+    Log(VolumeId, u32),
+    /// Node pack `.1` of a volume.
+    Pack(VolumeId, u32),
+    /// Blocks that a volume wrote in epoch `.1`, block i at i x block size.
+    Data(VolumeId, u64),
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Object::Log(v, n) => write!(f, "log.{v}.{n:08x}"),
+            Object::Pack(v, n) => write!(f, "pack.{v}.{n:08x}"),
+            Object::Data(v, e) => write!(f, "data.{v}.{e:016x}"),
+        }
+    }
+}
+
+/// A small object that is replaced atomically.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum RecordKey {
+    /// The store's superblock.
+    Store,
+    /// The header of a map.
+    Header(VolumeId),
+    /// The header of a removed map, kept until nothing needs it.
+    Trash(VolumeId),
+}
+
+impl fmt::Display for RecordKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RecordKey::Store => write!(f, "archipelago.store"),
+            RecordKey::Header(v) => write!(f, "catalog/h.{v}"),
+            RecordKey::Trash(v) => write!(f, "trash/h.{v}"),
+        }
+    }
+}
+
+/// A record as read, with the number of its version (1 for a new one).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Rises by one at each commit.
+    pub version: u64,
+    /// The payload.
+    pub bytes: Vec<u8>,
+}
+
+/// How a lock is taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LockMode {
+    /// One holder.
+    Exclusive,
+    /// Any number of holders, none exclusive.
+    Shared,
+}
+
+/// A lock that is held until it is dropped, or until its process dies.
+pub trait LockGuard: Send + Sync {}
+
+/// Result of trying to take a lock.
+pub enum LockOutcome {
+    /// Taken.
+    Held(Box<dyn LockGuard>),
+    /// Somebody else has it; the record that the exclusive holder left, if it can be read (empty otherwise).
+    Refused(Vec<u8>),
+}
+
+/// Size and free room of the backend in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
+pub struct Space {
+    /// All of it.
+    pub total: u64,
+    /// What is left.
+    pub free: u64,
+}
+
+/// A backend. Every method is safe to call from any thread, and blocks until done.
+///
+/// Durability: `create_*`, `commit_record`, names and `remove*` are durable when they return, directory entries
+/// included; `write`, `punch` and `truncate` are durable after a later `sync` of the same object returned success. A failed `sync`
+/// is never repeated by the backend.
+pub trait Blocker: Send + Sync {
+    /// Creates an object filled with `zeroed` bytes of written (not sparse) zeros, durable on return, or an empty one for 0.
+    /// `Exists` if it is there already.
+    fn create(&self, object: Object, zeroed: u64) -> Result<()>;
+    /// Fills `bufs` from `offset`; what was never written reads as zeros, also past the end and in an object that does
+    /// not exist when `object` is [`Object::Data`]. A missing log or pack, or one that ends within the range, is
+    /// [`Damaged`](crate::Error::Damaged).
+    fn read(&self, object: Object, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()>;
+    /// Writes all of `bufs` at `offset`. A [`Object::Data`] that does not exist is created (durable with the next sync).
+    fn write(&self, object: Object, bufs: &[IoSlice<'_>], offset: u64) -> Result<()>;
+    /// Makes the range read as zeros and frees its room where the backend can. Nothing happens to an object that does not exist.
+    fn punch(&self, object: Object, offset: u64, len: u64) -> Result<()>;
+    /// Makes all earlier writes to these objects durable. Objects that do not exist are passed over.
+    fn sync(&self, objects: &[Object]) -> Result<()>;
+    /// Length in bytes (highest written byte + 1), or `None` if it does not exist.
+    fn len(&self, object: Object) -> Result<Option<u64>>;
+    /// Removes an object; succeeds if it is not there.
+    fn remove(&self, object: Object) -> Result<()>;
+    /// Objects of one volume, sorted.
+    fn objects(&self, volume: VolumeId) -> Result<Vec<Object>>;
+
+    /// Creates a record at version 1. `Exists` if it is there. Not yet reachable by any name.
+    fn create_record(&self, key: RecordKey, bytes: &[u8]) -> Result<()>;
+    /// Creates many headers and their names with a constant number of syncs. On `Exists` of any name nothing that was
+    /// made stays reachable by name.
+    fn create_named(&self, batch: &[(VolumeId, String, Vec<u8>)]) -> Result<()>;
+    /// Reads a record: the newest version whose commit finished.
+    fn read_record(&self, key: RecordKey) -> Result<Record>;
+    /// Replaces a record that is at version `expected`; returns the new version. Another version is `Stale`.
+    fn commit_record(&self, key: RecordKey, expected: u64, bytes: &[u8]) -> Result<u64>;
+    /// Moves a header to the trash. Names are not touched.
+    fn trash_header(&self, volume: VolumeId) -> Result<()>;
+    /// All headers in the catalogue, sorted by id.
+    fn headers(&self) -> Result<Vec<VolumeId>>;
+    /// All headers in the trash, sorted by id.
+    fn trashed(&self) -> Result<Vec<VolumeId>>;
+
+    /// Binds a name to a volume; `Exists` if the name is bound, to whatever.
+    fn bind_name(&self, name: &str, volume: VolumeId) -> Result<()>;
+    /// Unbinds a name; succeeds if it is not bound.
+    fn unbind_name(&self, name: &str) -> Result<()>;
+    /// What the name is bound to. With the file backend that is the header found under it.
+    fn lookup(&self, name: &str) -> Result<Option<VolumeId>>;
+    /// Names that start with `prefix` and sort after `after`, in byte order, at most `limit`.
+    fn names(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>>;
+
+    /// Takes the lock of a volume without waiting. An exclusive holder leaves `owner` (at most 4 KiB) for others to read.
+    fn lock(&self, volume: VolumeId, mode: LockMode, owner: &[u8]) -> Result<LockOutcome>;
+    /// Size and free room.
+    fn space(&self) -> Result<Space>;
+}

@@ -1,0 +1,65 @@
+//! The system calls that the file backend makes, behind one small interface: the second seam of the simulator.
+//!
+//! [`RealSys`] is the system; [`super::sim::SimDisk`] is a disk in memory that forgets what was not synced.
+//! Paths are relative to the store's root directory, which the implementation knows.
+
+use std::io::{self, IoSlice, IoSliceMut};
+
+use super::{LockMode, Space};
+
+/// An open file. Closed by [`Sys::close`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Fd(pub i32);
+
+/// How a file is opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Open {
+    /// Existing, for reading.
+    Read,
+    /// Existing, for reading and writing.
+    ReadWrite,
+    /// Created if missing, for reading and writing.
+    Create,
+    /// Created, for reading and writing; EEXIST if it is there.
+    CreateNew,
+}
+
+/// System calls of the file backend. Errors are what the system reports; nothing is retried but EINTR, and short reads
+/// and writes are completed.
+pub trait Sys: Send + Sync {
+    /// Opens a file. A new file gets the store's mode and group.
+    fn open(&self, path: &str, how: Open) -> io::Result<Fd>;
+    /// Closes a file.
+    fn close(&self, fd: Fd);
+    /// Reads until `bufs` are full or the file ends; returns the bytes read.
+    fn preadv(&self, fd: Fd, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize>;
+    /// Writes all of `bufs`.
+    fn pwritev(&self, fd: Fd, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
+    /// Sets the length, sparse when it grows.
+    fn ftruncate(&self, fd: Fd, len: u64) -> io::Result<()>;
+    /// Makes a range inside the file a hole that reads as zeros, keeping the length.
+    fn punch(&self, fd: Fd, offset: u64, len: u64) -> io::Result<()>;
+    /// Makes the data, and the metadata needed to read it, durable.
+    fn fdatasync(&self, fd: Fd) -> io::Result<()>;
+    /// Length in bytes.
+    fn len(&self, fd: Fd) -> io::Result<u64>;
+    /// Makes a directory's entries durable.
+    fn sync_dir(&self, path: &str) -> io::Result<()>;
+    /// Makes everything written to the store's file system durable.
+    fn syncfs(&self) -> io::Result<()>;
+    /// Creates a directory; EEXIST if it is there.
+    fn mkdir(&self, path: &str) -> io::Result<()>;
+    /// Adds a name for a file; EEXIST if the name is taken.
+    fn link(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Moves a name, replacing what had the new one.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a name.
+    fn unlink(&self, path: &str) -> io::Result<()>;
+    /// Names in a directory, in no order, without `.` and `..`.
+    fn list(&self, path: &str) -> io::Result<Vec<String>>;
+    /// Takes a lock on the open file without waiting; `false` if somebody else has it. Dropped by [`Sys::close`] and
+    /// by the death of the process.
+    fn try_lock(&self, fd: Fd, mode: LockMode) -> io::Result<bool>;
+    /// Size and free room of the file system.
+    fn space(&self) -> io::Result<Space>;
+}

@@ -1,0 +1,12 @@
+//! Encoding and decoding of everything stored. `docs/format.md` is the authority; each item here cites its section.
+//!
+//! Decoders take any bytes: they return [`Error`](crate::Error), never panic, and allocate no more than the input's length allows.
+//! All integers are little-endian.
+
+pub mod header;
+pub mod log;
+pub mod node;
+pub mod record;
+pub mod superblock;
+
+pub(crate) mod bytes;

@@ -1,0 +1,81 @@
+//! Every size and count that the engine bounds, each with its reason.
+
+/// Unit in which the map knows data: no entry is finer. Matches the page cache and the physical sector of current disks.
+pub const SECTOR: u64 = 4096;
+/// `log2` of [`SECTOR`].
+pub const SECTOR_SHIFT: u32 = 12;
+/// Unit that a disk writes whole or not at all; journal records and record slots are built from it.
+pub const ATOM: usize = 512;
+
+/// Smallest block: below it the map grows past 1/1000 of the data.
+pub const MIN_BLOCK_SIZE: u64 = 64 << 10;
+/// Largest block: sector numbers inside a block stay below 16 bits.
+pub const MAX_BLOCK_SIZE: u64 = 64 << 20;
+/// Block size unless the creator says otherwise; the block of Pithos files, so that disks and files share.
+pub const DEFAULT_BLOCK_SIZE: u64 = 4 << 20;
+
+/// Smallest volume, in bytes.
+pub const MIN_VOLUME_SIZE: u64 = 1;
+/// Largest volume, in bytes (4 PiB): six tree levels at the smallest block size.
+pub const MAX_VOLUME_SIZE: u64 = 4 << 50;
+
+/// Shortest volume name, in bytes (the original's rule, kept for its tools).
+pub const MIN_NAME: usize = 6;
+/// Longest volume name, in bytes (so that the original's derived block names fit their field).
+pub const MAX_NAME: usize = 82;
+
+/// Children of a tree node.
+pub const FANOUT: u64 = 128;
+/// `log2` of [`FANOUT`].
+pub const FANOUT_SHIFT: u32 = 7;
+/// Largest encoded tree node, in bytes.
+pub const MAX_NODE: usize = 16 << 10;
+/// Largest extent list kept inline in a leaf entry, in bytes.
+pub const MAX_INLINE_EXTENTS: usize = 64;
+/// Extents of one block past which the block is composed in the background.
+pub const MAX_EXTENTS: usize = 64;
+/// A node pack is closed past this size, so that evacuating one is a short job.
+pub const PACK_SIZE: u64 = 64 << 20;
+/// Largest encoded leaf that is kept inside the header instead of a node pack, in bytes.
+pub const MAX_INLINE_ROOT: usize = 1024;
+
+/// Largest journal segment, in bytes.
+pub const SEGMENT_SIZE: u64 = 16 << 20;
+/// First journal segment of a volume, in bytes: a clone that is hardly written stays small.
+pub const FIRST_SEGMENT_SIZE: u64 = 1 << 20;
+/// Journal bytes not yet folded into the tree: replay of this much takes under a second.
+pub const MAX_UNFOLDED: u64 = 32 << 20;
+/// Largest write that goes into the journal with its data; one bit per 512 bytes of it fits a 64-bit word.
+pub const MAX_LOGGED_WRITE: usize = 32 << 10;
+/// Runs of sectors whose map change waits for a sync of their data; past it the engine syncs by itself.
+pub const MAX_PENDING_RUNS: usize = 8192;
+/// Sealed journal ranges in one header; a clone chain deeper than this folds first.
+pub const MAX_RANGES: usize = 8;
+/// Captured maps that wait to be folded after snapshots; further snapshots are folded when next opened.
+pub const MAX_FOLD_JOBS: usize = 8;
+
+/// Part size of the packed data file of an epoch: below the file size limit of ext4 (16 TiB).
+pub const DATA_PART: u64 = 8 << 40;
+/// Payload of one record slot (header, lock, process, superblock).
+pub const MAX_RECORD: usize = 8 * 484;
+/// Descriptors that the file blocker keeps open when idle.
+pub const MAX_OPEN_FILES: usize = 512;
+/// Default byte limit of the node cache.
+pub const NODE_CACHE: u64 = 64 << 20;
+
+/// Largest single read or write request, in bytes.
+pub const MAX_REQUEST: u64 = 64 << 20;
+/// Requests queued for the completion interface of one store.
+pub const MAX_QUEUE: usize = 1024;
+/// Clones made by one call.
+pub const MAX_CLONE_COUNT: usize = 100_000;
+/// Entries in one page of a listing.
+pub const MAX_LIST_PAGE: usize = 10_000;
+/// Bytes of one control message, request or answer.
+pub const MAX_CONTROL_MESSAGE: usize = 1 << 20;
+/// Control connections served at once by one process.
+pub const MAX_CONTROL_CONNECTIONS: usize = 64;
+/// Free space that data writes leave untouched, so that checkpoint, snapshot and remove can finish on a full disk.
+pub const RESERVED_SPACE: u64 = 64 << 20;
+/// The reserve is never more than this fraction (1/N) of the file system.
+pub const RESERVED_FRACTION: u64 = 20;

@@ -1,0 +1,206 @@
+//! An open volume: byte ranges in, ordered and durable I/O out.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::store::VolumeInfo;
+
+/// How a volume is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The one writer.
+    ReadWrite,
+    /// Snapshots by any number of readers; a volume only while nobody writes it.
+    ReadOnly,
+}
+
+/// Flags of a write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriteFlags {
+    /// Durable before the call returns (force unit access).
+    pub fua: bool,
+}
+
+/// A range with or without data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DataExtent {
+    /// First byte.
+    pub offset: u64,
+    /// Length in bytes.
+    pub len: u64,
+    /// Known to read as zeros, and takes no room.
+    pub zero: bool,
+}
+
+/// An open volume. Cheap to clone; all calls may be made from any thread at once. Overlapping requests in flight have
+/// no defined order. The last clone to be dropped closes it; [`Volume::close`] also reports errors.
+#[derive(Clone)]
+pub struct Volume {
+    _todo: Arc<()>,
+}
+
+impl Volume {
+    /// Current name.
+    pub fn name(&self) -> String {
+        todo!()
+    }
+
+    /// Current size in bytes.
+    pub fn size(&self) -> u64 {
+        todo!()
+    }
+
+    /// Block size in bytes: the preferred I/O size.
+    pub fn block_size(&self) -> u64 {
+        todo!()
+    }
+
+    /// Whether writes are refused.
+    pub fn read_only(&self) -> bool {
+        todo!()
+    }
+
+    /// Facts about it.
+    pub fn info(&self) -> Result<VolumeInfo> {
+        todo!()
+    }
+
+    /// Fills `bufs` from `offset`, any alignment. Nothing past the end may be asked for.
+    pub fn read(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()> {
+        let _ = (bufs, offset);
+        todo!()
+    }
+
+    /// Writes all of `bufs` at `offset`, any alignment. Durable after the next flush, or on return with `fua`.
+    pub fn write(&self, bufs: &[IoSlice<'_>], offset: u64, flags: WriteFlags) -> Result<()> {
+        let _ = (bufs, offset, flags);
+        todo!()
+    }
+
+    /// Reads into one buffer.
+    pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.read(&mut [IoSliceMut::new(buf)], offset)
+    }
+
+    /// Writes one buffer.
+    pub fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {
+        self.write(&[IoSlice::new(buf)], offset, WriteFlags::default())
+    }
+
+    /// Makes every write that returned before this call durable.
+    pub fn flush(&self) -> Result<()> {
+        todo!()
+    }
+
+    /// Frees the room of the whole 4 KiB sectors inside the range, which read as zeros from then on; the rest of the range is left as it is.
+    pub fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        let _ = (offset, len);
+        todo!()
+    }
+
+    /// Makes the range read as zeros. With `allocate` room is kept for it.
+    pub fn write_zeroes(&self, offset: u64, len: u64, allocate: bool, flags: WriteFlags) -> Result<()> {
+        let _ = (offset, len, allocate, flags);
+        todo!()
+    }
+
+    /// The ranges of `offset..offset+len` in order, neighbours of the same kind joined, at most `max` of them (then they end early).
+    pub fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<DataExtent>> {
+        let _ = (offset, len, max);
+        todo!()
+    }
+
+    /// Takes a snapshot: all writes that returned before the call are in it, none that are begun after it returns.
+    pub fn snapshot(&self, name: &str) -> Result<VolumeInfo> {
+        let _ = name;
+        todo!()
+    }
+
+    /// Sets the size; see [`crate::Store::resize`].
+    pub fn resize(&self, size: u64, shrink: bool) -> Result<()> {
+        let _ = (size, shrink);
+        todo!()
+    }
+
+    /// Gives it another name.
+    pub fn rename(&self, new: &str) -> Result<()> {
+        let _ = new;
+        todo!()
+    }
+
+    /// Folds the journal into the tree now.
+    pub fn checkpoint(&self) -> Result<()> {
+        todo!()
+    }
+
+    /// Flushes, folds and gives the volume up. Other clones of the handle answer `NotOpen` from then on.
+    pub fn close(&self) -> Result<()> {
+        todo!()
+    }
+
+    /// Queues an operation; its completion arrives in `queue` with `tag`. `TooBusy` when the store's queue is full: the buffer
+    /// comes back with the error.
+    pub fn submit(&self, operation: Operation, tag: u64, queue: &CompletionQueue) -> std::result::Result<(), (crate::Error, Operation)> {
+        let _ = (operation, tag, queue);
+        todo!()
+    }
+}
+
+/// An operation for [`Volume::submit`]. Buffers are owned until completion and come back with it.
+#[derive(Debug)]
+pub enum Operation {
+    /// Fill the buffer from `offset`.
+    Read {
+        /// Filled.
+        buf: Vec<u8>,
+        /// First byte.
+        offset: u64,
+    },
+    /// Write the buffer at `offset`.
+    Write {
+        /// Written.
+        buf: Vec<u8>,
+        /// First byte.
+        offset: u64,
+        /// Flags.
+        flags: WriteFlags,
+    },
+    /// See [`Volume::flush`].
+    Flush,
+    /// See [`Volume::discard`].
+    Discard {
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// See [`Volume::write_zeroes`].
+    WriteZeroes {
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+        /// Keep room.
+        allocate: bool,
+        /// Flags.
+        flags: WriteFlags,
+    },
+}
+
+/// The end of an operation.
+#[derive(Debug)]
+pub struct Completion {
+    /// As given to [`Volume::submit`].
+    pub tag: u64,
+    /// The buffer of a read or write; empty for the others.
+    pub buf: Vec<u8>,
+    /// How it went.
+    pub result: Result<()>,
+}
+
+/// Where completions arrive. Any number of volumes may complete into one queue.
+#[derive(Clone)]
+pub struct CompletionQueue {
+    _todo: Arc<()>,
+}

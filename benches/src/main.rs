@@ -1,0 +1,2 @@
+//! Measurements of the engine against its peers.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The `archipelago` command line and node daemon.

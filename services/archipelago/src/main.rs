@@ -1,0 +1,2 @@
+//! Entry point of the `archipelago` command.
+fn main() {}
