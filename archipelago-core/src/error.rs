@@ -89,7 +89,9 @@ pub enum Error {
     #[error("{0}: no space left in the store; free space, or remove volumes; writes can be repeated after that")]
     NoSpace(String),
     /// A stored object does not hold what its checksum says: cut short, altered, or not what was expected.
-    #[error("{object}: damaged: {detail}; nothing was changed; restore the file from a copy, or remove the volumes that use it")]
+    #[error(
+        "{object}: damaged: {detail}; nothing was changed; restore the file from a copy, or remove the volumes that use it"
+    )]
     Damaged {
         /// The object, as a path or name in the store.
         object: String,

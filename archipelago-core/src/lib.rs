@@ -19,7 +19,7 @@ pub use blocker::VolumeId;
 pub use error::{Error, Owner, Result};
 pub use format::header::Kind;
 pub use store::{
-    Background, CloneOptions, CreateOptions, DiffExtent, InitOptions, ListOptions, Location, MapExtent, MapSource, Page, Store, StoreOptions,
-    StoreStatus, Usage, VolumeInfo,
+    Background, CloneOptions, CreateOptions, DiffExtent, InitOptions, ListOptions, Location, MapExtent, MapSource,
+    Page, Store, StoreOptions, StoreStatus, Usage, VolumeInfo,
 };
 pub use volume::{Completion, CompletionQueue, DataExtent, Mode, Operation, Volume, WriteFlags};

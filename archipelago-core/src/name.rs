@@ -46,8 +46,22 @@ mod tests {
     fn s27_names_that_could_leave_the_store_or_collide_are_refused() {
         let long = "a".repeat(83);
         for bad in [
-            "", "short", &long, "a/../../b", "../../../etc", "nul\0name", "archip_abc", "volume_lock", "volume_hash",
-            "vol_0123456789abcdef", "vol_0123456789abcdef_more", "with space", "colon:name", "-option", ".hidden", "new\nline",
+            "",
+            "short",
+            &long,
+            "a/../../b",
+            "../../../etc",
+            "nul\0name",
+            "archip_abc",
+            "volume_lock",
+            "volume_hash",
+            "vol_0123456789abcdef",
+            "vol_0123456789abcdef_more",
+            "with space",
+            "colon:name",
+            "-option",
+            ".hidden",
+            "new\nline",
         ] {
             assert!(check(bad).is_err(), "{bad:?}");
         }
@@ -57,8 +71,17 @@ mod tests {
     fn names_of_ganeti_and_synnefo_are_accepted() {
         let long = "a".repeat(82);
         for good in [
-            "abcdef", &long, "snf-vol-12", "snf_file_17", "snf-snap-3-1", "1f0c.ext.disk0", "name.snap", "a+b@cde",
-            "vol_0123456789ABCDEF", "vol_0123456789abcde", "debian-bookworm",
+            "abcdef",
+            &long,
+            "snf-vol-12",
+            "snf_file_17",
+            "snf-snap-3-1",
+            "1f0c.ext.disk0",
+            "name.snap",
+            "a+b@cde",
+            "vol_0123456789ABCDEF",
+            "vol_0123456789abcde",
+            "debian-bookworm",
         ] {
             check(good).expect(good);
         }

@@ -312,7 +312,13 @@ impl Store {
     }
 
     /// Calls `each` with the ranges of a map in order, zero ranges included, from `offset` for `len` bytes (cut at the map's end).
-    pub fn map_extents(&self, name: &str, offset: u64, len: u64, each: &mut dyn FnMut(MapExtent) -> Result<()>) -> Result<()> {
+    pub fn map_extents(
+        &self,
+        name: &str,
+        offset: u64,
+        len: u64,
+        each: &mut dyn FnMut(MapExtent) -> Result<()>,
+    ) -> Result<()> {
         let _ = (name, offset, len, each);
         todo!()
     }

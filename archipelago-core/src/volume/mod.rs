@@ -141,7 +141,12 @@ impl Volume {
 
     /// Queues an operation; its completion arrives in `queue` with `tag`. `TooBusy` when the store's queue is full: the buffer
     /// comes back with the error.
-    pub fn submit(&self, operation: Operation, tag: u64, queue: &CompletionQueue) -> std::result::Result<(), (crate::Error, Operation)> {
+    pub fn submit(
+        &self,
+        operation: Operation,
+        tag: u64,
+        queue: &CompletionQueue,
+    ) -> std::result::Result<(), (crate::Error, Operation)> {
         let _ = (operation, tag, queue);
         todo!()
     }
