@@ -91,6 +91,12 @@ impl<'a> Reader<'a> {
         Err(Error::damaged(self.object, detail))
     }
 
+    /// The error for what only a later version can have written.
+    pub(crate) fn too_new<T>(&self, detail: impl std::fmt::Display) -> Result<T> {
+        let detail = format!("{detail}; install the version that wrote it");
+        Err(Error::TooNew { object: self.object.into(), detail })
+    }
+
     /// Damaged with this detail unless `condition` holds.
     pub(crate) fn require(&self, condition: bool, detail: &str) -> Result<()> {
         if condition { Ok(()) } else { self.damaged(detail) }

@@ -147,8 +147,7 @@ fn decode_atom<'a>(object: &'a str, number: usize, bytes: &'a [u8]) -> Result<Op
     let (version, id, place, format) = (reader.u64()?, reader.u64()?, reader.u8()?, reader.u8()?);
     let (len, commit) = (usize::from(reader.u16()?), reader.u32()?);
     if format != FORMAT {
-        let detail = format!("record layout {format:#04x}; install the version that wrote this store");
-        return Err(Error::TooNew { object: object.into(), detail });
+        return reader.too_new(format!("record layout {format:#04x}"));
     }
     let (total, index) = (usize::from(place >> 4), usize::from(place & 15));
     if version == 0 || total > ATOMS || index >= total || index != number % ATOMS {
