@@ -89,6 +89,11 @@ impl Registration {
         self.owner.clone()
     }
 
+    /// Control connections that are served at this moment.
+    pub fn connections(&self) -> usize {
+        self.server.as_ref().map_or(0, ControlServer::connections)
+    }
+
     fn listen(&mut self, mode: u32, group: Option<u32>) -> io::Result<()> {
         let path = self.dir.path(&socket_name(self.id()));
         // Between bind and the lines after it the socket has the mode of the umask. Nothing is accepted yet, and every
