@@ -125,7 +125,8 @@ impl Replay<'_> {
         loop {
             next.pos.offset = next.pos.offset.max(SEGMENT_HEAD);
             let (object, at) = (segment.object, next.pos);
-            let rest = segment.bytes.get(at.offset as usize..).ok_or_else(|| damaged(object, at.offset, "it ends before"))?;
+            let rest =
+                segment.bytes.get(at.offset as usize..).ok_or_else(|| damaged(object, at.offset, "it ends before"))?;
             match log::parse(&object.to_string(), owner, rest)? {
                 Found::Nothing | Found::Torn => {
                     let stray = self.check_end(owner, &segment, next)?;
@@ -202,7 +203,9 @@ impl Replay<'_> {
                 }
             };
             let newer = |s: &Source| match s {
-                Source::Data { owner: o, epoch: e } | Source::Log { owner: o, epoch: e, .. } => *o == owner && *e > epoch,
+                Source::Data { owner: o, epoch: e } | Source::Log { owner: o, epoch: e, .. } => {
+                    *o == owner && *e > epoch
+                }
                 Source::Zero => false,
             };
             if map.runs(first, len).any(|r| newer(&r.source)) {
