@@ -134,12 +134,6 @@ impl Journal {
         std::mem::take(&mut *self.dirty.lock()).into_iter().map(|n| Object::Log(self.owner, n)).collect()
     }
 
-    /// Whether nothing waits to be synced.
-    pub fn is_clean(&self) -> bool {
-        let state = self.state.lock();
-        state.live.is_empty() && state.sealed.is_empty() && self.dirty.lock().is_empty()
-    }
-
     /// Whether a segment should be made ahead of need.
     pub fn wants_segment(&self) -> bool {
         self.wants_segment.load(Ordering::Relaxed)
