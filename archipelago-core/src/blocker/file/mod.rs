@@ -222,4 +222,3 @@ fn fail(op: &'static str, path: impl Into<String>, e: io::Error) -> Error {
         _ => Error::io(op, path, e),
     }
 }
-
