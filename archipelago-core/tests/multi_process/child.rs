@@ -187,7 +187,7 @@ impl Hammer {
             while !stopped.load(Ordering::SeqCst) {
                 put(&volume, done % SECTORS, done + 1).unwrap();
                 done += 1;
-                if done % FLUSH_EVERY == 0 {
+                if done.is_multiple_of(FLUSH_EVERY) {
                     volume.flush().unwrap();
                     if let Some(file) = &acknowledged {
                         file.write_all_at(&done.to_le_bytes(), 0).unwrap();
