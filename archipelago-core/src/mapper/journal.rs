@@ -66,6 +66,8 @@ pub struct Tail {
     pub segment_len: u32,
     /// Bytes of records replayed.
     pub bytes: u64,
+    /// Something that is not zero lies behind the end: parts of records that were never acknowledged.
+    pub stray: bool,
 }
 
 impl Journal {
