@@ -161,8 +161,7 @@ class Demo:
         return done.stdout
 
     def _names(self):
-        answer = json.loads(self._archipelago("list", "--json"))
-        return [entry["name"] for entry in (answer if isinstance(answer, list) else answer["volumes"])]
+        return [entry["name"] for entry in json.loads(self._archipelago("list", "--json"))["entries"]]
 
     def _serve(self):
         with open(self._server_log, "ab") as log:
@@ -205,7 +204,7 @@ class Demo:
 
     def clone(self):
         before = set(self._names())
-        self._archipelago("clone", IMAGE_SNAPSHOT, "guest-", "--count", str(CLONES))
+        self._archipelago("clone", IMAGE_SNAPSHOT, "guest", "--count", str(CLONES))
         clones = sorted(set(self._names()) - before)
         if len(clones) != CLONES:
             raise Failure(f"{len(clones)} volumes appeared, not {CLONES}")
@@ -266,6 +265,9 @@ class Demo:
 
     def stop_first(self):
         self._guests[0].power_off()
+        # The server gives the volume up a moment after its client is gone.
+        while json.loads(self._archipelago("info", self.first, "--json"))["open_by"] is not None:
+            time.sleep(0.05)
 
     def remove(self):
         self._archipelago("remove", IMAGE_SNAPSHOT, IMAGE, self.first, LIVE_SNAPSHOT)
