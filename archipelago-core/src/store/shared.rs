@@ -1,0 +1,197 @@
+//! What the volumes of one open store share.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::control::{Answer, Handler, Request};
+use super::process::Registration;
+use super::{StoreOptions, os};
+use crate::blocker::{Blocker, VolumeId};
+use crate::error::{Error, Owner, Result};
+use crate::format::superblock::Superblock;
+use crate::mapper::cache::NodeCache;
+use crate::volume::inner::Inner;
+use crate::volume::queue::WorkerPool;
+
+/// Shared state of an open store.
+pub struct Shared {
+    /// Backend.
+    pub blocker: Arc<dyn Blocker>,
+    /// Node cache.
+    pub cache: NodeCache,
+    /// How the store was opened.
+    pub options: StoreOptions,
+    /// Facts about the store.
+    pub superblock: Superblock,
+    /// Its directory, if it has one.
+    pub root: Option<PathBuf>,
+    /// This process in the store.
+    pub registration: OnceLock<Registration>,
+    /// Volumes open for writing.
+    pub open: Mutex<HashMap<VolumeId, Weak<Inner>>>,
+    /// Workers of the completion interface.
+    pub pool: WorkerPool,
+    /// Serializes opening and closing volumes for writing in this process.
+    pub opening: Mutex<()>,
+    seed: Option<AtomicU64>,
+    /// Signals the background thread, which must not keep the store alive.
+    pub wakeup: Arc<Wakeup>,
+    /// What the background work failed with last.
+    pub trouble: Mutex<Option<String>>,
+}
+
+impl Shared {
+    /// State of a store that is being opened.
+    pub fn new(
+        blocker: Arc<dyn Blocker>,
+        options: StoreOptions,
+        superblock: Superblock,
+        root: Option<PathBuf>,
+        pool: WorkerPool,
+    ) -> Shared {
+        Shared {
+            blocker,
+            cache: NodeCache::new(options.node_cache),
+            seed: options.seed.map(AtomicU64::new),
+            options,
+            superblock,
+            root,
+            registration: OnceLock::new(),
+            open: Mutex::default(),
+            pool,
+            opening: Mutex::default(),
+            wakeup: Arc::default(),
+            trouble: Mutex::default(),
+        }
+    }
+
+    /// A random number, never 0.
+    pub fn random(&self) -> Result<u64> {
+        let value = match &self.seed {
+            Some(seed) => splitmix(seed.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)),
+            None => os::random_u64().map_err(|e| crate::Error::io("read", "the system's randomness", e))?,
+        };
+        Ok(value.max(1))
+    }
+
+    /// A volume id that nobody has.
+    pub fn new_id(&self) -> Result<VolumeId> {
+        // 64 random bits meet among a billion volumes with a chance of 3 in 100; creation is exclusive all the same.
+        self.random().map(VolumeId)
+    }
+
+    /// Seconds since 1970; a constant in simulation.
+    pub fn now(&self) -> u64 {
+        if self.seed.is_some() { 1_000_000_000 } else { crate::time::now() }
+    }
+
+    /// This process as others are told of it.
+    pub fn owner(&self) -> Owner {
+        match self.registration.get() {
+            Some(registration) => Owner { since: self.now(), ..registration.owner() },
+            None => Owner {
+                pid: std::process::id(),
+                host: "localhost".to_string(),
+                command: "simulation".to_string(),
+                since: self.now(),
+                process: String::new(),
+            },
+        }
+    }
+
+    /// A volume that this process has open for writing.
+    pub fn opened(&self, id: VolumeId) -> Option<Arc<Inner>> {
+        self.open.lock().get(&id).and_then(Weak::upgrade)
+    }
+
+    /// All volumes that this process has open for writing.
+    pub fn all_open(&self) -> Vec<Arc<Inner>> {
+        self.open.lock().values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// A volume was closed.
+    pub fn forget(&self, id: VolumeId) {
+        self.open.lock().remove(&id);
+    }
+
+    /// There is work for the background thread.
+    pub fn wake(&self) {
+        self.wakeup.wake();
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.wakeup.wake();
+    }
+}
+
+impl Handler for Shared {
+    fn handle(&self, request: Request) -> Answer {
+        let volume = |id: &str, name: &str| {
+            let id = u64::from_str_radix(id, 16).map_err(|_| Error::InvalidArgument(format!("{id:?}: not an id")))?;
+            self.opened(VolumeId(id)).ok_or_else(|| Error::NotOpen(name.to_string()))
+        };
+        let info = |info| Answer::Info(Box::new(info));
+        let answer = || -> Result<Answer> {
+            Ok(match &request {
+                Request::Status => Answer::Status { volumes: self.all_open().iter().map(|v| v.name()).collect() },
+                Request::Snapshot { volume: name, id, snapshot } => info(volume(id, name)?.snapshot(snapshot)?),
+                Request::Resize { id, volume: name, size, shrink } => {
+                    volume(id, name)?.resize(*size, *shrink)?;
+                    Answer::Done
+                }
+                Request::Flush { id, volume: name } => {
+                    volume(id, name)?.flush()?;
+                    Answer::Done
+                }
+                Request::Rename { id, volume: name, new } => {
+                    volume(id, name)?.rename(new)?;
+                    Answer::Done
+                }
+                Request::Release { id, volume: name } => {
+                    volume(id, name)?.close()?;
+                    Answer::Done
+                }
+                Request::Info { id, volume: name } => info(volume(id, name)?.info()?),
+            })
+        };
+        answer().into()
+    }
+}
+
+/// A flag to wait for.
+#[derive(Default)]
+pub struct Wakeup {
+    woken: Mutex<bool>,
+    condition: Condvar,
+}
+
+impl Wakeup {
+    /// Raises the flag.
+    pub fn wake(&self) {
+        *self.woken.lock() = true;
+        self.condition.notify_one();
+    }
+
+    /// Waits for the flag, or for `period`, and lowers it.
+    pub fn wait(&self, period: Duration) {
+        let mut woken = self.woken.lock();
+        if !*woken {
+            self.condition.wait_for(&mut woken, period);
+        }
+        *woken = false;
+    }
+}
+
+/// The output function of SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
+fn splitmix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
