@@ -1,1 +1,3 @@
 //! The `archipelago` command line and node daemon.
+
+pub mod nbd;
