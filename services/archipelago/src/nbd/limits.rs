@@ -28,6 +28,8 @@ pub const MAX_REFUSALS: usize = 8;
 pub const REFUSAL_TIME: Duration = Duration::from_secs(2);
 /// Time that a stop gives connections to finish what they received, and again after their sockets were closed.
 pub const STOP_GRACE: Duration = Duration::from_secs(5);
+/// Time that a connection waits for another that opens or closes the same export: a replay of the journal or a last flush.
+pub const CLOSING_TIME: Duration = Duration::from_secs(10);
 /// Pause of the accepting thread when the process is out of descriptors or memory: connections end meanwhile.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Time in which two servers that want the same socket file wait for one another.
