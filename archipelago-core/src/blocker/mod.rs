@@ -18,6 +18,7 @@ use crate::error::Result;
 
 pub mod file;
 pub mod memory;
+pub mod real_sys;
 pub mod sim;
 pub mod sys;
 

@@ -1,7 +1,7 @@
 //! The system calls that the file backend makes, behind one small interface: the second seam of the simulator.
 //!
-//! [`RealSys`] is the system; [`super::sim::SimDisk`] is a disk in memory that forgets what was not synced.
-//! Paths are relative to the store's root directory, which the implementation knows.
+//! [`RealSys`](super::real_sys::RealSys) is the system; [`super::sim::SimDisk`] is a disk in memory that forgets what was not synced.
+//! Paths are relative to the store's root directory, which the implementation knows and which is itself named `.`.
 
 use std::io::{self, IoSlice, IoSliceMut};
 
@@ -39,6 +39,12 @@ pub trait Sys: Send + Sync {
     fn ftruncate(&self, fd: Fd, len: u64) -> io::Result<()>;
     /// Makes a range inside the file a hole that reads as zeros, keeping the length.
     fn punch(&self, fd: Fd, offset: u64, len: u64) -> io::Result<()>;
+    /// Whether a write to this range might need room that the file does not have yet. Asked only when the file system
+    /// is nearly full; `true` is always a right answer.
+    fn may_allocate(&self, fd: Fd, offset: u64, len: u64) -> io::Result<bool> {
+        let _ = (fd, offset, len);
+        Ok(true)
+    }
     /// Makes the data, and the metadata needed to read it, durable.
     fn fdatasync(&self, fd: Fd) -> io::Result<()>;
     /// Length in bytes.

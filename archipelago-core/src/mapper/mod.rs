@@ -1,1 +1,21 @@
-//! From blocks of a volume to where their bytes are: trees, journal, clone, snapshot.
+//! From blocks of a volume to where their bytes are: trees, journal, fold and compare.
+//!
+//! | Module | Job |
+//! |---|---|
+//! | `block_map` | the merged extents of one block |
+//! | `tree`, `cache` | walk a tree; decoded nodes under a byte limit |
+//! | `fold`, `pack` | write the nodes of a changed tree |
+//! | `journal`, `runs` | append records; hold back changes until their data is synced |
+//! | `replay` | read journals back over a root |
+//! | `view`, `compare` | a map at one moment; what differs between two |
+
+pub(crate) mod block_map;
+pub(crate) mod cache;
+pub(crate) mod compare;
+pub(crate) mod fold;
+pub(crate) mod journal;
+pub(crate) mod pack;
+pub(crate) mod replay;
+pub(crate) mod runs;
+pub(crate) mod tree;
+pub(crate) mod view;

@@ -1,5 +1,9 @@
 //! A store: the set of volumes on one backend, and what they share.
 
+pub mod control;
+mod os;
+pub mod process;
+
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;

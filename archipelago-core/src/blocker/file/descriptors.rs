@@ -1,0 +1,310 @@
+//! The open files of the file backend: a bounded cache, and what is known about each file's durability.
+//!
+//! There is at most one descriptor per object part, so that its unsynced writes are counted in one place. A file with
+//! unsynced writes, or whose directory entry is not durable yet, stays open whatever the budget: closing it could lose
+//! the report of a failed write-back. How many these are is up to the caller, who decides when to sync; nothing is
+//! ever synced behind its back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::names;
+use crate::blocker::sys::{Fd, Open, Sys};
+use crate::blocker::{Object, VolumeId};
+
+/// Independent parts of the cache; all files of a volume are in one of them.
+const SHARDS: usize = 16;
+/// Facts of one kind kept per shard: past it they are forgotten (`settled`), or taken to hold for all (`failed`).
+const MAX_FACTS: usize = 4096;
+
+/// An open part of an object.
+pub(super) struct OpenFile {
+    sys: Arc<dyn Sys>,
+    pub(super) fd: Fd,
+    writable: bool,
+    /// Written since the last sync. Set after each write, and before the writer drops its reference.
+    dirty: AtomicBool,
+    /// Its directory entry was made by this backend and is not durable yet.
+    new_entry: AtomicBool,
+    failed: AtomicBool,
+    /// One sync at a time: whoever finds the file clean knows that the sync which made it clean has ended.
+    syncing: Mutex<()>,
+    /// When it was last looked up, in look-ups of its shard.
+    used: AtomicU64,
+}
+
+/// How the sync of one file ended, if not well.
+pub(super) enum SyncFailure {
+    /// The system's word; reported once.
+    Now(io::Error),
+    /// It failed before.
+    Before,
+}
+
+impl OpenFile {
+    /// To be called after every attempt to change the file, failed ones included.
+    pub(super) fn mark_dirty(&self) {
+        self.dirty.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_new_entry(&self) -> bool {
+        self.new_entry.load(Ordering::Acquire)
+    }
+
+    pub(super) fn entry_is_durable(&self) {
+        self.new_entry.store(false, Ordering::Release);
+    }
+
+    /// Makes all writes that ended before this call durable; with `force`, also those of a former process.
+    pub(super) fn sync(&self, force: bool) -> Result<(), SyncFailure> {
+        let _one = self.syncing.lock();
+        if self.failed.load(Ordering::Acquire) {
+            return Err(SyncFailure::Before);
+        }
+        if self.dirty.swap(false, Ordering::AcqRel) || force {
+            self.sys.fdatasync(self.fd).map_err(|e| {
+                self.failed.store(true, Ordering::Release);
+                SyncFailure::Now(e)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn is_pinned(&self) -> bool {
+        self.dirty.load(Ordering::Acquire) || self.is_new_entry()
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        self.sys.close(self.fd);
+    }
+}
+
+/// How a file is wanted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    /// For reading.
+    Read,
+    /// For writing, if it exists.
+    Write,
+    /// For writing; created if it does not exist.
+    Create,
+}
+
+#[derive(Default)]
+struct Shard {
+    files: RwLock<BTreeMap<(Object, u32), Arc<OpenFile>>>,
+    /// Held while a file is opened or its name removed: two openers never make two descriptors of one file.
+    opening: Mutex<()>,
+    facts: Mutex<Facts>,
+    ticks: AtomicU64,
+}
+
+#[derive(Default)]
+struct Facts {
+    /// Objects of which nothing written before is waiting: not by a former process, whose writes and new files may
+    /// still be in memory only, and not by this one outside of its open files.
+    settled: BTreeSet<Object>,
+    /// Objects whose sync failed.
+    failed: BTreeSet<Object>,
+    /// More syncs failed than `failed` holds.
+    all_failed: bool,
+}
+
+/// The cache.
+pub(super) struct Descriptors {
+    sys: Arc<dyn Sys>,
+    shards: [Shard; SHARDS],
+    open: AtomicUsize,
+    /// Idle files kept open.
+    max: usize,
+}
+
+impl Descriptors {
+    pub(super) fn new(sys: Arc<dyn Sys>, max: usize) -> Descriptors {
+        Descriptors { sys, shards: Default::default(), open: AtomicUsize::new(0), max: max.max(1) }
+    }
+
+    fn shard(&self, volume: VolumeId) -> &Shard {
+        // Ids are random. The low byte, which already chooses the directory, is left out only because small test ids
+        // then still spread.
+        &self.shards[(volume.0 ^ volume.0 >> 32) as usize % SHARDS]
+    }
+
+    /// The open file of an object part, opened if need be; `None` if it does not exist.
+    pub(super) fn get(&self, object: Object, part: u32, access: Access) -> io::Result<Option<Arc<OpenFile>>> {
+        let shard = self.shard(names::volume_of(object));
+        let cached = || {
+            let files = shard.files.read();
+            let file = files.get(&(object, part)).filter(|file| file.writable || access == Access::Read)?;
+            file.used.store(shard.ticks.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+            Some(file.clone())
+        };
+        if let Some(file) = cached() {
+            return Ok(Some(file));
+        }
+        let _opening = shard.opening.lock();
+        if let Some(file) = cached() {
+            return Ok(Some(file));
+        }
+        let path = names::object_path(object, part);
+        let (fd, writable, new_entry) = match self.sys.open(&path, Open::ReadWrite) {
+            Ok(fd) => (fd, true, false),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                if access != Access::Create {
+                    return Ok(None);
+                }
+                // Exclusively, so that it is known whose duty it is to make the entry durable.
+                match self.create_file(names::volume_of(object), &path) {
+                    Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                        (self.sys.open(&path, Open::ReadWrite)?, true, false)
+                    }
+                    fd => (fd?, true, true),
+                }
+            }
+            // Those who may only read the store, read it.
+            Err(e) if access == Access::Read && matches!(e.raw_os_error(), Some(libc::EACCES | libc::EROFS)) => {
+                (self.sys.open(&path, Open::Read)?, false, false)
+            }
+            Err(e) => return Err(e),
+        };
+        Ok(Some(self.insert(shard, (object, part), fd, writable, new_entry)))
+    }
+
+    /// Creates a file that must not exist, with its directory if need be.
+    pub(super) fn create_file(&self, volume: VolumeId, path: &str) -> io::Result<Fd> {
+        self.with_dir(volume, || self.sys.open(path, Open::CreateNew))
+    }
+
+    /// Makes a call that fails with ENOENT for want of the volume's directory, and makes that directory if it does.
+    pub(super) fn with_dir(&self, volume: VolumeId, call: impl Fn() -> io::Result<Fd>) -> io::Result<Fd> {
+        match call() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                match self.sys.mkdir(&names::data_dir(names::slot(volume))) {
+                    Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+                    _ => call(),
+                }
+            }
+            other => other,
+        }
+    }
+
+    /// Takes over the descriptor of a file that was just created, and is durable with its entry.
+    pub(super) fn adopt(&self, object: Object, part: u32, fd: Fd) {
+        let shard = self.shard(names::volume_of(object));
+        let _opening = shard.opening.lock();
+        self.insert(shard, (object, part), fd, true, false);
+    }
+
+    fn insert(&self, shard: &Shard, key: (Object, u32), fd: Fd, writable: bool, new_entry: bool) -> Arc<OpenFile> {
+        let file = Arc::new(OpenFile {
+            sys: self.sys.clone(),
+            fd,
+            writable,
+            dirty: AtomicBool::new(false),
+            new_entry: AtomicBool::new(new_entry),
+            failed: AtomicBool::new(false),
+            syncing: Mutex::new(()),
+            used: AtomicU64::new(shard.ticks.fetch_add(1, Ordering::Relaxed)),
+        });
+        self.make_room(shard);
+        // What is replaced here was opened for reading only, so nothing about it need be remembered.
+        if shard.files.write().insert(key, file.clone()).is_none() {
+            self.open.fetch_add(1, Ordering::Relaxed);
+        }
+        file
+    }
+
+    /// Closes files, least recently used first, until one more fits. Where all are in use or pinned, none is closed.
+    fn make_room(&self, home: &Shard) {
+        let others = self.shards.iter().filter(|shard| !std::ptr::eq(*shard, home));
+        for shard in std::iter::once(home).chain(others) {
+            while self.open.load(Ordering::Relaxed) >= self.max {
+                let mut files = shard.files.write();
+                let oldest = files
+                    .iter_mut()
+                    .filter_map(|(key, file)| is_idle(file).then(|| (file.used.load(Ordering::Relaxed), *key)))
+                    .min();
+                let Some((_, key)) = oldest else { break };
+                let closed = files.remove(&key);
+                drop(files);
+                self.open.fetch_sub(usize::from(closed.is_some()), Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// The open parts of an object.
+    pub(super) fn parts(&self, object: Object) -> Vec<Arc<OpenFile>> {
+        let files = self.shard(names::volume_of(object)).files.read();
+        files.range((object, 0)..=(object, u32::MAX)).map(|(_, file)| file.clone()).collect()
+    }
+
+    /// Forgets all of an object and calls `unlink`, while nobody can open it.
+    pub(super) fn remove<R>(&self, object: Object, unlink: impl FnOnce() -> R) -> R {
+        let shard = self.shard(names::volume_of(object));
+        let _opening = shard.opening.lock();
+        self.drop_files(shard, |(held, _), _| *held == object);
+        let mut facts = shard.facts.lock();
+        facts.settled.remove(&object);
+        facts.failed.remove(&object);
+        drop(facts);
+        unlink()
+    }
+
+    /// Forgets what another process may have changed while it had the volume. Files with unsynced writes, and failed
+    /// syncs, are remembered.
+    pub(super) fn reopen(&self, volume: VolumeId) {
+        let shard = self.shard(volume);
+        self.drop_files(shard, |(held, _), file| names::volume_of(*held) == volume && is_idle(file));
+        shard.facts.lock().settled.retain(|object| names::volume_of(*object) != volume);
+    }
+
+    fn drop_files(&self, shard: &Shard, mut which: impl FnMut(&(Object, u32), &mut Arc<OpenFile>) -> bool) {
+        let closed: Vec<_> = shard.files.write().extract_if(.., |key, file| which(key, file)).collect();
+        self.open.fetch_sub(closed.len(), Ordering::Relaxed);
+    }
+
+    pub(super) fn is_settled(&self, object: Object) -> bool {
+        self.shard(names::volume_of(object)).facts.lock().settled.contains(&object)
+    }
+
+    pub(super) fn settle(&self, object: Object) {
+        let mut facts = self.shard(names::volume_of(object)).facts.lock();
+        if facts.settled.len() >= MAX_FACTS {
+            // Costs each of them a sync that was not needed, no more.
+            facts.settled.clear();
+        }
+        facts.settled.insert(object);
+    }
+
+    pub(super) fn has_failed(&self, object: Object) -> bool {
+        let facts = self.shard(names::volume_of(object)).facts.lock();
+        facts.all_failed || facts.failed.contains(&object)
+    }
+
+    /// Remembers, for as long as this backend lives, that a sync of the object failed.
+    pub(super) fn fail(&self, object: Object) {
+        let mut facts = self.shard(names::volume_of(object)).facts.lock();
+        if facts.failed.len() >= MAX_FACTS {
+            facts.all_failed = true;
+        } else {
+            facts.failed.insert(object);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn open_files(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+}
+
+/// Nobody uses it, and nothing is lost by closing it. To be asked under the write lock of the shard.
+fn is_idle(file: &mut Arc<OpenFile>) -> bool {
+    // `get_mut` and not the reference count: it orders the last user's `mark_dirty` before the look at the mark.
+    Arc::get_mut(file).is_some_and(|file| !file.is_pinned())
+}

@@ -1,0 +1,225 @@
+//! The file backend: a store as a directory on a local or shared file system (format.md, "Store layout").
+//!
+//! | File | Its job |
+//! |---|---|
+//! | [`names`] | paths, and what a path stands for |
+//! | [`objects`] | reads, writes and syncs of logs, packs and data |
+//! | [`descriptors`] | the cache of open files and what is known of their durability |
+//! | [`reserve`] | the room that data writes leave |
+//! | [`records`] | headers, the superblock, and the names that lead to them |
+//! | [`locks`] | one writer per volume |
+//!
+//! All system calls go through [`Sys`], so that the whole backend runs over a simulated disk.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::real_sys::{LEAVE, RealSys};
+use super::sys::Sys;
+use super::{Blocker, LockMode, LockOutcome, Object, Record, RecordKey, Space, VolumeId};
+use crate::error::{Error, Result};
+use crate::limits::MAX_OPEN_FILES;
+
+mod descriptors;
+mod locks;
+mod names;
+mod objects;
+mod records;
+mod reserve;
+
+/// How the file backend is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileOptions {
+    /// Permission bits of new files, whatever the umask; `u32::MAX` leaves them to the system. Directories get an
+    /// execute bit beside each read bit. Used by [`FileBlocker::open`] and [`FileBlocker::init`] only.
+    pub mode: u32,
+    /// Group of new files and directories; `u32::MAX` leaves it to the system. Used as `mode` is.
+    pub group: u32,
+    /// Idle files kept open. Files with unsynced writes are kept open beyond it.
+    pub max_open_files: usize,
+}
+
+impl Default for FileOptions {
+    fn default() -> FileOptions {
+        FileOptions { mode: LEAVE, group: LEAVE, max_open_files: MAX_OPEN_FILES }
+    }
+}
+
+/// A store in a directory.
+///
+/// After a failed sync of an object every later one of the same object fails with [`Error::Poisoned`], for as long as
+/// this value lives: what the kernel holds in memory may not be what the disk holds.
+pub struct FileBlocker {
+    sys: Arc<dyn Sys>,
+    files: descriptors::Descriptors,
+    reserve: reserve::Reserve,
+    known: records::Known,
+    dirs: DurableDirs,
+}
+
+impl FileBlocker {
+    /// A backend over any system calls. Makes nothing; see [`FileBlocker::make_layout`].
+    pub fn new(sys: Arc<dyn Sys>, options: FileOptions) -> FileBlocker {
+        FileBlocker {
+            files: descriptors::Descriptors::new(sys.clone(), options.max_open_files),
+            sys,
+            reserve: reserve::Reserve::default(),
+            known: records::Known::default(),
+            dirs: DurableDirs::default(),
+        }
+    }
+
+    /// A backend over the directory of an existing store. Whether there is a store in it, its superblock tells. A
+    /// missing directory is [`Error::NoStore`].
+    pub fn open(path: &Path, options: FileOptions) -> Result<FileBlocker> {
+        match RealSys::open(path, options.mode, options.group) {
+            Ok(sys) => Ok(FileBlocker::new(Arc::new(sys), options)),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {
+                Err(Error::NoStore(path.display().to_string()))
+            }
+            Err(e) => Err(Error::io("open", path.display().to_string(), e)),
+        }
+    }
+
+    /// As [`FileBlocker::open`], after making the directory, its missing parents and its layout, durably.
+    pub fn init(path: &Path, options: FileOptions) -> Result<FileBlocker> {
+        let sys = RealSys::create(path, options.mode, options.group)
+            .map_err(|e| Error::io("create", path.display().to_string(), e))?;
+        let blocker = FileBlocker::new(Arc::new(sys), options);
+        blocker.make_layout()?;
+        Ok(blocker)
+    }
+
+    /// Makes the store's directories, durably; those that are there stay as they are. The 256 directories below `data`
+    /// are made when something first goes into them.
+    pub fn make_layout(&self) -> Result<()> {
+        for dir in [names::CATALOG, names::TRASH, names::DATA, names::PROCS] {
+            match self.sys.mkdir(dir) {
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(fail("create", dir, e)),
+                _ => {}
+            }
+        }
+        self.sys.sync_dir(names::ROOT).map_err(|e| fail("sync", names::ROOT, e))
+    }
+
+    fn room(&self) -> Result<Space> {
+        self.sys.space().map_err(|e| fail("look into", names::ROOT, e))
+    }
+}
+
+impl Blocker for FileBlocker {
+    fn create(&self, object: Object, zeroed: u64) -> Result<()> {
+        self.create_object(object, zeroed)
+    }
+
+    fn read(&self, object: Object, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()> {
+        self.read_object(object, bufs, offset)
+    }
+
+    fn write(&self, object: Object, bufs: &[IoSlice<'_>], offset: u64) -> Result<()> {
+        self.write_object(object, bufs, offset)
+    }
+
+    fn punch(&self, object: Object, offset: u64, len: u64) -> Result<()> {
+        self.punch_object(object, offset, len)
+    }
+
+    fn sync(&self, objects: &[Object]) -> Result<()> {
+        self.sync_objects(objects)
+    }
+
+    fn len(&self, object: Object) -> Result<Option<u64>> {
+        self.object_len(object)
+    }
+
+    fn remove(&self, object: Object) -> Result<()> {
+        self.remove_object(object)
+    }
+
+    fn objects(&self, volume: VolumeId) -> Result<Vec<Object>> {
+        self.list_objects(volume)
+    }
+
+    fn create_record(&self, key: RecordKey, bytes: &[u8]) -> Result<()> {
+        self.new_record(key, bytes)
+    }
+
+    fn create_named(&self, batch: &[(VolumeId, String, Vec<u8>)]) -> Result<()> {
+        self.new_named(batch)
+    }
+
+    fn read_record(&self, key: RecordKey) -> Result<Record> {
+        self.get_record(key)
+    }
+
+    fn commit_record(&self, key: RecordKey, expected: u64, bytes: &[u8]) -> Result<u64> {
+        self.replace_record(key, expected, bytes)
+    }
+
+    fn trash_header(&self, volume: VolumeId) -> Result<()> {
+        self.move_to_trash(volume)
+    }
+
+    fn headers(&self) -> Result<Vec<VolumeId>> {
+        self.list_headers(names::CATALOG)
+    }
+
+    fn trashed(&self) -> Result<Vec<VolumeId>> {
+        self.list_headers(names::TRASH)
+    }
+
+    fn bind_name(&self, name: &str, volume: VolumeId) -> Result<()> {
+        self.link_name(name, volume)
+    }
+
+    fn unbind_name(&self, name: &str) -> Result<()> {
+        self.unlink_name(name)
+    }
+
+    fn lookup(&self, name: &str) -> Result<Option<VolumeId>> {
+        self.find_name(name)
+    }
+
+    fn names(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>> {
+        self.list_names(prefix, after, limit)
+    }
+
+    fn lock(&self, volume: VolumeId, mode: LockMode, owner: &[u8]) -> Result<LockOutcome> {
+        self.lock_volume(volume, mode, owner)
+    }
+
+    fn space(&self) -> Result<Space> {
+        self.room()
+    }
+}
+
+/// Which directories below `data` are known to be durable themselves.
+struct DurableDirs([AtomicBool; 256]);
+
+impl Default for DurableDirs {
+    fn default() -> DurableDirs {
+        DurableDirs([const { AtomicBool::new(false) }; 256])
+    }
+}
+
+impl DurableDirs {
+    fn is_durable(&self, slot: u8) -> bool {
+        self.0[usize::from(slot)].load(Ordering::Acquire)
+    }
+
+    fn set_durable(&self, slot: u8) {
+        self.0[usize::from(slot)].store(true, Ordering::Release);
+    }
+}
+
+/// The error for a failed system call on a path of the store.
+fn fail(op: &'static str, path: impl Into<String>, e: io::Error) -> Error {
+    match e.raw_os_error() {
+        // What `Sys` reports for a symbolic link, which the store never makes, and where a directory should be.
+        Some(libc::ELOOP | libc::ENOTDIR) => Error::damaged(path, "is a symbolic link, or is not a directory"),
+        _ => Error::io(op, path, e),
+    }
+}
+

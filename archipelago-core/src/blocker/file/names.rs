@@ -1,0 +1,149 @@
+//! Paths of the file backend, and what a path stands for (format.md, "Store layout").
+
+use crate::blocker::{Object, RecordKey, VolumeId};
+use crate::error::{Error, Result};
+
+/// The store's root, as [`Sys`](crate::blocker::sys::Sys) names it.
+pub(super) const ROOT: &str = ".";
+/// Headers and names.
+pub(super) const CATALOG: &str = "catalog";
+/// Headers of removed maps.
+pub(super) const TRASH: &str = "trash";
+/// Everything that belongs to one volume, spread over 256 directories.
+pub(super) const DATA: &str = "data";
+/// Registrations of processes.
+pub(super) const PROCS: &str = "procs";
+
+/// Longest file name that Linux file systems take, in bytes.
+const MAX_FILE_NAME: usize = 255;
+
+/// The volume that an object belongs to.
+pub(super) fn volume_of(object: Object) -> VolumeId {
+    match object {
+        Object::Log(volume, _) | Object::Pack(volume, _) | Object::Data(volume, _) => volume,
+    }
+}
+
+/// Which of the 256 directories below `data` a volume's files are in.
+pub(super) fn slot(volume: VolumeId) -> u8 {
+    volume.0 as u8
+}
+
+/// Path of one of the directories below `data`.
+pub(super) fn data_dir(slot: u8) -> String {
+    format!("{DATA}/{slot:02x}")
+}
+
+/// Path of part `part` of an object; logs and packs have only part 0.
+pub(super) fn object_path(object: Object, part: u32) -> String {
+    let slot = slot(volume_of(object));
+    match object {
+        Object::Log(..) | Object::Pack(..) => format!("{DATA}/{slot:02x}/{object}"),
+        Object::Data(..) => format!("{DATA}/{slot:02x}/{object}.{part:08x}"),
+    }
+}
+
+/// Path of a volume's lock file.
+pub(super) fn lock_path(volume: VolumeId) -> String {
+    format!("{DATA}/{:02x}/lock.{volume}", slot(volume))
+}
+
+/// Path of a record.
+pub(super) fn record_path(key: RecordKey) -> String {
+    key.to_string()
+}
+
+/// Directory that holds a record.
+pub(super) fn record_dir(key: RecordKey) -> &'static str {
+    match key {
+        RecordKey::Store => ROOT,
+        RecordKey::Header(_) => CATALOG,
+        RecordKey::Trash(_) => TRASH,
+    }
+}
+
+/// Path of a name entry. Refuses what cannot be a file name; the rules of [`crate::name`] are the caller's.
+pub(super) fn name_path(name: &str) -> Result<String> {
+    let refuse = |reason| Err(Error::InvalidName { name: name.to_string(), reason });
+    if name.is_empty() || name.contains(['/', '\0']) {
+        return refuse("it is empty, or has a '/' or a NUL, and cannot be a file name");
+    }
+    if name.len() + 2 > MAX_FILE_NAME {
+        return refuse("it is too long to be a file name");
+    }
+    Ok(format!("{CATALOG}/n.{name}"))
+}
+
+/// The object part that a file below `data` holds; `None` for locks and what is not the store's.
+pub(super) fn parse_object(file: &str) -> Option<(Object, u32)> {
+    let mut fields = file.split('.');
+    let kind = fields.next()?;
+    let volume = VolumeId(hex(fields.next()?, 16)?);
+    let found = match kind {
+        "log" => (Object::Log(volume, hex(fields.next()?, 8)? as u32), 0),
+        "pack" => (Object::Pack(volume, hex(fields.next()?, 8)? as u32), 0),
+        "data" => (Object::Data(volume, hex(fields.next()?, 16)?), hex(fields.next()?, 8)? as u32),
+        _ => return None,
+    };
+    fields.next().is_none().then_some(found)
+}
+
+/// The map whose header a file in `catalog` or `trash` is.
+pub(super) fn parse_header(file: &str) -> Option<VolumeId> {
+    hex(file.strip_prefix("h.")?, 16).map(VolumeId)
+}
+
+/// Exactly `digits` lower-case hex digits: no file has two spellings.
+fn hex(text: &str, digits: usize) -> Option<u64> {
+    let plain = text.len() == digits && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    plain.then(|| u64::from_str_radix(text, 16).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_object_is_found_again_under_its_path() {
+        let volume = VolumeId(0x0123_4567_89ab_cdef);
+        let parts = [
+            (Object::Log(volume, 0), 0),
+            (Object::Pack(volume, u32::MAX), 0),
+            (Object::Data(volume, 7), 0),
+            (Object::Data(volume, u64::MAX), u32::MAX),
+        ];
+        for (object, part) in parts {
+            let path = object_path(object, part);
+            assert_eq!(parse_object(path.strip_prefix("data/ef/").unwrap()), Some((object, part)), "{path}");
+        }
+        assert_eq!(object_path(parts[3].0, 1), "data/ef/data.0123456789abcdef.ffffffffffffffff.00000001");
+    }
+
+    #[test]
+    fn files_of_another_form_are_not_taken_for_objects() {
+        for file in [
+            "",
+            "lock.0123456789abcdef",
+            "log.0123456789abcdef",
+            "log.0123456789abcdef.0000001",
+            "log.0123456789ABCDEF.00000001",
+            "log.0123456789abcdef.00000001.bak",
+            "log.+123456789abcdef.00000001",
+            "data.0123456789abcdef.0000000000000001",
+            "data.0123456789abcdef.0000000000000001.00000000.",
+        ] {
+            assert_eq!(parse_object(file), None, "{file}");
+        }
+        assert_eq!(parse_header("h.00000000000000ff"), Some(VolumeId(255)));
+        assert_eq!(parse_header("n.00000000000000ff"), None);
+        assert_eq!(parse_header("h.ff"), None);
+    }
+
+    #[test]
+    fn names_that_lead_elsewhere_are_refused() {
+        for name in ["", "a/b", "../up", "nul\0", &"x".repeat(254)] {
+            assert!(matches!(name_path(name), Err(Error::InvalidName { .. })), "{name:?}");
+        }
+        assert_eq!(name_path("..").unwrap(), "catalog/n...");
+    }
+}

@@ -1,0 +1,346 @@
+//! Objects as files: byte ranges in, file ranges out.
+//!
+//! A data object is split into parts of 8 TiB, below the file size limit of ext4. A request that stays inside one part,
+//! which is nearly every one, passes the caller's buffers on as they are.
+
+use std::collections::BTreeSet;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::descriptors::{Access, OpenFile, SyncFailure};
+use super::{FileBlocker, fail, names};
+use crate::blocker::sys::Fd;
+use crate::blocker::{Object, VolumeId};
+use crate::error::{Error, Result};
+use crate::limits::DATA_PART;
+
+/// Zeros written by one call: large enough for the disk, small enough to be shared by all.
+static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+
+/// A piece of a request that lies in one part.
+struct Piece {
+    part: u32,
+    /// Offset in the part.
+    offset: u64,
+    /// Bytes of the request before this piece.
+    before: u64,
+    len: u64,
+}
+
+/// Cuts a request at the borders of parts.
+fn pieces(object: Object, offset: u64, len: u64) -> Result<SmallVec<[Piece; 2]>> {
+    let too_far = || Error::InvalidArgument(format!("{object}: {len} bytes at offset {offset} are out of reach"));
+    let end = offset.checked_add(len).ok_or_else(too_far)?;
+    if !matches!(object, Object::Data(..)) {
+        return Ok(SmallVec::from_iter([Piece { part: 0, offset, before: 0, len }]));
+    }
+    let mut pieces = SmallVec::new();
+    let mut at = offset;
+    while at < end {
+        let part = at / DATA_PART;
+        let until = part.saturating_add(1).saturating_mul(DATA_PART).min(end);
+        let part = u32::try_from(part).map_err(|_| too_far())?;
+        pieces.push(Piece { part, offset: at % DATA_PART, before: at - offset, len: until - at });
+        at = until;
+    }
+    Ok(pieces)
+}
+
+/// Where bytes `from..from + len` of a list of buffers are: which buffers, and which range of each.
+fn ranges(lens: impl Iterator<Item = usize>, from: u64, len: u64) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let (mut skip, mut left) = (from as usize, len as usize);
+    lens.map(move |buf| {
+        let start = skip.min(buf);
+        let end = start + left.min(buf - start);
+        skip -= start;
+        left -= end - start;
+        start..end
+    })
+}
+
+/// Fills everything from byte `from` on with zeros.
+fn zero_from(bufs: &mut [IoSliceMut<'_>], from: usize) {
+    let mut skip = from;
+    for buf in bufs {
+        let start = skip.min(buf.len());
+        buf[start..].fill(0);
+        skip -= start;
+    }
+}
+
+impl FileBlocker {
+    pub(super) fn create_object(&self, object: Object, zeroed: u64) -> Result<()> {
+        let path = names::object_path(object, 0);
+        if zeroed > DATA_PART {
+            return Err(Error::InvalidArgument(format!("{path}: cannot be created with {zeroed} bytes of zeros")));
+        }
+        if matches!(object, Object::Log(..)) {
+            self.reserve.admit(|| path.clone(), zeroed.max(1), || self.room(), || Ok(true))?;
+        }
+        let volume = names::volume_of(object);
+        let fd = match self.files.create_file(volume, &path) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Err(Error::Exists(path)),
+            fd => fd.map_err(|e| fail("create", &path, e))?,
+        };
+        let made = self.fill(fd, zeroed, &path).and_then(|()| self.sync_data_dir(names::slot(volume)));
+        match made {
+            Ok(()) => {
+                self.files.adopt(object, 0, fd);
+                self.files.settle(object);
+            }
+            // So that the caller may try again. If this fails too, it will see `Exists`, as after a crash.
+            Err(_) => {
+                self.sys.close(fd);
+                let _ = self.sys.unlink(&path);
+            }
+        }
+        made
+    }
+
+    /// Writes zeros and syncs. Real zeros and not `fallocate`: the first write to an unwritten extent changes the
+    /// file's metadata, so that its sync would wait for a commit of the file system's journal each time.
+    fn fill(&self, fd: Fd, zeroed: u64, path: &str) -> Result<()> {
+        self.write_zeros(fd, 0, zeroed).map_err(|e| fail("write", path, e))?;
+        self.sys.fdatasync(fd).map_err(|e| fail("sync", path, e))
+    }
+
+    fn write_zeros(&self, fd: Fd, offset: u64, len: u64) -> io::Result<()> {
+        let mut done = 0;
+        while done < len {
+            let step = (len - done).min(ZEROS.len() as u64);
+            self.sys.pwritev(fd, &[IoSlice::new(&ZEROS[..step as usize])], offset + done)?;
+            done += step;
+        }
+        Ok(())
+    }
+
+    pub(super) fn read_object(&self, object: Object, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()> {
+        let len: usize = bufs.iter().map(|buf| buf.len()).sum();
+        let pieces = pieces(object, offset, len as u64)?;
+        if let [piece] = &pieces[..] {
+            return self.read_part(object, piece, bufs);
+        }
+        for piece in &pieces {
+            let places: SmallVec<[_; 16]> = ranges(bufs.iter().map(|buf| buf.len()), piece.before, piece.len).collect();
+            let mut part: SmallVec<[IoSliceMut<'_>; 16]> =
+                bufs.iter_mut().zip(places).map(|(buf, place)| IoSliceMut::new(&mut buf[place])).collect();
+            self.read_part(object, piece, &mut part)?;
+        }
+        Ok(())
+    }
+
+    fn read_part(&self, object: Object, piece: &Piece, bufs: &mut [IoSliceMut<'_>]) -> Result<()> {
+        let sparse = matches!(object, Object::Data(..));
+        let path = || names::object_path(object, piece.part);
+        let file = self.files.get(object, piece.part, Access::Read).map_err(|e| fail("open", path(), e))?;
+        let Some(file) = file else {
+            if !sparse {
+                return Err(Error::damaged(path(), "cut short: the file is missing"));
+            }
+            zero_from(bufs, 0);
+            return Ok(());
+        };
+        let read = self.sys.preadv(file.fd, bufs, piece.offset).map_err(|e| fail("read", path(), e))?;
+        if read as u64 == piece.len {
+            return Ok(());
+        }
+        if !sparse {
+            let end = piece.offset + read as u64;
+            let detail = format!("cut short: {} bytes wanted at offset {}, ends at {end}", piece.len, piece.offset);
+            return Err(Error::damaged(path(), detail));
+        }
+        zero_from(bufs, read);
+        Ok(())
+    }
+
+    pub(super) fn write_object(&self, object: Object, bufs: &[IoSlice<'_>], offset: u64) -> Result<()> {
+        let len: usize = bufs.iter().map(|buf| buf.len()).sum();
+        let pieces = pieces(object, offset, len as u64)?;
+        if let [piece] = &pieces[..] {
+            return self.write_part(object, piece, bufs);
+        }
+        for piece in &pieces {
+            let places = ranges(bufs.iter().map(|buf| buf.len()), piece.before, piece.len);
+            let part: SmallVec<[IoSlice<'_>; 16]> =
+                bufs.iter().zip(places).map(|(buf, place)| IoSlice::new(&buf[place])).collect();
+            self.write_part(object, piece, &part)?;
+        }
+        Ok(())
+    }
+
+    fn write_part(&self, object: Object, piece: &Piece, bufs: &[IoSlice<'_>]) -> Result<()> {
+        let path = || names::object_path(object, piece.part);
+        let get = |access| self.files.get(object, piece.part, access).map_err(|e| fail("open", path(), e));
+        let sparse = matches!(object, Object::Data(..));
+        let existing = get(Access::Write)?;
+        if sparse {
+            let may_allocate = || match &existing {
+                Some(file) => {
+                    self.sys.may_allocate(file.fd, piece.offset, piece.len).map_err(|e| fail("look into", path(), e))
+                }
+                None => Ok(true),
+            };
+            self.reserve.admit(path, piece.len, || self.room(), may_allocate)?;
+        }
+        let file = match existing {
+            Some(file) => file,
+            None if sparse => get(Access::Create)?.ok_or_else(|| Error::damaged(path(), "was removed meanwhile"))?,
+            None => return Err(Error::damaged(path(), "cut short: the file is missing")),
+        };
+        let written = self.sys.pwritev(file.fd, bufs, piece.offset);
+        file.mark_dirty();
+        written.map_err(|e| fail("write", path(), e))
+    }
+
+    pub(super) fn punch_object(&self, object: Object, offset: u64, len: u64) -> Result<()> {
+        for piece in pieces(object, offset, len)? {
+            let path = || names::object_path(object, piece.part);
+            let file = self.files.get(object, piece.part, Access::Write).map_err(|e| fail("open", path(), e))?;
+            let Some(file) = file else { continue };
+            let end = self.sys.len(file.fd).map_err(|e| fail("look into", path(), e))?;
+            let len = piece.len.min(end.saturating_sub(piece.offset));
+            if len == 0 {
+                continue;
+            }
+            let punched = match self.sys.punch(file.fd, piece.offset, len) {
+                // Zeros are what the caller needs; the room is a courtesy.
+                Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => self.write_zeros(file.fd, piece.offset, len),
+                other => other,
+            };
+            file.mark_dirty();
+            punched.map_err(|e| fail("punch", path(), e))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn sync_objects(&self, objects: &[Object]) -> Result<()> {
+        // What waits for a directory: the object, and its files whose entries are new.
+        let mut waiting: SmallVec<[(Object, SmallVec<[Arc<OpenFile>; 1]>); 4]> = SmallVec::new();
+        for &object in objects {
+            if self.files.has_failed(object) {
+                return Err(Error::Poisoned(object.to_string()));
+            }
+            let settled = self.files.is_settled(object);
+            let mut found = false;
+            let mut new = SmallVec::new();
+            let mut sync = |file: Arc<OpenFile>| {
+                found = true;
+                let done = file.sync(!settled).map_err(|failure| self.sync_failed(object, failure));
+                if file.is_new_entry() {
+                    new.push(file);
+                }
+                done
+            };
+            if settled {
+                self.files.parts(object).into_iter().try_for_each(&mut sync)?;
+            } else {
+                // A former process may have written, and died before it synced. What it wrote is read as if it were
+                // safe, so it has to become so.
+                for part in self.parts_on_disk(object)? {
+                    let file = self.files.get(object, part, Access::Read);
+                    if let Some(file) = file.map_err(|e| fail("open", names::object_path(object, part), e))? {
+                        sync(file)?;
+                    }
+                }
+            }
+            if !new.is_empty() || (found && !settled) {
+                waiting.push((object, new));
+            } else if !settled {
+                self.files.settle(object);
+            }
+        }
+        let dirs: BTreeSet<u8> = waiting.iter().map(|(object, _)| names::slot(names::volume_of(*object))).collect();
+        for dir in dirs {
+            let here = || waiting.iter().filter(|(object, _)| names::slot(names::volume_of(*object)) == dir);
+            if let Err(e) = self.sync_data_dir(dir) {
+                here().for_each(|(object, _)| self.files.fail(*object));
+                return Err(e);
+            }
+            for (object, new) in here() {
+                new.iter().for_each(|file| file.entry_is_durable());
+                self.files.settle(*object);
+            }
+        }
+        Ok(())
+    }
+
+    fn sync_failed(&self, object: Object, failure: SyncFailure) -> Error {
+        self.files.fail(object);
+        match failure {
+            SyncFailure::Now(e) => fail("sync", object.to_string(), e),
+            SyncFailure::Before => Error::Poisoned(object.to_string()),
+        }
+    }
+
+    pub(super) fn object_len(&self, object: Object) -> Result<Option<u64>> {
+        let mut parts = self.parts_on_disk(object)?;
+        while let Some(part) = parts.pop() {
+            let path = || names::object_path(object, part);
+            if let Some(file) = self.files.get(object, part, Access::Read).map_err(|e| fail("open", path(), e))? {
+                let len = self.sys.len(file.fd).map_err(|e| fail("look into", path(), e))?;
+                return Ok(Some(u64::from(part) * DATA_PART + len));
+            }
+        }
+        Ok(None)
+    }
+
+    pub(super) fn remove_object(&self, object: Object) -> Result<()> {
+        let removed = self.files.remove(object, || -> Result<bool> {
+            let mut any = false;
+            for part in self.parts_on_disk(object)? {
+                let path = names::object_path(object, part);
+                match self.sys.unlink(&path) {
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    other => {
+                        other.map_err(|e| fail("remove", path, e))?;
+                        any = true;
+                    }
+                }
+            }
+            Ok(any)
+        })?;
+        if removed { self.sync_data_dir(names::slot(names::volume_of(object))) } else { Ok(()) }
+    }
+
+    pub(super) fn list_objects(&self, volume: VolumeId) -> Result<Vec<Object>> {
+        let found: BTreeSet<Object> = self.data_files(volume)?.into_iter().map(|(object, _)| object).collect();
+        Ok(found.into_iter().collect())
+    }
+
+    /// Parts of an object that may exist, in order: for a log or pack always its only one.
+    fn parts_on_disk(&self, object: Object) -> Result<Vec<u32>> {
+        if !matches!(object, Object::Data(..)) {
+            return Ok(vec![0]);
+        }
+        let files = self.data_files(names::volume_of(object))?;
+        let mut parts: Vec<u32> =
+            files.into_iter().filter(|(found, _)| *found == object).map(|(_, part)| part).collect();
+        parts.sort_unstable();
+        Ok(parts)
+    }
+
+    /// All parts of all objects of a volume.
+    fn data_files(&self, volume: VolumeId) -> Result<Vec<(Object, u32)>> {
+        let dir = names::data_dir(names::slot(volume));
+        let files = match self.sys.list(&dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            files => files.map_err(|e| fail("list", dir, e))?,
+        };
+        let mut found: Vec<_> = files.iter().filter_map(|file| names::parse_object(file)).collect();
+        found.retain(|(object, _)| names::volume_of(*object) == volume);
+        Ok(found)
+    }
+
+    /// Makes the entries of one directory below `data` durable, and once per process its own entry.
+    fn sync_data_dir(&self, slot: u8) -> Result<()> {
+        let dir = names::data_dir(slot);
+        self.sys.sync_dir(&dir).map_err(|e| fail("sync", dir, e))?;
+        if !self.dirs.is_durable(slot) {
+            self.sys.sync_dir(names::DATA).map_err(|e| fail("sync", names::DATA, e))?;
+            self.dirs.set_durable(slot);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,436 @@
+//! [`Sys`] as Linux does it, below one directory.
+//!
+//! Every path is walked from a descriptor of the store's root, one component at a time and never through a symbolic
+//! link: nothing planted inside the store leads out of it, and the store may be moved while it is open.
+#![allow(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString};
+use std::fs::{DirBuilder, File};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use smallvec::SmallVec;
+
+use super::sys::{Fd, Open, Sys};
+use super::{LockMode, Space};
+
+/// Stands for a mode or a group that is left to the system.
+pub const LEAVE: u32 = u32::MAX;
+
+/// Buffers that one `preadv` or `pwritev` takes (Linux: UIO_MAXIOV).
+const IOV_MAX: usize = 1024;
+/// Directories below the root whose descriptors are kept, since most calls go through them.
+const KEPT: [&str; 4] = ["catalog", "trash", "data", "procs"];
+/// Rounds of "open, or create if missing" before giving up: each needs somebody to create and remove the file in between.
+const OPEN_ROUNDS: usize = 8;
+
+/// The system calls of Linux, relative to a root directory.
+pub struct RealSys {
+    root: OwnedFd,
+    /// Permission bits of new files, or [`LEAVE`].
+    mode: u32,
+    /// Group of new files, or [`LEAVE`].
+    group: u32,
+    kept: RwLock<BTreeMap<&'static str, Arc<OwnedFd>>>,
+}
+
+/// A directory to make a call in: kept open, or opened for this call.
+enum Dir<'a> {
+    Root(&'a OwnedFd),
+    Kept(Arc<OwnedFd>),
+    Opened(OwnedFd),
+}
+
+impl AsRawFd for Dir<'_> {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Dir::Root(fd) => fd.as_raw_fd(),
+            Dir::Kept(fd) => fd.as_raw_fd(),
+            Dir::Opened(fd) => fd.as_raw_fd(),
+        }
+    }
+}
+
+impl RealSys {
+    /// Works below an existing directory. New files get `mode` (permission bits, whatever the umask) and `group`;
+    /// directories also get an execute bit beside each read bit. [`LEAVE`] leaves either to the system.
+    pub fn open(root: &Path, mode: u32, group: u32) -> io::Result<RealSys> {
+        let file = File::open(root)?;
+        if !file.metadata()?.is_dir() {
+            return Err(io::Error::from_raw_os_error(libc::ENOTDIR));
+        }
+        Ok(RealSys { root: file.into(), mode, group, kept: RwLock::default() })
+    }
+
+    /// As [`RealSys::open`], after making the directory and its missing parents, durably. An existing one is left as it is.
+    pub fn create(root: &Path, mode: u32, group: u32) -> io::Result<RealSys> {
+        let made = make_dirs(root, mode)?;
+        let sys = RealSys::open(root, mode, group)?;
+        if made {
+            sys.own(sys.root.as_raw_fd(), dir_mode(mode))?;
+        }
+        Ok(sys)
+    }
+
+    /// Gives a new file or directory the store's group and mode.
+    fn own(&self, fd: RawFd, mode: u32) -> io::Result<()> {
+        if self.group != LEAVE {
+            // SAFETY: takes no pointer; a bad descriptor is reported as EBADF.
+            check(|| unsafe { libc::fchown(fd, LEAVE, self.group) })?;
+        }
+        if self.mode != LEAVE {
+            // After the group, because a change of group may clear bits. Needed because the umask cuts `open`'s mode.
+            // SAFETY: as above.
+            check(|| unsafe { libc::fchmod(fd, mode) })?;
+        }
+        Ok(())
+    }
+
+    /// The directory at `path`, opened for reading so that it can be synced.
+    fn dir(&self, path: &str) -> io::Result<Dir<'_>> {
+        if path.is_empty() || path == "." {
+            return Ok(Dir::Root(&self.root));
+        }
+        if let Some(fd) = self.kept.read().get(path) {
+            return Ok(Dir::Kept(fd.clone()));
+        }
+        let (parent, leaf) = self.parent(path)?;
+        let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW;
+        let fd = open_at(parent.as_raw_fd(), &leaf, flags, 0)?;
+        match KEPT.iter().find(|kept| **kept == path) {
+            Some(name) => Ok(Dir::Kept(self.kept.write().entry(name).or_insert_with(|| Arc::new(fd)).clone())),
+            None => Ok(Dir::Opened(fd)),
+        }
+    }
+
+    /// The directory that holds the last component of `path`, and that component.
+    fn parent(&self, path: &str) -> io::Result<(Dir<'_>, CString)> {
+        let (dir, leaf) = path.rsplit_once('/').unwrap_or(("", path));
+        if matches!(leaf, "" | "." | "..") {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        Ok((self.dir(dir)?, CString::new(leaf)?))
+    }
+
+    /// Creates a file that must not exist, with the store's mode and group, or leaves nothing behind.
+    fn create_new(&self, dir: RawFd, leaf: &CStr) -> io::Result<OwnedFd> {
+        let mode = if self.mode == LEAVE { 0o666 } else { self.mode };
+        let fd = open_at(dir, leaf, libc::O_RDWR | libc::O_NOFOLLOW | libc::O_CREAT | libc::O_EXCL, mode)?;
+        if let Err(e) = self.own(fd.as_raw_fd(), self.mode) {
+            // The error to report is the first one.
+            // SAFETY: `leaf` is a NUL-terminated string that outlives the call.
+            let _ = check(|| unsafe { libc::unlinkat(dir, leaf.as_ptr(), 0) });
+            return Err(e);
+        }
+        Ok(fd)
+    }
+}
+
+impl Sys for RealSys {
+    fn open(&self, path: &str, how: Open) -> io::Result<Fd> {
+        let (dir, leaf) = self.parent(path)?;
+        let dir = dir.as_raw_fd();
+        let existing = |flags| open_at(dir, &leaf, flags | libc::O_NOFOLLOW, 0);
+        let fd = match how {
+            Open::Read => existing(libc::O_RDONLY)?,
+            Open::ReadWrite => existing(libc::O_RDWR)?,
+            Open::CreateNew => self.create_new(dir, &leaf)?,
+            // In two steps, because only a file that is new gets mode and group.
+            Open::Create => {
+                let mut round = 0;
+                loop {
+                    round += 1;
+                    match existing(libc::O_RDWR) {
+                        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                        other => break other?,
+                    }
+                    match self.create_new(dir, &leaf) {
+                        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && round < OPEN_ROUNDS => {}
+                        other => break other?,
+                    }
+                }
+            }
+        };
+        Ok(Fd(fd.into_raw_fd()))
+    }
+
+    fn close(&self, fd: Fd) {
+        // SAFETY: `Sys::open` handed the descriptor out, and its user ends its ownership here. An error of `close` has
+        // no meaning: what must be durable was synced before.
+        drop(unsafe { OwnedFd::from_raw_fd(fd.0) });
+    }
+
+    fn preadv(&self, fd: Fd, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
+        // `IoSliceMut` is documented to be ABI compatible with `iovec`. The caller's list itself is never altered.
+        let list = bufs.as_mut_ptr().cast::<libc::iovec>();
+        // SAFETY: the list comes from `bufs`, whose buffers are borrowed mutably for the whole call.
+        unsafe {
+            transfer(list, bufs.len(), offset, |iov, count, at| libc::preadv(fd.0, iov, count, at))
+                .map(|(done, _)| done)
+        }
+    }
+
+    fn pwritev(&self, fd: Fd, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let list = bufs.as_ptr().cast::<libc::iovec>();
+        // SAFETY: the list comes from `bufs`, whose buffers are borrowed for the whole call; `pwritev` only reads them.
+        let (_, ended) =
+            unsafe { transfer(list, bufs.len(), offset, |iov, count, at| libc::pwritev(fd.0, iov, count, at))? };
+        if ended { Err(io::ErrorKind::WriteZero.into()) } else { Ok(()) }
+    }
+
+    fn ftruncate(&self, fd: Fd, len: u64) -> io::Result<()> {
+        let len = off(len)?;
+        // SAFETY: takes no pointer.
+        check(|| unsafe { libc::ftruncate(fd.0, len) })
+    }
+
+    fn punch(&self, fd: Fd, offset: u64, len: u64) -> io::Result<()> {
+        let (offset, len) = (off(offset)?, off(len)?);
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        // SAFETY: takes no pointer.
+        check(|| unsafe { libc::fallocate(fd.0, mode, offset, len) })
+    }
+
+    fn may_allocate(&self, fd: Fd, offset: u64, len: u64) -> io::Result<bool> {
+        let (start, end) = (off(offset)?, off(offset.saturating_add(len))?);
+        // SAFETY: takes no pointer. The file position, which this moves, is used by nobody.
+        let hole = unsafe { libc::lseek(fd.0, start, libc::SEEK_HOLE) };
+        // ENXIO (past the end) or a file system that cannot tell: it may.
+        Ok(hole < end)
+    }
+
+    fn fdatasync(&self, fd: Fd) -> io::Result<()> {
+        // SAFETY: takes no pointer.
+        check(|| unsafe { libc::fdatasync(fd.0) })
+    }
+
+    fn len(&self, fd: Fd) -> io::Result<u64> {
+        // SAFETY: all zeros is a valid `stat`.
+        let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+        // SAFETY: `stat` is valid for writing for the whole call.
+        check(|| unsafe { libc::fstat(fd.0, &mut stat) })?;
+        Ok(stat.st_size as u64)
+    }
+
+    fn sync_dir(&self, path: &str) -> io::Result<()> {
+        let dir = self.dir(path)?;
+        // SAFETY: takes no pointer; `dir` is open until the end of this function.
+        check(|| unsafe { libc::fsync(dir.as_raw_fd()) })
+    }
+
+    fn syncfs(&self) -> io::Result<()> {
+        // The kernel reports write-back errors of any file since the last call on this same descriptor.
+        // SAFETY: takes no pointer.
+        check(|| unsafe { libc::syncfs(self.root.as_raw_fd()) })
+    }
+
+    fn mkdir(&self, path: &str) -> io::Result<()> {
+        let (dir, leaf) = self.parent(path)?;
+        let mode = if self.mode == LEAVE { 0o777 } else { dir_mode(self.mode) };
+        // SAFETY: `leaf` is a NUL-terminated string that outlives the call.
+        check(|| unsafe { libc::mkdirat(dir.as_raw_fd(), leaf.as_ptr(), mode) })?;
+        if self.mode == LEAVE && self.group == LEAVE {
+            return Ok(());
+        }
+        let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW;
+        let made = open_at(dir.as_raw_fd(), &leaf, flags, 0)?;
+        self.own(made.as_raw_fd(), dir_mode(self.mode))
+    }
+
+    fn link(&self, from: &str, to: &str) -> io::Result<()> {
+        let ((from_dir, from), (to_dir, to)) = (self.parent(from)?, self.parent(to)?);
+        let (from_dir, to_dir) = (from_dir.as_raw_fd(), to_dir.as_raw_fd());
+        // SAFETY: both names are NUL-terminated strings that outlive the call.
+        check(|| unsafe { libc::linkat(from_dir, from.as_ptr(), to_dir, to.as_ptr(), 0) })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let ((from_dir, from), (to_dir, to)) = (self.parent(from)?, self.parent(to)?);
+        let (from_dir, to_dir) = (from_dir.as_raw_fd(), to_dir.as_raw_fd());
+        // SAFETY: both names are NUL-terminated strings that outlive the call.
+        check(|| unsafe { libc::renameat(from_dir, from.as_ptr(), to_dir, to.as_ptr()) })
+    }
+
+    fn unlink(&self, path: &str) -> io::Result<()> {
+        let (dir, leaf) = self.parent(path)?;
+        // SAFETY: `leaf` is a NUL-terminated string that outlives the call.
+        check(|| unsafe { libc::unlinkat(dir.as_raw_fd(), leaf.as_ptr(), 0) })
+    }
+
+    fn list(&self, path: &str) -> io::Result<Vec<String>> {
+        // A descriptor of its own, because reading a directory moves the position.
+        let dir = self.dir(path)?;
+        let fd = open_at(dir.as_raw_fd(), c".", libc::O_RDONLY | libc::O_DIRECTORY, 0)?.into_raw_fd();
+        // SAFETY: `fd` is open and owned here; on success the stream owns it.
+        let stream = unsafe { libc::fdopendir(fd) };
+        if stream.is_null() {
+            let e = io::Error::last_os_error();
+            // SAFETY: `fdopendir` failed, so `fd` is still owned here.
+            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+            return Err(e);
+        }
+        let result = read_names(stream);
+        // SAFETY: `stream` is open, and not used after this.
+        unsafe { libc::closedir(stream) };
+        result
+    }
+
+    fn try_lock(&self, fd: Fd, mode: LockMode) -> io::Result<bool> {
+        // SAFETY: all zeros is a valid `flock`: the whole file, and the pid 0 that OFD locks require.
+        let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+        lock.l_type = match mode {
+            LockMode::Exclusive => libc::F_WRLCK as libc::c_short,
+            LockMode::Shared => libc::F_RDLCK as libc::c_short,
+        };
+        lock.l_whence = libc::SEEK_SET as libc::c_short;
+        // SAFETY: `lock` is valid for the whole call.
+        match check(|| unsafe { libc::fcntl(fd.0, libc::F_OFD_SETLK, &lock) }) {
+            Ok(()) => Ok(true),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        // SAFETY: all zeros is a valid `statvfs`.
+        let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };
+        // SAFETY: `stat` is valid for writing for the whole call.
+        check(|| unsafe { libc::fstatvfs(self.root.as_raw_fd(), &mut stat) })?;
+        // `f_bavail`, because what the system keeps for root would run out only for the others.
+        let unit = stat.f_frsize;
+        Ok(Space { total: stat.f_blocks.saturating_mul(unit), free: stat.f_bavail.saturating_mul(unit) })
+    }
+}
+
+/// Names of an open directory stream. A name that is not UTF-8 is not the store's, and is passed over.
+fn read_names(stream: *mut libc::DIR) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    loop {
+        // An end and an error differ only in errno.
+        // SAFETY: errno is this thread's own.
+        unsafe { *libc::__errno_location() = 0 };
+        // SAFETY: `stream` is an open stream that only this function uses.
+        let entry = unsafe { libc::readdir64(stream) };
+        if entry.is_null() {
+            return match io::Error::last_os_error() {
+                e if e.raw_os_error() == Some(0) => Ok(names),
+                e => Err(e),
+            };
+        }
+        // SAFETY: the entry is valid until the next `readdir64`, and its name ends with NUL.
+        let name = unsafe { CStr::from_ptr((*entry).d_name.as_ptr()) };
+        match name.to_str() {
+            Ok("." | "..") | Err(_) => {}
+            Ok(name) => names.push(name.to_owned()),
+        }
+    }
+}
+
+/// Directory bits for files of this mode: who may read a file may enter the directory.
+fn dir_mode(mode: u32) -> u32 {
+    mode | (mode & 0o444) >> 2
+}
+
+/// Makes a directory and its missing parents, each synced into the one above. `false` if it was there.
+fn make_dirs(path: &Path, mode: u32) -> io::Result<bool> {
+    if path.is_dir() {
+        return Ok(false);
+    }
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    make_dirs(parent, LEAVE)?;
+    let mode = if mode == LEAVE { 0o777 } else { dir_mode(mode) };
+    match DirBuilder::new().mode(mode).create(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+        other => other?,
+    }
+    File::open(parent)?.sync_all()?;
+    Ok(true)
+}
+
+/// Opens relative to a directory.
+fn open_at(dir: RawFd, leaf: &CStr, flags: i32, mode: u32) -> io::Result<OwnedFd> {
+    // SAFETY: `leaf` is a NUL-terminated string that outlives the call.
+    let fd = retry(|| unsafe { libc::openat(dir, leaf.as_ptr(), flags | libc::O_CLOEXEC, mode) as isize })?;
+    // SAFETY: the call just returned this descriptor, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Repeats a call for as long as a signal interrupts it.
+fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
+    loop {
+        let result = call();
+        if result >= 0 {
+            return Ok(result as usize);
+        }
+        let e = io::Error::last_os_error();
+        if e.kind() != io::ErrorKind::Interrupted {
+            return Err(e);
+        }
+    }
+}
+
+/// [`retry`] for calls that return 0.
+fn check(mut call: impl FnMut() -> i32) -> io::Result<()> {
+    retry(|| call() as isize).map(drop)
+}
+
+/// A length or offset as the system takes it.
+fn off(value: u64) -> io::Result<libc::off_t> {
+    libc::off_t::try_from(value).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))
+}
+
+/// Repeats `call` until the whole list was moved, or until it moves nothing. Returns the bytes moved and whether it
+/// ended early.
+///
+/// # Safety
+/// `list` points to `count` entries that stay valid, with their buffers, for the whole call.
+unsafe fn transfer(
+    list: *const libc::iovec,
+    count: usize,
+    offset: u64,
+    call: impl Fn(*const libc::iovec, i32, libc::off_t) -> isize,
+) -> io::Result<(usize, bool)> {
+    let (mut done, mut next, mut within) = (0, 0, 0);
+    while next < count {
+        let batch = (count - next).min(IOV_MAX);
+        let at = off(offset.saturating_add(done as u64))?;
+        let moved = if within == 0 {
+            // SAFETY: `next + batch <= count`.
+            retry(|| call(unsafe { list.add(next) }, batch as i32, at))?
+        } else {
+            // The last call ended inside a buffer: a copy of the list that begins where it ended.
+            // SAFETY: the caller's promise, and `next + batch <= count`.
+            let rest = unsafe { std::slice::from_raw_parts(list.add(next), batch) };
+            let mut rest: SmallVec<[libc::iovec; 16]> = rest.iter().copied().collect();
+            // SAFETY: `within` is less than the length of this buffer.
+            rest[0].iov_base = unsafe { rest[0].iov_base.cast::<u8>().add(within) }.cast();
+            rest[0].iov_len -= within;
+            retry(|| call(rest.as_ptr(), batch as i32, at))?
+        };
+        done += moved;
+        let mut left = moved + within;
+        let first = next;
+        while next < first + batch {
+            // SAFETY: `next < count`.
+            let len = unsafe { (*list.add(next)).iov_len };
+            if left < len {
+                break;
+            }
+            left -= len;
+            next += 1;
+        }
+        within = left;
+        if moved == 0 && next == first {
+            return Ok((done, true));
+        }
+    }
+    Ok((done, false))
+}

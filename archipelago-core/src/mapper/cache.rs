@@ -1,0 +1,71 @@
+//! Decoded tree nodes, shared by all volumes of a store and bounded in bytes.
+
+use std::io::IoSliceMut;
+use std::sync::Arc;
+
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use crate::blocker::{Blocker, Object, VolumeId};
+use crate::error::{Error, Result};
+use crate::format::node::{self, Entry, Node, Pointer};
+use crate::limits::MAX_NODE;
+
+type Key = (VolumeId, u32, u32);
+
+#[derive(Clone)]
+struct Bytes;
+
+impl Weighter<Key, Arc<Node>> for Bytes {
+    fn weight(&self, _: &Key, node: &Arc<Node>) -> u64 {
+        const FIXED: u64 = 160;
+        FIXED
+            + match &**node {
+                Node::Leaf(entries) => entries
+                    .iter()
+                    .map(|(_, e)| match e {
+                        Entry::Extents(list) => 80 + 40 * list.len() as u64,
+                        _ => 80,
+                    })
+                    .sum(),
+                Node::Inner { children, .. } => 72 * children.len() as u64,
+                Node::Extents(list) => 40 * list.len() as u64,
+            }
+    }
+}
+
+/// The node cache. A locator is never reused, so what it holds never goes stale.
+pub struct NodeCache {
+    cache: Cache<Key, Arc<Node>, Bytes>,
+}
+
+impl NodeCache {
+    /// A cache of at most about `bytes` bytes.
+    pub fn new(bytes: u64) -> NodeCache {
+        NodeCache { cache: Cache::with_weighter((bytes / 2048).max(16) as usize, bytes, Bytes) }
+    }
+
+    /// The node that `pointer` names, verified against its hash when it is read.
+    pub fn get(&self, blocker: &dyn Blocker, pointer: &Pointer) -> Result<Arc<Node>> {
+        let key = (pointer.owner, pointer.pack, pointer.offset);
+        if let Some(node) = self.cache.get(&key) {
+            return Ok(node);
+        }
+        let object = Object::Pack(pointer.owner, pointer.pack);
+        if pointer.len as usize > MAX_NODE {
+            return Err(Error::damaged(object.to_string(), format!("a node of {} bytes", pointer.len)));
+        }
+        let mut bytes = vec![0; pointer.len as usize];
+        blocker.read(object, &mut [IoSliceMut::new(&mut bytes)], u64::from(pointer.offset))?;
+        let name = object.to_string();
+        node::verify(&name, &bytes, pointer)?;
+        let node = Arc::new(Node::decode(&name, &bytes)?.0);
+        self.cache.insert(key, node.clone());
+        Ok(node)
+    }
+
+    /// Adds a node that was just written.
+    pub fn insert(&self, pointer: &Pointer, node: Arc<Node>) {
+        self.cache.insert((pointer.owner, pointer.pack, pointer.offset), node);
+    }
+}

@@ -1,0 +1,346 @@
+//! The journal of a volume that is open for writing: appends records, knows what is durable, holds back map changes
+//! until their data was synced.
+//!
+//! One append happens at a time, under [`Journal`]'s lock: a record is reserved and written before the next one, so
+//! the journal never has a hole before a record that was acknowledged.
+
+use std::io::IoSlice;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::blocker::{Blocker, Object, VolumeId};
+use crate::error::{Error, Result};
+use crate::format::header::{LogPos, LogStart};
+use crate::format::log::{self, Body, MAX_RUNS, RECORD_HEAD, RecordHead, Run, RunKind, SEGMENT_HEAD, SegmentHead};
+use crate::limits::{SECTOR, SEGMENT_SIZE};
+use crate::mapper::runs::{Change, RunMap};
+
+/// The place of a position in a segment as one number that orders like it.
+pub fn pack_pos(pos: LogPos) -> u64 {
+    u64::from(pos.segment) << 32 | u64::from(pos.offset)
+}
+
+/// The journal of one volume.
+pub struct Journal {
+    owner: VolumeId,
+    state: Mutex<State>,
+    /// Bytes of records ever appended by this owner, and how many of them are folded.
+    appended: AtomicU64,
+    folded: AtomicU64,
+    /// Position before which everything is folded, packed: logged sectors before it may be overwritten in place.
+    folded_pos: AtomicU64,
+    /// A next segment is wanted.
+    wants_segment: AtomicBool,
+    /// Segments with bytes that no sync covered yet.
+    dirty: Mutex<Vec<u32>>,
+}
+
+/// What the journal's lock guards.
+pub struct State {
+    /// Where the next record goes, its number, and the generation in force.
+    pub next: LogStart,
+    /// Length of the current segment; 0 before there is one.
+    segment_len: u32,
+    /// Generation of this owner; in force once its first record is written.
+    generation: u64,
+    opened: bool,
+    /// A segment made ahead: number and length.
+    ready: Option<(u32, u32)>,
+    /// Everything before is durable.
+    synced: LogPos,
+    /// Map changes of the live epoch that wait for their data to be synced.
+    pub live: RunMap,
+    /// Older ones, whose data is being synced: epoch and changes, in order.
+    pub sealed: Vec<(u64, RunMap)>,
+    /// Length of the next segment to be made.
+    grow: u32,
+}
+
+/// Where a replay ended, and so where the journal goes on.
+#[derive(Clone, Copy, Debug)]
+pub struct Tail {
+    /// Position, next sequence number, generation in force.
+    pub next: LogStart,
+    /// Length of the segment in which it ends; 0 if there is none.
+    pub segment_len: u32,
+    /// Bytes of records replayed.
+    pub bytes: u64,
+}
+
+impl Journal {
+    /// A journal that goes on at `tail`. `first_segment` is the length of the first segment in bytes.
+    pub fn new(owner: VolumeId, tail: Tail, folded: LogPos, generation: u64, first_segment: u64) -> Journal {
+        let grow = if tail.segment_len == 0 { first_segment } else { u64::from(tail.segment_len) * 4 };
+        Journal {
+            owner,
+            state: Mutex::new(State {
+                next: tail.next,
+                segment_len: tail.segment_len,
+                generation,
+                opened: false,
+                ready: None,
+                synced: tail.next.pos,
+                live: RunMap::default(),
+                sealed: Vec::new(),
+                grow: grow.min(SEGMENT_SIZE) as u32,
+            }),
+            appended: AtomicU64::new(tail.bytes),
+            folded: AtomicU64::new(0),
+            folded_pos: AtomicU64::new(pack_pos(folded)),
+            wants_segment: AtomicBool::new(false),
+            dirty: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Takes the lock.
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// Record bytes that are not folded.
+    pub fn unfolded(&self) -> u64 {
+        self.appended.load(Ordering::Relaxed).saturating_sub(self.folded.load(Ordering::Relaxed))
+    }
+
+    /// Record bytes appended so far.
+    pub fn appended(&self) -> u64 {
+        self.appended.load(Ordering::Relaxed)
+    }
+
+    /// Whether a logged sector at this place was folded, so that no checksum of a record to be replayed covers it.
+    pub fn is_folded(&self, segment: u32, offset: u32) -> bool {
+        pack_pos(LogPos { segment, offset }) < self.folded_pos.load(Ordering::Acquire)
+    }
+
+    /// Everything before `pos`, `appended` bytes of records in all, is folded.
+    pub fn set_folded(&self, pos: LogPos, appended: u64) {
+        self.folded_pos.store(pack_pos(pos), Ordering::Release);
+        self.folded.fetch_max(appended, Ordering::Relaxed);
+    }
+
+    /// A segment has bytes to be synced. Called after they are written.
+    pub fn mark_dirty(&self, segment: u32) {
+        let mut dirty = self.dirty.lock();
+        if dirty.last() != Some(&segment) && !dirty.contains(&segment) {
+            dirty.push(segment);
+        }
+    }
+
+    /// Takes the segments that have to be synced.
+    pub fn take_dirty(&self) -> Vec<Object> {
+        std::mem::take(&mut *self.dirty.lock()).into_iter().map(|n| Object::Log(self.owner, n)).collect()
+    }
+
+    /// Whether nothing waits to be synced.
+    pub fn is_clean(&self) -> bool {
+        let state = self.state.lock();
+        state.live.is_empty() && state.sealed.is_empty() && self.dirty.lock().is_empty()
+    }
+
+    /// Whether a segment should be made ahead of need.
+    pub fn wants_segment(&self) -> bool {
+        self.wants_segment.load(Ordering::Relaxed)
+    }
+
+    /// Makes the next segment ahead of need, outside every lock that a writer takes.
+    pub fn prepare_segment(&self, blocker: &dyn Blocker) -> Result<()> {
+        let (number, len) = {
+            let state = self.state.lock();
+            if state.ready.is_some() || state.segment_len == 0 {
+                return Ok(());
+            }
+            (state.next.pos.segment + 1, state.grow)
+        };
+        self.make_segment(blocker, number, len)?;
+        let mut state = self.state.lock();
+        if state.ready.is_none() && state.next.pos.segment + 1 == number {
+            state.ready = Some((number, len));
+        }
+        self.wants_segment.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// A segment full of zeros with its head, durable.
+    fn make_segment(&self, blocker: &dyn Blocker, number: u32, len: u32) -> Result<()> {
+        let object = Object::Log(self.owner, number);
+        match blocker.create(object, u64::from(len)) {
+            // An earlier attempt that ended early; nothing refers to it.
+            Err(Error::Exists(_)) => {
+                blocker.remove(object)?;
+                blocker.create(object, u64::from(len))?;
+            }
+            other => other?,
+        }
+        let head = SegmentHead { owner: self.owner, segment: number, len }.encode();
+        blocker.write(object, &[IoSlice::new(&head)], 0)?;
+        blocker.sync(&[object])
+    }
+
+    /// Makes room for a record of `len` bytes behind which the end marker of the segment still fits.
+    /// `started` is called once, after the volume's first segment was made and before its first record.
+    fn reserve(&self, blocker: &dyn Blocker, state: &mut State, len: u32, started: &dyn Fn(LogStart) -> Result<()>) -> Result<()> {
+        if state.segment_len == 0 {
+            let (number, size) = (state.next.pos.segment, state.grow);
+            self.make_segment(blocker, number, size)?;
+            let pos = LogPos { segment: number, offset: SEGMENT_HEAD };
+            started(LogStart { pos, ..state.next })?;
+            state.next.pos = pos;
+            state.synced = pos;
+            state.segment_len = size;
+            self.folded_pos.store(pack_pos(pos), Ordering::Release);
+            state.grow = (u64::from(size) * 4).min(SEGMENT_SIZE) as u32;
+        }
+        let marker = RECORD_HEAD as u32;
+        if state.next.pos.offset + len + marker > state.segment_len {
+            let number = state.next.pos.segment + 1;
+            let len = match state.ready.take() {
+                Some((n, len)) if n == number => len,
+                _ => {
+                    self.make_segment(blocker, number, state.grow)?;
+                    state.grow
+                }
+            };
+            self.put(blocker, state, 0, Body::Next, &[])?;
+            state.next.pos = LogPos { segment: number, offset: SEGMENT_HEAD };
+            state.segment_len = len;
+            state.grow = (u64::from(len) * 4).min(SEGMENT_SIZE) as u32;
+        }
+        if u64::from(state.next.pos.offset) * 2 > u64::from(state.segment_len) && state.ready.is_none() {
+            self.wants_segment.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Writes one record where the journal ends. Room was made before.
+    fn put(&self, blocker: &dyn Blocker, state: &mut State, epoch: u64, body: Body, payload: &[IoSlice<'_>]) -> Result<LogPos> {
+        let pieces: smallvec::SmallVec<[&[u8]; 8]> = payload.iter().map(|s| &**s).collect();
+        let len: usize = pieces.iter().map(|p| p.len()).sum();
+        let record = RecordHead { seq: state.next.seq, generation: state.generation, epoch, synced: state.synced, body };
+        let head = log::encode_head(self.owner, &record, &pieces)?;
+        let mut bufs: smallvec::SmallVec<[IoSlice<'_>; 9]> = smallvec::SmallVec::new();
+        bufs.push(IoSlice::new(&head));
+        bufs.extend(payload.iter().map(|s| IoSlice::new(s)));
+        let pos = state.next.pos;
+        let object = Object::Log(self.owner, pos.segment);
+        if let Err(error) = blocker.write(object, &bufs, u64::from(pos.offset)) {
+            // What part of it arrived is unknown. The place must be zero again before anything else is put there.
+            let zeros = vec![0; RECORD_HEAD + len];
+            return match blocker.write(object, &[IoSlice::new(&zeros)], u64::from(pos.offset)) {
+                Ok(()) => {
+                    self.mark_dirty(pos.segment);
+                    Err(error)
+                }
+                Err(_) => Err(Error::Poisoned(format!("journal of volume {}", self.owner))),
+            };
+        }
+        state.next.pos.offset += (RECORD_HEAD + len) as u32;
+        state.next.seq += 1;
+        state.next.generation = state.generation;
+        self.appended.fetch_add((RECORD_HEAD + len) as u64, Ordering::Relaxed);
+        self.mark_dirty(pos.segment);
+        Ok(pos)
+    }
+
+    /// Appends a record; returns its position. `started` is explained at [`Journal::reserve`]'s only other caller: it
+    /// records the journal's existence in the header.
+    pub fn append(
+        &self,
+        blocker: &dyn Blocker,
+        state: &mut State,
+        epoch: u64,
+        body: Body,
+        payload: &[IoSlice<'_>],
+        started: &dyn Fn(LogStart) -> Result<()>,
+    ) -> Result<LogPos> {
+        let len: usize = payload.iter().map(|p| p.len()).sum::<usize>() + RECORD_HEAD;
+        let open = if state.opened { 0 } else { RECORD_HEAD };
+        self.reserve(blocker, state, (len + open) as u32, started)?;
+        if !state.opened {
+            let previous = state.next.generation;
+            self.put(blocker, state, epoch, Body::Open { previous }, &[])?;
+            state.opened = true;
+        }
+        self.put(blocker, state, epoch, body, payload)
+    }
+
+    /// Appends a run of sectors with its bytes; returns where in the journal the first sector lies.
+    pub fn append_data(
+        &self,
+        blocker: &dyn Blocker,
+        epoch: u64,
+        start: u64,
+        payload: &[IoSlice<'_>],
+        started: &dyn Fn(LogStart) -> Result<()>,
+    ) -> Result<LogPos> {
+        let len = payload.iter().map(|p| p.len() as u64).sum::<u64>() / SECTOR;
+        let mut state = self.state.lock();
+        let runs = vec![Run { start, len: len as u32, kind: RunKind::Logged }];
+        let pos = self.append(blocker, &mut state, epoch, Body::Map(runs), payload, started)?;
+        // What waited to be said of these sectors is older than this record and must not come after it.
+        state.live.remove(start, len);
+        for (sealed_epoch, runs) in &mut state.sealed {
+            if *sealed_epoch == epoch {
+                runs.remove(start, len);
+            }
+        }
+        Ok(LogPos { segment: pos.segment, offset: pos.offset + RECORD_HEAD as u32 })
+    }
+
+    /// Moves the waiting changes behind those that are being synced.
+    pub fn seal_pending(&self, state: &mut State, epoch: u64) {
+        if !state.live.is_empty() {
+            let runs = std::mem::take(&mut state.live);
+            state.sealed.push((epoch, runs));
+        }
+    }
+
+    /// Appends the sealed changes, whose data is durable now. What was not appended for lack of room stays.
+    pub fn append_sealed(&self, blocker: &dyn Blocker, started: &dyn Fn(LogStart) -> Result<()>) -> Result<()> {
+        let mut state = self.state.lock();
+        while !state.sealed.is_empty() {
+            let (epoch, waiting) = (state.sealed[0].0, state.sealed[0].1.clone());
+            let mut batch = Vec::with_capacity(MAX_RUNS);
+            for (start, len, change) in waiting.iter() {
+                let kind = match change {
+                    Change::Data => RunKind::Data,
+                    Change::Zero => RunKind::Zero,
+                };
+                let mut at = start;
+                while at < start + len {
+                    let piece = (start + len - at).min(u64::from(u32::MAX >> 1));
+                    batch.push(Run { start: at, len: piece as u32, kind });
+                    at += piece;
+                    if batch.len() == MAX_RUNS {
+                        let runs = std::mem::take(&mut batch);
+                        self.append(blocker, &mut state, epoch, Body::Map(runs), &[], started)?;
+                    }
+                }
+            }
+            if !batch.is_empty() {
+                self.append(blocker, &mut state, epoch, Body::Map(batch), &[], started)?;
+            }
+            state.sealed.remove(0);
+        }
+        Ok(())
+    }
+
+    /// Everything before `pos` was synced.
+    pub fn set_synced(&self, pos: LogPos) {
+        let mut state = self.state.lock();
+        if pos > state.synced {
+            state.synced = pos;
+        }
+    }
+
+    /// Removes the segment that was made ahead, when the volume is closed.
+    pub fn drop_ready(&self, blocker: &dyn Blocker) -> Result<()> {
+        let ready = self.state.lock().ready.take();
+        ready.map_or(Ok(()), |(number, _)| blocker.remove(Object::Log(self.owner, number)))
+    }
+
+    /// Where the journal ends now.
+    pub fn end(&self) -> LogStart {
+        self.state.lock().next
+    }
+}

@@ -1,0 +1,240 @@
+//! Reads journals back: over a root, what sealed ranges and the volume's own unfolded tail say.
+
+use std::collections::BTreeMap;
+use std::io::IoSliceMut;
+use std::sync::Arc;
+
+use crate::blocker::{Blocker, Object, VolumeId};
+use crate::error::{Error, Result};
+use crate::format::header::{Header, LogPos, LogStart, SealedRange};
+use crate::format::log::{self, Body, Found, RECORD_HEAD, RecordHead, Run, RunKind, SEGMENT_HEAD, SegmentHead};
+use crate::format::node::Source;
+use crate::limits::{ATOM, SECTOR_SHIFT, SEGMENT_SIZE};
+use crate::mapper::block_map::BlockMap;
+use crate::mapper::cache::NodeCache;
+use crate::mapper::journal::Tail;
+use crate::mapper::tree::Tree;
+use crate::mapper::view::MapView;
+
+/// What came of a replay.
+pub struct Replayed {
+    /// The map.
+    pub view: MapView,
+    /// Highest epoch seen in the header or the journal.
+    pub epoch: u64,
+    /// End of the volume's own journal.
+    pub tail: Tail,
+}
+
+/// Loads the map that a header describes, unfolded changes applied.
+pub fn load(blocker: &dyn Blocker, cache: &NodeCache, header: &Header) -> Result<Replayed> {
+    let object = format!("catalog/h.{}", header.id);
+    let tree = Tree::from_root(&object, &header.root, header.block_shift)?;
+    let mut replay = Replay { blocker, cache, tree, overlay: BTreeMap::new(), size: header.size };
+    for range in &header.ranges {
+        replay.sealed(range)?;
+    }
+    let mut epoch = header.epoch;
+    let mut tail = Tail { next: LogStart { seq: 1, ..LogStart::default() }, segment_len: 0, bytes: 0 };
+    if let Some(start) = header.log {
+        tail = replay.own(header.id, start, &mut epoch)?;
+    }
+    let overlay = replay.overlay.into_iter().map(|(block, map)| (block, Arc::new(map))).collect();
+    Ok(Replayed { view: MapView { tree: replay.tree, overlay, size: header.size }, epoch, tail })
+}
+
+struct Replay<'a> {
+    blocker: &'a dyn Blocker,
+    cache: &'a NodeCache,
+    tree: Tree,
+    overlay: BTreeMap<u64, BlockMap>,
+    size: u64,
+}
+
+/// A segment in memory.
+struct Segment {
+    object: Object,
+    head: SegmentHead,
+    bytes: Vec<u8>,
+}
+
+fn damaged(object: Object, offset: u32, detail: &str) -> Error {
+    Error::damaged(object.to_string(), format!("at byte {offset}: {detail}"))
+}
+
+/// Reads a whole segment and checks its head.
+fn read_segment(blocker: &dyn Blocker, owner: VolumeId, number: u32) -> Result<Segment> {
+    let object = Object::Log(owner, number);
+    let name = object.to_string();
+    let len = blocker.len(object)?.ok_or_else(|| Error::damaged(&name, "it is missing"))?;
+    if len < u64::from(SEGMENT_HEAD) || len > 2 * SEGMENT_SIZE {
+        return Err(Error::damaged(&name, format!("it is {len} bytes long")));
+    }
+    let mut bytes = vec![0; len as usize];
+    blocker.read(object, &mut [IoSliceMut::new(&mut bytes)], 0)?;
+    let head = SegmentHead::decode(&name, &bytes)?;
+    if head.owner != owner || head.segment != number {
+        return Err(Error::damaged(&name, format!("it says that it is segment {} of {}", head.segment, head.owner)));
+    }
+    if u64::from(head.len) != len {
+        return Err(Error::damaged(&name, format!("it is {len} bytes long, not {}", head.len)));
+    }
+    Ok(Segment { object, head, bytes })
+}
+
+impl Replay<'_> {
+    /// Applies a sealed range: every record of it must be there.
+    fn sealed(&mut self, range: &SealedRange) -> Result<()> {
+        let (mut at, mut seq, mut generation) = (range.from.pos, range.from.seq, range.from.generation);
+        let mut segment = None;
+        while at < range.to {
+            let current = match segment.take() {
+                Some(s) => s,
+                None => read_segment(self.blocker, range.owner, at.segment)?,
+            };
+            let Segment { object, ref bytes, .. } = current;
+            at.offset = at.offset.max(SEGMENT_HEAD);
+            if at >= range.to {
+                break;
+            }
+            let rest = bytes.get(at.offset as usize..).ok_or_else(|| damaged(object, at.offset, "it ends before"))?;
+            let Found::Record(head, payload) = log::parse(&object.to_string(), range.owner, rest)? else {
+                return Err(damaged(object, at.offset, "a record that was acknowledged is missing"));
+            };
+            check_order(object, at, &head, seq, &mut generation)?;
+            seq += 1;
+            if head.epoch <= range.epoch {
+                self.apply(range.owner, at, &head, Some(range.size))?;
+            }
+            if head.body == Body::Next {
+                at = LogPos { segment: at.segment + 1, offset: 0 };
+            } else {
+                at.offset += (RECORD_HEAD + payload) as u32;
+                segment = Some(current);
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies a volume's own journal from `start` to its end.
+    fn own(&mut self, owner: VolumeId, start: LogStart, epoch: &mut u64) -> Result<Tail> {
+        let mut next = start;
+        let mut replayed = 0;
+        let mut segment = read_segment(self.blocker, owner, next.pos.segment)?;
+        loop {
+            next.pos.offset = next.pos.offset.max(SEGMENT_HEAD);
+            let (object, at) = (segment.object, next.pos);
+            let rest = segment.bytes.get(at.offset as usize..).ok_or_else(|| damaged(object, at.offset, "it ends before"))?;
+            match log::parse(&object.to_string(), owner, rest)? {
+                Found::Nothing | Found::Torn => {
+                    self.check_end(owner, &segment, next)?;
+                    return Ok(Tail { next, segment_len: segment.head.len, bytes: replayed });
+                }
+                Found::Record(head, payload) => {
+                    check_order(object, at, &head, next.seq, &mut next.generation)?;
+                    next.seq += 1;
+                    replayed += (RECORD_HEAD + payload) as u64;
+                    *epoch = (*epoch).max(head.epoch);
+                    self.apply(owner, at, &head, None)?;
+                    if head.body == Body::Next {
+                        next.pos = LogPos { segment: at.segment + 1, offset: SEGMENT_HEAD };
+                        segment = read_segment(self.blocker, owner, next.pos.segment)?;
+                    } else {
+                        next.pos.offset += (RECORD_HEAD + payload) as u32;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The journal seems to end at `next`. A later record that knew of something durable behind that point says otherwise.
+    fn check_end(&self, owner: VolumeId, segment: &Segment, next: LogStart) -> Result<()> {
+        let mut offset = next.pos.offset as usize;
+        while let Some(rest) = segment.bytes.get(offset..).filter(|r| r.len() >= ATOM) {
+            // What lies here was never acknowledged: it may be half of a record. Only whole records testify.
+            if rest[..ATOM].iter().any(|b| *b != 0) {
+                if let Ok(Found::Record(head, _)) = log::parse("", owner, rest) {
+                    if head.seq > next.seq && head.synced > next.pos {
+                        return Err(damaged(segment.object, next.pos.offset, "a record that was flushed is missing"));
+                    }
+                }
+            }
+            offset += ATOM;
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, owner: VolumeId, at: LogPos, head: &RecordHead, clip: Option<u64>) -> Result<()> {
+        let Body::Map(runs) = &head.body else { return Ok(()) };
+        let mut offset = at.offset + RECORD_HEAD as u32;
+        let end = clip.unwrap_or(self.size).min(self.size).div_ceil(1 << SECTOR_SHIFT);
+        for run in runs {
+            let source = match run.kind {
+                RunKind::Zero => Source::Zero,
+                RunKind::Data => Source::Data { owner, epoch: head.epoch },
+                RunKind::Logged => Source::Log { owner, epoch: head.epoch, segment: at.segment, offset },
+            };
+            self.run(owner, head.epoch, run, source, end)?;
+            if run.kind == RunKind::Logged {
+                offset += run.len << SECTOR_SHIFT;
+            }
+        }
+        Ok(())
+    }
+
+    /// One run, block by block. A sector that this owner already gave a source of a higher epoch keeps it: a record of
+    /// a sealed epoch may come later in the journal than one of the next.
+    fn run(&mut self, owner: VolumeId, epoch: u64, run: &Run, source: Source, end: u64) -> Result<()> {
+        let shift = u32::from(self.tree.block_shift) - SECTOR_SHIFT;
+        let (mut at, stop) = (run.start, (run.start + u64::from(run.len)).min(end));
+        while at < stop {
+            let block = at >> shift;
+            let first = (at - (block << shift)) as u16;
+            let len = (stop - at).min((1 << shift) - u64::from(first)) as u16;
+            let map = match self.overlay.entry(block) {
+                std::collections::btree_map::Entry::Occupied(e) => e.into_mut(),
+                std::collections::btree_map::Entry::Vacant(e) => {
+                    e.insert(self.tree.lookup(self.blocker, self.cache, block)?)
+                }
+            };
+            let newer = |s: &Source| match s {
+                Source::Data { owner: o, epoch: e } | Source::Log { owner: o, epoch: e, .. } => *o == owner && *e > epoch,
+                Source::Zero => false,
+            };
+            if map.runs(first, len).any(|r| newer(&r.source)) {
+                let pieces: Vec<_> = map.runs(first, len).filter(|r| !newer(&r.source)).collect();
+                for piece in pieces {
+                    let by = (block << shift) + u64::from(piece.start) - run.start;
+                    map.set(piece.start, piece.len, advance_by(source, by));
+                }
+            } else {
+                map.set(first, len, advance_by(source, at - run.start));
+            }
+            at += u64::from(len);
+        }
+        Ok(())
+    }
+}
+
+/// The source `sectors` further on; runs of a journal record may be longer than a block.
+fn advance_by(source: Source, sectors: u64) -> Source {
+    match source {
+        Source::Log { owner, epoch, segment, offset } => {
+            Source::Log { owner, epoch, segment, offset: offset + ((sectors as u32) << SECTOR_SHIFT) }
+        }
+        other => other,
+    }
+}
+
+/// A record must follow the one before: number by number, and of the same owner unless it is an owner's first.
+fn check_order(object: Object, at: LogPos, head: &RecordHead, seq: u64, generation: &mut u64) -> Result<()> {
+    if head.seq != seq {
+        return Err(damaged(object, at.offset, &format!("record {} where {seq} should be", head.seq)));
+    }
+    match head.body {
+        Body::Open { previous } if previous == *generation => *generation = head.generation,
+        _ if head.generation == *generation => {}
+        _ => return Err(damaged(object, at.offset, "a record of another owner")),
+    }
+    Ok(())
+}

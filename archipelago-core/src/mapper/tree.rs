@@ -1,0 +1,214 @@
+//! The tree of a map: from a block's index to its extents.
+
+use std::sync::Arc;
+
+use crate::blocker::Blocker;
+use crate::error::{Error, Result};
+use crate::format::header::Root;
+use crate::format::node::{Entry, Node, Pointer, Source};
+use crate::limits::{FANOUT, FANOUT_SHIFT, SECTOR_SHIFT};
+use crate::mapper::block_map::BlockMap;
+use crate::mapper::cache::NodeCache;
+
+/// The root, ready to walk.
+#[derive(Clone, Debug)]
+pub enum TreeRoot {
+    /// Nothing mapped.
+    Empty,
+    /// The one leaf.
+    Leaf(Arc<Node>),
+    /// The top node.
+    Node {
+        /// Its level.
+        level: u8,
+        /// Where it is.
+        pointer: Pointer,
+    },
+}
+
+/// A tree. Cheap to clone; never changes.
+#[derive(Clone, Debug)]
+pub struct Tree {
+    /// The root.
+    pub root: TreeRoot,
+    /// `log2` of the block size.
+    pub block_shift: u8,
+}
+
+/// Blocks beneath a node of this level.
+pub fn span(level: u8) -> u64 {
+    1 << (FANOUT_SHIFT * (u32::from(level) + 1)).min(63)
+}
+
+/// Index of a block's slot in its node of this level.
+pub fn slot(block: u64, level: u8) -> u8 {
+    ((block >> (FANOUT_SHIFT * u32::from(level))) & (FANOUT - 1)) as u8
+}
+
+/// Turns a stored entry into the map of its block.
+pub fn entry_map(blocker: &dyn Blocker, cache: &NodeCache, entry: &Entry, block_shift: u8) -> Result<BlockMap> {
+    let sectors = 1u32 << (u32::from(block_shift) - SECTOR_SHIFT);
+    let checked = |extents: &[crate::format::node::Extent]| {
+        if extents.iter().any(|e| u32::from(e.start) + u32::from(e.len) > sectors) {
+            return Err(Error::damaged("a tree node", "an extent reaches past its block"));
+        }
+        Ok(BlockMap::from_extents(extents))
+    };
+    match entry {
+        Entry::Owned { owner, epoch } => {
+            Ok(BlockMap::whole(sectors as u16, Source::Data { owner: *owner, epoch: *epoch }))
+        }
+        Entry::Extents(extents) => checked(extents),
+        Entry::ExtentNode(pointer) => match &*cache.get(blocker, pointer)? {
+            Node::Extents(extents) => checked(extents),
+            _ => Err(Error::damaged(
+                crate::blocker::Object::Pack(pointer.owner, pointer.pack).to_string(),
+                "a tree node where an extent list should be",
+            )),
+        },
+    }
+}
+
+impl Tree {
+    /// From a header's root.
+    pub fn from_root(object: &str, root: &Root, block_shift: u8) -> Result<Tree> {
+        let root = match root {
+            Root::Empty => TreeRoot::Empty,
+            Root::Inline(bytes) => match Node::decode(object, bytes)? {
+                (node @ Node::Leaf(_), 0) => TreeRoot::Leaf(Arc::new(node)),
+                _ => return Err(Error::damaged(object, "its inline root is no first leaf")),
+            },
+            Root::Node { level, pointer } => TreeRoot::Node { level: *level, pointer: *pointer },
+        };
+        Ok(Tree { root, block_shift })
+    }
+
+    /// Sectors in a block.
+    pub fn sectors(&self) -> u16 {
+        1 << (u32::from(self.block_shift) - SECTOR_SHIFT)
+    }
+
+    /// Level of the root; 0 for a leaf or an empty tree.
+    pub fn level(&self) -> u8 {
+        match self.root {
+            TreeRoot::Node { level, .. } => level,
+            _ => 0,
+        }
+    }
+
+    /// Sectors mapped in the whole tree, as stored (a clipped tail still counts until it is folded).
+    pub fn mapped(&self) -> u64 {
+        match &self.root {
+            TreeRoot::Empty => 0,
+            TreeRoot::Leaf(node) => match &**node {
+                Node::Leaf(entries) => entries.iter().map(|(_, e)| entry_mapped(e, self.sectors())).sum(),
+                _ => 0,
+            },
+            TreeRoot::Node { pointer, .. } => pointer.mapped,
+        }
+    }
+
+    /// The root node and its level, if there is one.
+    pub fn top(&self, blocker: &dyn Blocker, cache: &NodeCache) -> Result<Option<(Arc<Node>, u8)>> {
+        match &self.root {
+            TreeRoot::Empty => Ok(None),
+            TreeRoot::Leaf(node) => Ok(Some((node.clone(), 0))),
+            TreeRoot::Node { level, pointer } => {
+                let node = cache.get(blocker, pointer)?;
+                check_level(&node, *level, pointer)?;
+                Ok(Some((node, *level)))
+            }
+        }
+    }
+
+    /// The leaf that holds a block, if any.
+    fn leaf(&self, blocker: &dyn Blocker, cache: &NodeCache, block: u64) -> Result<Option<Arc<Node>>> {
+        let Some((mut node, mut level)) = self.top(blocker, cache)? else { return Ok(None) };
+        if block >= span(level) {
+            return Ok(None);
+        }
+        while level > 0 {
+            let Some(pointer) = child(&node, slot(block, level)) else { return Ok(None) };
+            node = cache.get(blocker, &pointer)?;
+            level -= 1;
+            check_level(&node, level, &pointer)?;
+        }
+        Ok(Some(node))
+    }
+
+    /// The map of one block; empty if nothing of it is mapped.
+    pub fn lookup(&self, blocker: &dyn Blocker, cache: &NodeCache, block: u64) -> Result<BlockMap> {
+        let Some(leaf) = self.leaf(blocker, cache, block)? else { return Ok(BlockMap::default()) };
+        let Node::Leaf(entries) = &*leaf else { return Ok(BlockMap::default()) };
+        match entries.binary_search_by_key(&slot(block, 0), |(s, _)| *s) {
+            Ok(i) => entry_map(blocker, cache, &entries[i].1, self.block_shift),
+            Err(_) => Ok(BlockMap::default()),
+        }
+    }
+
+    /// The first block from `from` on that has an entry.
+    pub fn next_mapped(&self, blocker: &dyn Blocker, cache: &NodeCache, from: u64) -> Result<Option<u64>> {
+        let Some((node, level)) = self.top(blocker, cache)? else { return Ok(None) };
+        if from >= span(level) {
+            return Ok(None);
+        }
+        next_in(blocker, cache, &node, level, 0, from)
+    }
+}
+
+/// Sectors mapped by a stored entry.
+pub fn entry_mapped(entry: &Entry, sectors: u16) -> u64 {
+    match entry {
+        Entry::Owned { .. } => u64::from(sectors),
+        Entry::Extents(list) => list.iter().map(|e| u64::from(e.len)).sum(),
+        Entry::ExtentNode(pointer) => pointer.mapped,
+    }
+}
+
+/// The child in a slot of an inner node.
+pub fn child(node: &Node, slot: u8) -> Option<Pointer> {
+    match node {
+        Node::Inner { children, .. } => {
+            children.binary_search_by_key(&slot, |(s, _)| *s).ok().map(|i| children[i].1)
+        }
+        _ => None,
+    }
+}
+
+/// A node must be what its parent's level says.
+pub fn check_level(node: &Node, level: u8, pointer: &Pointer) -> Result<()> {
+    let found = match node {
+        Node::Leaf(_) => Some(0),
+        Node::Inner { level, .. } => Some(*level),
+        Node::Extents(_) => None,
+    };
+    if found == Some(level) {
+        return Ok(());
+    }
+    Err(Error::damaged(
+        crate::blocker::Object::Pack(pointer.owner, pointer.pack).to_string(),
+        format!("the node at {} is not of level {level}", pointer.offset),
+    ))
+}
+
+fn next_in(blocker: &dyn Blocker, cache: &NodeCache, node: &Node, level: u8, base: u64, from: u64) -> Result<Option<u64>> {
+    match node {
+        Node::Leaf(entries) => Ok(entries.iter().map(|(s, _)| base + u64::from(*s)).find(|b| *b >= from)),
+        Node::Inner { children, .. } => {
+            let below = span(level - 1);
+            for (s, pointer) in children {
+                let start = base + u64::from(*s) * below;
+                if start + below <= from {
+                    continue;
+                }
+                let node = cache.get(blocker, pointer)?;
+                check_level(&node, level - 1, pointer)?;
+                if let Some(found) = next_in(blocker, cache, &node, level - 1, start, from.max(start))? {
+                    return Ok(Some(found));
+                }
+            }
+            Ok(None)
+        }
+        Node::Extents(_) => Ok(None),
+    }
+}

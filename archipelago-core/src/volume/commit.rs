@@ -1,0 +1,340 @@
+//! Flush, checkpoint and composing: the order in which things become durable.
+
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use parking_lot::MutexGuard;
+use smallvec::SmallVec;
+
+use crate::blocker::{LockMode, LockOutcome, Object, RecordKey, VolumeId};
+use crate::error::{Error, Result};
+use crate::format::header::{Header, LogPos, LogStart, Root};
+use crate::format::node::{Extent, Source};
+use crate::limits::{MAX_EXTENTS, MAX_FOLD_JOBS, SECTOR, SECTOR_SHIFT};
+use crate::mapper::fold::Folder;
+use crate::mapper::pack::PackWriter;
+use crate::mapper::tree::Tree;
+use crate::store::Background;
+use crate::volume::inner::{CommitState, FoldJob, Inner, Writer};
+
+/// Bytes that composing copies at a time.
+const COMPOSE_PIECE: usize = 1 << 20;
+/// Times that a checkpoint composes without stopping writers before it stops them for it.
+const COMPOSE_TRIES: usize = 4;
+
+impl Inner {
+    /// See [`crate::Volume::flush`].
+    pub fn flush(&self) -> Result<()> {
+        self.check()?;
+        let Some(writer) = &self.writer else { return Ok(()) };
+        let ticket = writer.flush_ticket.fetch_add(1, Ordering::AcqRel) + 1;
+        let mut commit = writer.commit.lock();
+        if commit.flushed >= ticket {
+            // A flush that began after this call did the work.
+            return Ok(());
+        }
+        self.check()?;
+        let served = writer.flush_ticket.load(Ordering::Acquire);
+        let epoch = self.epoch.load(Ordering::Acquire);
+        writer.journal.seal_pending(&mut writer.journal.lock(), epoch);
+        self.finish_flush(writer, &mut commit)?;
+        commit.flushed = served;
+        Ok(())
+    }
+
+    /// Data first, then the journal that speaks of it.
+    pub fn finish_flush(&self, writer: &Writer, commit: &mut CommitState) -> Result<()> {
+        let mut objects = std::mem::take(&mut commit.dirty);
+        if writer.data_dirty.swap(false, Ordering::AcqRel) {
+            objects.push(Object::Data(self.id, self.epoch.load(Ordering::Acquire)));
+        }
+        self.sync(&objects)?;
+        self.note(writer.journal.append_sealed(self.blocker(), &|at| self.journal_started(at)))?;
+        let end = writer.journal.end().pos;
+        self.sync(&writer.journal.take_dirty())?;
+        writer.journal.set_synced(end);
+        Ok(())
+    }
+
+    /// A failed sync is never repeated: the kernel may have dropped the pages.
+    fn sync(&self, objects: &[Object]) -> Result<()> {
+        if objects.is_empty() {
+            return Ok(());
+        }
+        let result = self.blocker().sync(objects);
+        if result.is_err() {
+            self.poisoned.store(true, Ordering::Release);
+        }
+        result
+    }
+
+    /// Slows writers down before the journal is longer than a replay may take.
+    pub fn throttle(&self, writer: &Writer) -> Result<()> {
+        let most = self.shared.options.max_unfolded;
+        let unfolded = writer.journal.unfolded();
+        if unfolded < most / 2 {
+            return Ok(());
+        }
+        if self.shared.options.background == Background::Manual {
+            return if unfolded >= most / 10 * 9 { self.checkpoint() } else { Ok(()) };
+        }
+        self.shared.wake();
+        if unfolded < most / 10 * 9 {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+        while writer.journal.unfolded() >= most {
+            self.check()?;
+            if writer.no_room.load(Ordering::Acquire) {
+                return Err(Error::NoSpace(self.name()));
+            }
+            self.shared.wake();
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
+    /// Stops changes for a moment, moves to the next epoch, and makes everything of the old one durable. `at_gate` runs
+    /// while changes are stopped; it returns what the caller wants to keep of that moment.
+    pub fn switch_epoch<T>(&self, writer: &Writer, commit: &mut CommitState, at_gate: impl FnOnce() -> Result<T>) -> Result<T> {
+        let kept = {
+            let _gate = self.gate.write();
+            let kept = at_gate()?;
+            let old = self.epoch.load(Ordering::Acquire);
+            if old == u64::MAX {
+                return Err(Error::InvalidArgument(format!("{}: its epochs are used up; export it", self.name())));
+            }
+            writer.journal.seal_pending(&mut writer.journal.lock(), old);
+            if writer.data_dirty.swap(false, Ordering::AcqRel) {
+                commit.dirty.push(Object::Data(self.id, old));
+            }
+            self.epoch.store(old + 1, Ordering::Release);
+            kept
+        };
+        self.finish_flush(writer, commit)?;
+        Ok(kept)
+    }
+
+    /// The map as it is, to be folded later. Changes are stopped by the caller.
+    pub fn capture(&self, writer: &Writer) -> FoldJob {
+        FoldJob {
+            changed: self.overlay.capture(),
+            at: self.header.lock().header.log.map(|_| writer.journal.end()),
+            appended: writer.journal.appended(),
+            limit: u64::MAX,
+            snapshot: None,
+        }
+    }
+
+    /// Queues a captured snapshot for folding, if there is room; otherwise it is folded by whoever clones and writes it.
+    pub fn queue_fold(&self, writer: &Writer, job: FoldJob) {
+        let foldable = job.changed.iter().all(|(_, map)| map.extents().len() <= MAX_EXTENTS);
+        let mut jobs = writer.jobs.lock();
+        if foldable && !job.changed.is_empty() && jobs.len() < MAX_FOLD_JOBS {
+            jobs.push_back(job);
+            drop(jobs);
+            self.shared.wake();
+        }
+    }
+
+    /// Folds what the journal holds into the tree.
+    pub fn checkpoint(&self) -> Result<()> {
+        let writer = self.writer()?;
+        let _fold = writer.fold.lock();
+        self.check()?;
+        let result = self.checkpoint_locked(writer);
+        writer.no_room.store(matches!(result, Err(Error::NoSpace(_))), Ordering::Release);
+        result
+    }
+
+    fn checkpoint_locked(&self, writer: &Writer) -> Result<()> {
+        self.fold_jobs(writer)?;
+        for _ in 0..COMPOSE_TRIES {
+            if writer.overfull.lock().is_empty() {
+                break;
+            }
+            let _gate = self.gate.read();
+            self.compose(writer)?;
+        }
+        let job = {
+            let mut commit = writer.commit.lock();
+            let job = {
+                let _gate = self.gate.write();
+                self.compose(writer)?;
+                let epoch = self.epoch.load(Ordering::Acquire);
+                writer.journal.seal_pending(&mut writer.journal.lock(), epoch);
+                let mut job = self.capture(writer);
+                let state = self.header.lock();
+                if state.header.shrunk {
+                    job.limit = state.header.size.div_ceil(1 << self.block_shift);
+                }
+                job
+            };
+            self.finish_flush(writer, &mut commit)?;
+            job
+        };
+        self.fold(writer, job)
+    }
+
+    /// Folds the maps that snapshots captured.
+    pub fn fold_jobs(&self, writer: &Writer) -> Result<()> {
+        loop {
+            let Some(job) = writer.jobs.lock().pop_front() else { return Ok(()) };
+            self.fold(writer, job)?;
+        }
+    }
+
+    /// Folds one captured map: nodes, sync, header.
+    fn fold(&self, writer: &Writer, job: FoldJob) -> Result<()> {
+        let tree = self.tree.read().clone();
+        let header_is_current = {
+            let state = self.header.lock();
+            job.changed.is_empty() && job.limit == u64::MAX && state.header.ranges.is_empty() && state.header.log == job.at
+        };
+        if header_is_current {
+            return Ok(());
+        }
+        let root = {
+            let mut pack = writer.pack.lock();
+            if pack.is_none() {
+                *pack = Some(PackWriter::open(self.blocker(), self.id)?);
+            }
+            let Some(pack) = pack.as_mut() else { return Err(Error::NotOpen(self.name())) };
+            let mut folder = Folder { blocker: self.blocker(), cache: &self.shared.cache, pack, limit: job.limit };
+            match folder.fold(&tree, &job.changed).and_then(|root| folder.pack.sync(self.blocker()).map(|()| root)) {
+                Ok(root) => root,
+                Err(error) => {
+                    pack.abandon();
+                    return Err(error);
+                }
+            }
+        };
+        let folded = Tree::from_root(&format!("catalog/h.{}", self.id), &root, self.block_shift)?;
+        {
+            let _commit: MutexGuard<'_, CommitState> = writer.commit.lock();
+            let epoch = self.epoch.load(Ordering::Acquire);
+            self.commit_header(|h| {
+                h.root = root.clone();
+                h.ranges.clear();
+                // The records from here on may belong to a later epoch; those before must not lower what they said.
+                if job.at.is_some() {
+                    h.log = job.at;
+                }
+                h.epoch = epoch;
+                h.shrunk &= job.limit == u64::MAX;
+            })?;
+            *self.tree.write() = folded;
+        }
+        self.overlay.forget(&job.changed);
+        writer.journal.set_folded(job.at.map_or(LogPos::default(), |at| at.pos), job.appended);
+        match job.snapshot {
+            Some(snapshot) => self.finish_snapshot(snapshot, root),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives a snapshot its folded root. Left alone if somebody else is busy with its header: it is complete as it is.
+    fn finish_snapshot(&self, snapshot: VolumeId, root: Root) -> Result<()> {
+        let LockOutcome::Held(_lock) = self.blocker().lock(snapshot, LockMode::Exclusive, &[])? else { return Ok(()) };
+        let key = RecordKey::Header(snapshot);
+        let record = match self.blocker().read_record(key) {
+            Ok(record) => record,
+            Err(Error::NotFound(_)) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let mut header = Header::decode(&key.to_string(), &record.bytes)?;
+        header.root = root;
+        header.ranges.clear();
+        self.blocker().commit_record(key, record.version, &header.encode()).map(|_| ())
+    }
+
+    /// Gathers the scattered sectors of overfull blocks in the live data object. The gate is held by the caller, shared or not.
+    pub fn compose(&self, writer: &Writer) -> Result<()> {
+        loop {
+            let Some(block) = writer.overfull.lock().pop_first() else { return Ok(()) };
+            if let Err(error) = self.compose_block(writer, block) {
+                writer.overfull.lock().insert(block);
+                return Err(error);
+            }
+        }
+    }
+
+    fn compose_block(&self, writer: &Writer, block: u64) -> Result<()> {
+        let mut shard = self.overlay.shard(block).write();
+        let Some(map) = shard.get(&block) else { return Ok(()) };
+        if map.extents().len() <= MAX_EXTENTS {
+            return Ok(());
+        }
+        let mut map = (**map).clone();
+        let epoch = self.epoch.load(Ordering::Acquire);
+        let live = Source::Data { owner: self.id, epoch };
+        for fill_gaps in [false, true] {
+            if map.extents().len() <= MAX_EXTENTS {
+                break;
+            }
+            let (first, last) = match (map.extents().first(), map.extents().last()) {
+                (Some(a), Some(b)) => (a.start, b.start + b.len),
+                _ => break,
+            };
+            // Neighbouring runs are gathered and written together.
+            let mut groups: SmallVec<[Extent; 8]> = SmallVec::new();
+            for run in map.runs(first, last - first) {
+                if run.source == live || (run.source == Source::Zero && !fill_gaps) {
+                    continue;
+                }
+                match groups.last_mut() {
+                    Some(g) if g.start + g.len == run.start => g.len += run.len,
+                    _ => groups.push(run),
+                }
+            }
+            let step = (COMPOSE_PIECE as u64 / SECTOR) as u16;
+            let mut buf = Vec::new();
+            for group in groups {
+                let mut at = group.start;
+                while at < group.start + group.len {
+                    let len = step.min(group.start + group.len - at);
+                    buf.resize(usize::from(len) << SECTOR_SHIFT, 0);
+                    self.read_mapped(&map, block, &Extent { start: at, len, source: Source::Zero }, &mut buf)?;
+                    self.write_live_data(writer, block, at, len, &[IoSlice::new(&buf)], epoch)?;
+                    at += len;
+                }
+                map.set(group.start, group.len, live);
+            }
+        }
+        shard.insert(block, Arc::new(map));
+        Ok(())
+    }
+
+    /// One round of background work; returns whether there was any.
+    pub fn background(&self) -> Result<bool> {
+        let Some(writer) = &self.writer else { return Ok(false) };
+        if self.check().is_err() {
+            return Ok(false);
+        }
+        let mut worked = false;
+        if writer.journal.wants_segment() {
+            writer.journal.prepare_segment(self.blocker())?;
+            worked = true;
+        }
+        let jobs = !writer.jobs.lock().is_empty();
+        let long = writer.journal.unfolded() >= self.shared.options.max_unfolded / 2;
+        let scattered = !writer.overfull.lock().is_empty();
+        if jobs || long || scattered {
+            if long || scattered {
+                self.checkpoint()?;
+            } else {
+                let _fold = writer.fold.lock();
+                self.fold_jobs(writer)?;
+            }
+            worked = true;
+        }
+        Ok(worked)
+    }
+
+    /// Where the journal goes on, for a header.
+    pub fn log_end(&self, writer: &Writer) -> Option<LogStart> {
+        self.header.lock().header.log.map(|_| writer.journal.end())
+    }
+}

@@ -1,0 +1,221 @@
+//! What changes a volume as a whole: snapshot, resize, rename, close.
+
+use std::sync::atomic::Ordering;
+
+use crate::blocker::LockGuard;
+use crate::error::{Error, Result};
+use crate::format::header::{Header, Kind, SealedRange};
+use crate::format::log::Body;
+use crate::limits::{MAX_RANGES, SECTOR, SECTOR_SHIFT};
+use crate::store::VolumeInfo;
+use crate::store::catalog;
+use crate::volume::inner::Inner;
+
+impl Inner {
+    /// See [`crate::Volume::snapshot`]. Order: stop changes, switch the epoch in memory, go on, sync the old epoch, record
+    /// the new one durably, publish the snapshot's header. A crash before the last step leaves a higher epoch and
+    /// no snapshot, which costs some copying and nothing else.
+    pub fn snapshot(&self, name: &str) -> Result<VolumeInfo> {
+        crate::name::check(name)?;
+        if self.kind != Kind::Volume {
+            return Err(Error::IsSnapshot(self.name()));
+        }
+        let writer = self.writer()?;
+        self.check()?;
+        catalog::ensure_free(&self.shared, name)?;
+        // A map can name a few journals of others; past that it has to be folded before it is shared again.
+        if self.header.lock().header.ranges.len() + 1 >= MAX_RANGES {
+            self.checkpoint()?;
+        }
+        // Most of what is dirty goes out before anybody has to wait.
+        self.flush()?;
+        let mut commit = writer.commit.lock();
+        self.check()?;
+        let mut job = self.switch_epoch(writer, &mut commit, || Ok(self.capture(writer)))?;
+        let epoch = self.epoch.load(Ordering::Acquire);
+        let end = if writer.journal.appended() > 0 && self.header.lock().header.log.is_some() {
+            let mut state = writer.journal.lock();
+            // The range ends before the record: what follows belongs to the new epoch.
+            let appended =
+                writer.journal.append(self.blocker(), &mut state, epoch, Body::Epoch, &[], &|at| self.journal_started(at));
+            drop(state);
+            let pos = self.note(appended)?;
+            let result = self.blocker().sync(&writer.journal.take_dirty());
+            self.fail_stop(result)?;
+            Some(pos)
+        } else {
+            self.commit_header(|h| h.epoch = epoch)?;
+            self.header.lock().header.log.map(|_| writer.journal.end().pos)
+        };
+        let id = self.shared.new_id();
+        let header = {
+            let state = self.header.lock();
+            let own = &state.header;
+            let mut ranges = own.ranges.clone();
+            if let (Some(from), Some(to)) = (own.log, end) {
+                if from.pos < to {
+                    ranges.push(SealedRange { owner: self.id, from, to, epoch: epoch - 1, size: own.size });
+                }
+            }
+            Header {
+                id,
+                kind: Kind::Snapshot,
+                name: name.to_string(),
+                epoch: epoch - 1,
+                created: self.shared.now(),
+                parent: self.id,
+                ranges,
+                log: None,
+                shrunk: false,
+                ..own.clone()
+            }
+        };
+        drop(commit);
+        // What was cut off lies in the shared tree until the volume is folded; the snapshot must not inherit that.
+        catalog::publish(&self.shared, &header)?;
+        job.snapshot = Some(id);
+        if !header.ranges.is_empty() {
+            self.queue_fold(writer, job);
+        }
+        catalog::describe(&self.shared, &header, None)
+    }
+
+    /// See [`crate::Store::resize`].
+    pub fn resize(&self, size: u64, shrink: bool) -> Result<()> {
+        catalog::check_size(size)?;
+        if self.kind != Kind::Volume {
+            return Err(Error::IsSnapshot(self.name()));
+        }
+        let writer = self.writer()?;
+        self.check()?;
+        let old = self.size.load(Ordering::Acquire);
+        if size < old && !shrink {
+            return Err(Error::InvalidArgument(format!(
+                "{}: {size} bytes is less than its {old}; making it smaller destroys what is cut off and has to be asked for",
+                self.name()
+            )));
+        }
+        // Dead bytes past the end must be gone from the map before they could be inside the volume again.
+        if self.header.lock().header.shrunk {
+            self.checkpoint()?;
+        }
+        let mut commit = writer.commit.lock();
+        let old = self.size.load(Ordering::Acquire);
+        match size.cmp(&old) {
+            std::cmp::Ordering::Equal => Ok(()),
+            std::cmp::Ordering::Greater => {
+                {
+                    let _gate = self.gate.write();
+                    // The last sector may hold bytes behind an odd end.
+                    if old % SECTOR != 0 {
+                        self.zero_tail(old)?;
+                    }
+                    let epoch = self.epoch.load(Ordering::Acquire);
+                    writer.journal.seal_pending(&mut writer.journal.lock(), epoch);
+                }
+                self.finish_flush(writer, &mut commit)?;
+                self.commit_header(|h| h.size = size)?;
+                self.size.store(size, Ordering::Release);
+                Ok(())
+            }
+            std::cmp::Ordering::Less => {
+                let blocks = size.div_ceil(1 << self.block_shift);
+                let shown = self.size.load(Ordering::Acquire);
+                let switched = self.switch_epoch(writer, &mut commit, || {
+                    self.size.store(size, Ordering::Release);
+                    Ok(())
+                });
+                let epoch = self.epoch.load(Ordering::Acquire);
+                let committed = switched.and_then(|()| {
+                    self.commit_header(|h| {
+                        h.size = size;
+                        h.shrunk = true;
+                        h.epoch = epoch;
+                    })
+                });
+                if committed.is_err() {
+                    self.size.store(shown, Ordering::Release);
+                    return committed;
+                }
+                let _gate = self.gate.write();
+                self.overlay.truncate(blocks);
+                self.clip_last_block()?;
+                Ok(())
+            }
+        }
+    }
+
+    /// Puts the last block into the overlay without what lies past the end. The gate is held, or nobody else has the volume.
+    pub fn clip_last_block(&self) -> Result<()> {
+        let size = self.size.load(Ordering::Acquire);
+        let block = size >> self.block_shift;
+        let sectors = (size - (block << self.block_shift)).div_ceil(SECTOR) as u16;
+        if sectors == 0 {
+            return Ok(());
+        }
+        let mut shard = self.overlay.shard(block).write();
+        let mut map = (*self.locate(&shard, block)?).clone();
+        map.clip(sectors);
+        self.put(&mut shard, block, map);
+        Ok(())
+    }
+
+    /// Zeroes from `end` to the end of its sector, if that is mapped. The gate is held exclusively.
+    fn zero_tail(&self, end: u64) -> Result<()> {
+        let writer = self.writer()?;
+        let block = end >> self.block_shift;
+        let sector = ((end - (block << self.block_shift)) >> SECTOR_SHIFT) as u16;
+        let mapped = {
+            let shard = self.overlay.shard(block).read();
+            let map = self.locate(&shard, block)?;
+            map.runs(sector, 1).any(|r| r.source != crate::format::node::Source::Zero)
+        };
+        if mapped { self.write_zero_bytes(writer, end, end.next_multiple_of(SECTOR) - end) } else { Ok(()) }
+    }
+
+    /// Gives the volume another name: new name bound, header committed, old name dropped. The header decides at every moment.
+    pub fn rename(&self, new: &str) -> Result<()> {
+        crate::name::check(new)?;
+        let writer = self.writer()?;
+        self.check()?;
+        let _commit = writer.commit.lock();
+        let old = self.name();
+        catalog::claim_name(&self.shared, new, self.id)?;
+        if let Err(error) = self.commit_header(|h| h.name = new.to_string()) {
+            return Err(error);
+        }
+        *self.name.write() = new.to_string();
+        self.blocker().unbind_name(&old)
+    }
+
+    /// Flushes, folds and gives the volume up.
+    pub fn close(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::NotOpen(self.name()));
+        }
+        let result = self.settle();
+        {
+            let _gate = self.gate.write();
+            self.closed.store(true, Ordering::Release);
+        }
+        // A request may have come between; what it wrote is in the journal or was not flushed by its caller.
+        let lock: Option<Box<dyn LockGuard>> = self.lock.lock().take();
+        self.shared.forget(self.id);
+        drop(lock);
+        result
+    }
+
+    fn settle(&self) -> Result<()> {
+        let Some(writer) = &self.writer else { return Ok(()) };
+        if self.poisoned.load(Ordering::Acquire) {
+            return Err(Error::Poisoned(self.name()));
+        }
+        self.flush()?;
+        let dirty = !self.overlay.is_empty() || !writer.jobs.lock().is_empty() || self.header.lock().header.shrunk;
+        if dirty || self.log_end(writer) != self.header.lock().header.log {
+            self.checkpoint()?;
+        }
+        writer.journal.drop_ready(self.blocker())
+    }
+
+}

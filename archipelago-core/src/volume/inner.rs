@@ -1,0 +1,278 @@
+//! State of an open volume, and how sources become backend calls.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::io::{IoSlice, IoSliceMut};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::blocker::{Blocker, LockGuard, Object, RecordKey, VolumeId};
+use crate::error::{Error, Result};
+use crate::format::header::{Header, Kind, LogStart};
+use crate::format::node::Source;
+use crate::limits::{MAX_EXTENTS, SECTOR_SHIFT};
+use crate::mapper::block_map::BlockMap;
+use crate::mapper::fold::Changed;
+use crate::mapper::journal::Journal;
+use crate::mapper::pack::PackWriter;
+use crate::mapper::tree::Tree;
+use crate::mapper::view::MapView;
+use crate::store::shared::Shared;
+use crate::volume::overlay::{Overlay, Shard};
+
+/// The header of an open volume with its record's version.
+pub struct HeaderState {
+    /// As committed.
+    pub header: Header,
+    /// Version of the record.
+    pub version: u64,
+}
+
+/// What only a writer has.
+pub struct Writer {
+    /// The journal.
+    pub journal: Journal,
+    /// Where nodes go.
+    pub pack: Mutex<Option<PackWriter>>,
+    /// Serializes flushes, epoch switches and header commits.
+    pub commit: Mutex<CommitState>,
+    /// Serializes folds.
+    pub fold: Mutex<()>,
+    /// Captured maps of snapshots that wait to be folded, oldest first.
+    pub jobs: Mutex<VecDeque<FoldJob>>,
+    /// Blocks with more extents than a node takes.
+    pub overfull: Mutex<BTreeSet<u64>>,
+    /// The live data object has writes that no sync covered.
+    pub data_dirty: AtomicBool,
+    /// Numbers the callers of flush.
+    pub flush_ticket: AtomicU64,
+    /// A checkpoint failed for lack of room; writers are told so instead of waiting.
+    pub no_room: AtomicBool,
+}
+
+/// What the commit lock guards.
+#[derive(Default)]
+pub struct CommitState {
+    /// Callers up to this ticket are served.
+    pub flushed: u64,
+    /// Data objects of sealed epochs with writes that no sync covered.
+    pub dirty: Vec<Object>,
+}
+
+/// A map to be folded, as captured at one moment.
+pub struct FoldJob {
+    /// Changed blocks, sorted.
+    pub changed: Vec<Changed>,
+    /// What is in the journal from here on is not in `changed`.
+    pub at: Option<LogStart>,
+    /// Record bytes appended until then.
+    pub appended: u64,
+    /// Blocks from here on are dropped.
+    pub limit: u64,
+    /// The snapshot that was taken then.
+    pub snapshot: Option<VolumeId>,
+}
+
+/// An open volume.
+pub struct Inner {
+    /// What the volumes of a store share.
+    pub shared: Arc<Shared>,
+    /// Identity.
+    pub id: VolumeId,
+    /// Kind.
+    pub kind: Kind,
+    /// `log2` of the block size.
+    pub block_shift: u8,
+    /// Current name.
+    pub name: RwLock<String>,
+    /// Current size in bytes.
+    pub size: AtomicU64,
+    /// Live epoch.
+    pub epoch: AtomicU64,
+    /// Header as committed.
+    pub header: Mutex<HeaderState>,
+    /// What is folded.
+    pub tree: RwLock<Tree>,
+    /// What is not.
+    pub overlay: Overlay,
+    /// Held shared by every request that changes the volume, exclusively to stop them for a moment.
+    pub gate: RwLock<()>,
+    /// Present when open for writing.
+    pub writer: Option<Writer>,
+    /// A sync failed: nothing is promised any more.
+    pub poisoned: AtomicBool,
+    /// Closed.
+    pub closed: AtomicBool,
+    /// The volume's lock.
+    pub lock: Mutex<Option<Box<dyn LockGuard>>>,
+}
+
+/// The map of a block as found: in the overlay, or looked up.
+pub enum Found<'a> {
+    /// Changed since the last fold.
+    Dirty(&'a Arc<BlockMap>),
+    /// As the tree has it.
+    Clean(BlockMap),
+}
+
+impl std::ops::Deref for Found<'_> {
+    type Target = BlockMap;
+
+    fn deref(&self) -> &BlockMap {
+        match self {
+            Found::Dirty(map) => map,
+            Found::Clean(map) => map,
+        }
+    }
+}
+
+impl Inner {
+    /// The backend.
+    pub fn blocker(&self) -> &dyn Blocker {
+        &*self.shared.blocker
+    }
+
+    /// Current name.
+    pub fn name(&self) -> String {
+        self.name.read().clone()
+    }
+
+    /// Sectors in a block.
+    pub fn sectors(&self) -> u16 {
+        1 << (u32::from(self.block_shift) - SECTOR_SHIFT)
+    }
+
+    /// Refuses when closed or when a sync failed.
+    pub fn check(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::NotOpen(self.name()));
+        }
+        if self.poisoned.load(Ordering::Acquire) {
+            return Err(Error::Poisoned(self.name()));
+        }
+        Ok(())
+    }
+
+    /// The writer's part, or the error for those who are none.
+    pub fn writer(&self) -> Result<&Writer> {
+        self.writer.as_ref().ok_or_else(|| Error::ReadOnly(self.name()))
+    }
+
+    /// Checks a request's range.
+    pub fn check_range(&self, offset: u64, len: u64) -> Result<()> {
+        let size = self.size.load(Ordering::Acquire);
+        match offset.checked_add(len) {
+            Some(end) if end <= size => Ok(()),
+            _ => Err(Error::OutOfRange { name: self.name(), offset, len, size }),
+        }
+    }
+
+    /// After an error that leaves it open what is on the disk, nothing is promised until the volume is opened again.
+    pub fn fail_stop<T>(&self, result: Result<T>) -> Result<T> {
+        if let Err(error) = &result {
+            if !matches!(error, Error::NoSpace(_)) {
+                self.poisoned.store(true, Ordering::Release);
+            }
+        }
+        result
+    }
+
+    /// The journal poisons itself when it cannot say what was written.
+    pub fn note<T>(&self, result: Result<T>) -> Result<T> {
+        if let Err(Error::Poisoned(_)) = &result {
+            self.poisoned.store(true, Ordering::Release);
+        }
+        result
+    }
+
+    /// The map of a block. The overlay is looked at first: a fold puts a block into the tree before it leaves the overlay.
+    pub fn locate<'a>(&self, shard: &'a Shard, block: u64) -> Result<Found<'a>> {
+        if let Some(map) = shard.get(&block) {
+            return Ok(Found::Dirty(map));
+        }
+        let tree = self.tree.read();
+        Ok(Found::Clean(tree.lookup(self.blocker(), &self.shared.cache, block)?))
+    }
+
+    /// Puts a changed map into its shard.
+    pub fn put(&self, shard: &mut Shard, block: u64, map: BlockMap) {
+        if map.extents().len() > MAX_EXTENTS {
+            if let Some(writer) = &self.writer {
+                writer.overfull.lock().insert(block);
+            }
+        }
+        shard.insert(block, Arc::new(map));
+    }
+
+    /// Whether sectors at this place may be overwritten where they are: no snapshot shares them, and no checksum
+    /// of a record that may be replayed covers them.
+    pub fn is_live(&self, source: &Source) -> bool {
+        let live = self.epoch.load(Ordering::Acquire);
+        match *source {
+            Source::Zero => false,
+            Source::Data { owner, epoch } => owner == self.id && epoch == live,
+            Source::Log { owner, epoch, segment, offset } => {
+                owner == self.id
+                    && epoch == live
+                    && self.writer.as_ref().is_some_and(|w| w.journal.is_folded(segment, offset))
+            }
+        }
+    }
+
+    /// The object and byte offset of a source, `by` bytes into a run that starts at byte `start` of `block`.
+    pub fn place(&self, source: &Source, block: u64, start: u64, by: u64) -> Option<(Object, u64)> {
+        match *source {
+            Source::Zero => None,
+            Source::Data { owner, epoch } => {
+                Some((Object::Data(owner, epoch), (block << self.block_shift) + start + by))
+            }
+            Source::Log { owner, segment, offset, .. } => Some((Object::Log(owner, segment), u64::from(offset) + by)),
+        }
+    }
+
+    /// Writes bytes where they lie already.
+    pub fn write_in_place(&self, writer: &Writer, source: &Source, at: (Object, u64), bufs: &[IoSlice<'_>]) -> Result<()> {
+        self.blocker().write(at.0, bufs, at.1)?;
+        // Marked after the write: a flush that began before it owes nothing to it, one that begins later sees the mark.
+        match *source {
+            Source::Log { segment, .. } => writer.journal.mark_dirty(segment),
+            _ => writer.data_dirty.store(true, Ordering::Release),
+        }
+        Ok(())
+    }
+
+    /// Reads one sector of a block through its map.
+    pub fn read_sector(&self, map: &BlockMap, block: u64, sector: u16, buf: &mut [u8]) -> Result<()> {
+        buf.fill(0);
+        for run in map.runs(sector, 1) {
+            if let Some((object, offset)) = self.place(&run.source, block, u64::from(sector) << SECTOR_SHIFT, 0) {
+                self.blocker().read(object, &mut [IoSliceMut::new(buf)], offset)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes the header durably.
+    pub fn commit_header(&self, change: impl FnOnce(&mut Header)) -> Result<()> {
+        let mut state = self.header.lock();
+        let mut header = state.header.clone();
+        change(&mut header);
+        let result = self.blocker().commit_record(RecordKey::Header(self.id), state.version, &header.encode());
+        state.version = self.fail_stop(result)?;
+        state.header = header;
+        Ok(())
+    }
+
+    /// Called by the journal when its first segment is ready: from now on the header says that there is one.
+    pub fn journal_started(&self, start: LogStart) -> Result<()> {
+        self.commit_header(|h| h.log = Some(start))
+    }
+
+    /// The map as it is now.
+    pub fn view(&self) -> MapView {
+        // The overlay first: see `locate`.
+        let overlay = self.overlay.capture().into_iter().collect();
+        MapView { overlay, tree: self.tree.read().clone(), size: self.size.load(Ordering::Acquire) }
+    }
+}

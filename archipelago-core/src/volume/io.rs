@@ -1,0 +1,425 @@
+//! Reads, writes, discards: byte ranges to places.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::sync::atomic::Ordering;
+
+use smallvec::SmallVec;
+
+use crate::blocker::Object;
+use crate::error::{Error, Result};
+use crate::format::node::{Extent, Source};
+use crate::limits::{MAX_LOGGED_WRITE, MAX_PENDING_RUNS, MAX_REQUEST, SECTOR, SECTOR_SHIFT};
+use crate::mapper::block_map::BlockMap;
+use crate::mapper::runs::Change;
+use crate::volume::inner::{Inner, Writer};
+use crate::volume::iov::{ReadCursor, Slices, copy_out, part};
+use crate::volume::{DataExtent, WriteFlags};
+
+/// Zeros to write from.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// One backend read, or zeros.
+struct Piece {
+    len: usize,
+    place: Option<(Object, u64)>,
+}
+
+impl Inner {
+    fn check_request(&self, offset: u64, len: usize) -> Result<()> {
+        if len as u64 > MAX_REQUEST {
+            return Err(Error::InvalidArgument(format!("a request of {len} bytes; at most {MAX_REQUEST} go at once")));
+        }
+        self.check_range(offset, len as u64)
+    }
+
+    /// See [`crate::Volume::read`].
+    pub fn read(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::NotOpen(self.name()));
+        }
+        let len = bufs.iter().map(|b| b.len()).sum();
+        self.check_request(offset, len)?;
+        let pieces = self.resolve(offset, len)?;
+        let mut cursor = ReadCursor::new(bufs);
+        for piece in &pieces {
+            let mut slices = cursor.take(piece.len);
+            match piece.place {
+                Some((object, at)) => self.blocker().read(object, &mut slices, at)?,
+                None => slices.iter_mut().for_each(|s| s.fill(0)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the bytes of a range are; neighbours that lie side by side are one piece.
+    fn resolve(&self, offset: u64, len: usize) -> Result<SmallVec<[Piece; 4]>> {
+        let mut pieces: SmallVec<[Piece; 4]> = SmallVec::new();
+        let end = offset + len as u64;
+        let mut at = offset;
+        while at < end {
+            let block = at >> self.block_shift;
+            let base = block << self.block_shift;
+            let stop = end.min(base + (1 << self.block_shift));
+            let first = ((at - base) >> SECTOR_SHIFT) as u16;
+            let last = ((stop - base).div_ceil(SECTOR)) as u16;
+            let shard = self.overlay.shard(block).read();
+            let map = self.locate(&shard, block)?;
+            for run in map.runs(first, last - first) {
+                let run_start = base + (u64::from(run.start) << SECTOR_SHIFT);
+                let run_end = (run_start + (u64::from(run.len) << SECTOR_SHIFT)).min(stop);
+                let from = run_start.max(at);
+                let len = (run_end - from) as usize;
+                let place = self.place(&run.source, block, run_start - base, from - run_start);
+                match (pieces.last_mut(), place) {
+                    (Some(Piece { len: l, place: Some((o, p)) }), Some((object, position)))
+                        if *o == object && *p + *l as u64 == position =>
+                    {
+                        *l += len;
+                    }
+                    (Some(Piece { len: l, place: None }), None) => *l += len,
+                    _ => pieces.push(Piece { len, place }),
+                }
+            }
+            at = stop;
+        }
+        Ok(pieces)
+    }
+
+    /// See [`crate::Volume::write`].
+    pub fn write(&self, bufs: &[IoSlice<'_>], offset: u64, flags: WriteFlags) -> Result<()> {
+        let len = bufs.iter().map(|b| b.len()).sum();
+        let writer = self.writer()?;
+        self.check()?;
+        self.check_request(offset, len)?;
+        self.throttle(writer)?;
+        {
+            let _gate = self.gate.read();
+            // Looked at again behind the gate: a resize or a close may have come between.
+            self.check()?;
+            self.check_range(offset, len as u64)?;
+            self.write_range(writer, bufs, offset, len)?;
+        }
+        self.after_change(writer)?;
+        if flags.fua { self.flush() } else { Ok(()) }
+    }
+
+    /// Keeps the list of changes that wait for a sync bounded.
+    fn after_change(&self, writer: &Writer) -> Result<()> {
+        if writer.journal.lock().live.len() > MAX_PENDING_RUNS {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Writes without looking at the size; the gate is held by the caller.
+    pub fn write_range(&self, writer: &Writer, bufs: &[IoSlice<'_>], offset: u64, len: usize) -> Result<()> {
+        let end = offset + len as u64;
+        let mut at = offset;
+        while at < end {
+            let block = at >> self.block_shift;
+            let base = block << self.block_shift;
+            let stop = end.min(base + (1 << self.block_shift));
+            let slices = part(bufs, (at - offset) as usize, (stop - at) as usize);
+            self.write_block(writer, block, at - base, stop - base, &slices)?;
+            at = stop;
+        }
+        Ok(())
+    }
+
+    /// Writes bytes `from..to` of a block.
+    fn write_block(&self, writer: &Writer, block: u64, from: u64, to: u64, bufs: &[IoSlice<'_>]) -> Result<()> {
+        let first = (from >> SECTOR_SHIFT) as u16;
+        let count = to.div_ceil(SECTOR) as u16 - first;
+        let shard = self.overlay.shard(block);
+        {
+            let shard = shard.read();
+            let map = self.locate(&shard, block)?;
+            if map.runs(first, count).all(|r| self.is_live(&r.source)) {
+                for run in map.runs(first, count) {
+                    self.overwrite(writer, block, &run, from, to, bufs)?;
+                }
+                return Ok(());
+            }
+        }
+        let mut shard = shard.write();
+        let mut map = (*self.locate(&shard, block)?).clone();
+        let runs: SmallVec<[Extent; 8]> = map.runs(first, count).collect();
+        let mut changed = Ok(());
+        let mut i = 0;
+        while i < runs.len() {
+            if self.is_live(&runs[i].source) {
+                self.overwrite(writer, block, &runs[i], from, to, bufs)?;
+                i += 1;
+                continue;
+            }
+            let mut j = i + 1;
+            while j < runs.len() && !self.is_live(&runs[j].source) {
+                j += 1;
+            }
+            let group = (runs[i].start, runs[j - 1].start + runs[j - 1].len);
+            changed = self.first_write(writer, block, &mut map, group, from, to, bufs);
+            if changed.is_err() {
+                break;
+            }
+            i = j;
+        }
+        self.put(&mut shard, block, map);
+        changed
+    }
+
+    /// Overwrites the part of a live run that `from..to` covers.
+    fn overwrite(&self, writer: &Writer, block: u64, run: &Extent, from: u64, to: u64, bufs: &[IoSlice<'_>]) -> Result<()> {
+        let start = u64::from(run.start) << SECTOR_SHIFT;
+        let (b0, b1) = (from.max(start), to.min(start + (u64::from(run.len) << SECTOR_SHIFT)));
+        match self.place(&run.source, block, start, b0 - start) {
+            Some(at) => {
+                let slices = part(bufs, (b0 - from) as usize, (b1 - b0) as usize);
+                self.write_in_place(writer, &run.source, at, &slices)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Writes sectors that cannot be overwritten where they are: small runs into the journal, data and map change in one
+    /// record; large ones into the live data object. What the caller does not cover of the first and last sector comes
+    /// from where the sector was.
+    #[allow(clippy::too_many_arguments)]
+    fn first_write(
+        &self,
+        writer: &Writer,
+        block: u64,
+        map: &mut BlockMap,
+        group: (u16, u16),
+        from: u64,
+        to: u64,
+        bufs: &[IoSlice<'_>],
+    ) -> Result<()> {
+        let b0 = from.max(u64::from(group.0) << SECTOR_SHIFT);
+        let b1 = to.min(u64::from(group.1) << SECTOR_SHIFT);
+        let first = (b0 >> SECTOR_SHIFT) as u16;
+        let last = (b1.div_ceil(SECTOR)) as u16;
+        let (mut head, mut tail) = ([0; SECTOR as usize], [0; SECTOR as usize]);
+        let mut slices = Slices::new();
+        let (mut middle, mut middle_end) = (b0, b1);
+        let head_part = (b0 % SECTOR) as usize;
+        if head_part != 0 || (last - first == 1 && b1 % SECTOR != 0) {
+            self.read_sector(map, block, first, &mut head)?;
+            middle = b1.min((u64::from(first) + 1) << SECTOR_SHIFT);
+            let n = (middle - b0) as usize;
+            copy_out(bufs, (b0 - from) as usize, &mut head[head_part..head_part + n]);
+            slices.push(IoSlice::new(&head));
+        }
+        if middle < middle_end && middle_end % SECTOR != 0 {
+            self.read_sector(map, block, last - 1, &mut tail)?;
+            middle_end = u64::from(last - 1) << SECTOR_SHIFT;
+            let n = (b1 - middle_end) as usize;
+            copy_out(bufs, (middle_end - from) as usize, &mut tail[..n]);
+        }
+        if middle < middle_end {
+            slices.extend(part(bufs, (middle - from) as usize, (middle_end - middle) as usize));
+        }
+        if middle_end < b1 {
+            slices.push(IoSlice::new(&tail));
+        }
+        let sectors = last - first;
+        let start = (block << (u32::from(self.block_shift) - SECTOR_SHIFT)) + u64::from(first);
+        let epoch = self.epoch.load(Ordering::Acquire);
+        if usize::from(sectors) << SECTOR_SHIFT <= MAX_LOGGED_WRITE {
+            let started = |at| self.journal_started(at);
+            let pos = self.note(writer.journal.append_data(self.blocker(), epoch, start, &slices, &started))?;
+            let source = Source::Log { owner: self.id, epoch, segment: pos.segment, offset: pos.offset };
+            map.set(first, sectors, source);
+        } else {
+            self.write_live_data(writer, block, first, sectors, &slices, epoch)?;
+            map.set(first, sectors, Source::Data { owner: self.id, epoch });
+        }
+        Ok(())
+    }
+
+    /// Writes whole sectors at their own place in the live data object and notes the change for the journal.
+    pub fn write_live_data(&self, writer: &Writer, block: u64, first: u16, sectors: u16, bufs: &[IoSlice<'_>], epoch: u64) -> Result<()> {
+        let start = (block << (u32::from(self.block_shift) - SECTOR_SHIFT)) + u64::from(first);
+        self.blocker().write(Object::Data(self.id, epoch), bufs, start << SECTOR_SHIFT)?;
+        writer.data_dirty.store(true, Ordering::Release);
+        writer.journal.lock().live.insert(start, u64::from(sectors), Change::Data);
+        Ok(())
+    }
+
+    /// See [`crate::Volume::discard`].
+    pub fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        let writer = self.writer()?;
+        self.check()?;
+        self.check_range(offset, len)?;
+        self.throttle(writer)?;
+        {
+            let _gate = self.gate.read();
+            self.check()?;
+            self.check_range(offset, len)?;
+            let (first, last) = (offset.div_ceil(SECTOR), (offset + len) >> SECTOR_SHIFT);
+            if first < last {
+                self.zero_sectors(writer, first, last)?;
+            }
+        }
+        self.after_change(writer)
+    }
+
+    /// See [`crate::Volume::write_zeroes`].
+    pub fn write_zeroes(&self, offset: u64, len: u64, allocate: bool, flags: WriteFlags) -> Result<()> {
+        let writer = self.writer()?;
+        self.check()?;
+        self.check_range(offset, len)?;
+        self.throttle(writer)?;
+        {
+            let _gate = self.gate.read();
+            self.check()?;
+            self.check_range(offset, len)?;
+            let end = offset + len;
+            let (first, last) = (offset.div_ceil(SECTOR), end >> SECTOR_SHIFT);
+            if allocate || first >= last {
+                self.write_zero_bytes(writer, offset, len)?;
+            } else {
+                self.write_zero_bytes(writer, offset, (first << SECTOR_SHIFT) - offset)?;
+                self.zero_sectors(writer, first, last)?;
+                self.write_zero_bytes(writer, last << SECTOR_SHIFT, end - (last << SECTOR_SHIFT))?;
+            }
+        }
+        self.after_change(writer)?;
+        if flags.fua { self.flush() } else { Ok(()) }
+    }
+
+    /// Writes zeros as data.
+    pub fn write_zero_bytes(&self, writer: &Writer, offset: u64, len: u64) -> Result<()> {
+        // As many slices at once as make one large write.
+        let bufs = [IoSlice::new(&ZEROS); 16];
+        let most = (ZEROS.len() * bufs.len()) as u64;
+        let mut done = 0;
+        while done < len {
+            let n = (len - done).min(most) as usize;
+            let slices = part(&bufs, 0, n);
+            self.write_range(writer, &slices, offset + done, n)?;
+            done += n as u64;
+        }
+        Ok(())
+    }
+
+    /// Makes sectors `first..last` of the volume zero; only what is mapped has to change.
+    fn zero_sectors(&self, writer: &Writer, first: u64, last: u64) -> Result<()> {
+        let shift = u32::from(self.block_shift) - SECTOR_SHIFT;
+        let (b0, b1) = (first >> shift, (last - 1) >> shift);
+        let mut zero = |block: u64| {
+            let base = block << shift;
+            let (s, e) = (first.max(base) - base, last.min(base + (1 << shift)) - base);
+            self.zero_in_block(writer, block, s as u16, (e - s) as u16)
+        };
+        for block in self.overlay.keys(b0, b1 + 1) {
+            zero(block)?;
+        }
+        let mut at = b0;
+        loop {
+            let tree = self.tree.read().clone();
+            match tree.next_mapped(self.blocker(), &self.shared.cache, at)? {
+                Some(block) if block <= b1 => {
+                    zero(block)?;
+                    at = block + 1;
+                }
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    fn zero_in_block(&self, writer: &Writer, block: u64, start: u16, len: u16) -> Result<()> {
+        let mut shard = self.overlay.shard(block).write();
+        let mut map = (*self.locate(&shard, block)?).clone();
+        if map.runs(start, len).all(|r| r.source == Source::Zero) {
+            return Ok(());
+        }
+        for run in map.runs(start, len) {
+            // Room can only be given back where no snapshot shares it. The punch ends before the range takes another
+            // write, for the shard's lock is held.
+            if let Source::Data { .. } = run.source {
+                if self.is_live(&run.source) {
+                    if let Some((object, at)) = self.place(&run.source, block, u64::from(run.start) << SECTOR_SHIFT, 0) {
+                        self.blocker().punch(object, at, u64::from(run.len) << SECTOR_SHIFT)?;
+                        writer.data_dirty.store(true, Ordering::Release);
+                    }
+                }
+            }
+        }
+        map.set(start, len, Source::Zero);
+        let first = (block << (u32::from(self.block_shift) - SECTOR_SHIFT)) + u64::from(start);
+        writer.journal.lock().live.insert(first, u64::from(len), Change::Zero);
+        self.put(&mut shard, block, map);
+        Ok(())
+    }
+
+    /// See [`crate::Volume::extents`].
+    pub fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<DataExtent>> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::NotOpen(self.name()));
+        }
+        self.check_range(offset, len)?;
+        let mut out: Vec<DataExtent> = Vec::new();
+        let end = offset + len;
+        let mut at = offset;
+        while at < end {
+            let block = at >> self.block_shift;
+            let base = block << self.block_shift;
+            let stop = end.min(base + (1 << self.block_shift));
+            let first = ((at - base) >> SECTOR_SHIFT) as u16;
+            let last = (stop - base).div_ceil(SECTOR) as u16;
+            let runs: SmallVec<[Extent; 8]> = {
+                let shard = self.overlay.shard(block).read();
+                self.locate(&shard, block)?.runs(first, last - first).collect()
+            };
+            let empty = runs.len() == 1 && runs[0].source == Source::Zero;
+            for run in runs {
+                let start = (base + (u64::from(run.start) << SECTOR_SHIFT)).max(at);
+                let stop = (base + (u64::from(run.start + run.len) << SECTOR_SHIFT)).min(stop);
+                let zero = run.source == Source::Zero;
+                match out.last_mut() {
+                    Some(last) if last.zero == zero => last.len += stop - start,
+                    _ if out.len() == max => return Ok(out),
+                    _ => out.push(DataExtent { offset: start, len: stop - start, zero }),
+                }
+            }
+            at = stop;
+            if empty && at < end {
+                // Whole stretches of unmapped blocks are passed over in one step.
+                let next = self.next_mapped(at >> self.block_shift)?.map_or(end, |b| (b << self.block_shift).min(end));
+                if next > at {
+                    if let Some(last) = out.last_mut() {
+                        last.len += next - at;
+                    }
+                    at = next;
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// The first block from `from` on that may be mapped.
+    fn next_mapped(&self, from: u64) -> Result<Option<u64>> {
+        let dirty = self.overlay.keys(from, u64::MAX).first().copied();
+        let tree = self.tree.read().clone();
+        let clean = tree.next_mapped(self.blocker(), &self.shared.cache, from)?;
+        Ok(match (dirty, clean) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        })
+    }
+
+    /// Reads `len` sectors of a block from `start` on into `buf`, through a map.
+    pub fn read_mapped(&self, map: &BlockMap, block: u64, run: &Extent, buf: &mut [u8]) -> Result<()> {
+        let mut at = 0;
+        for piece in map.runs(run.start, run.len) {
+            let n = usize::from(piece.len) << SECTOR_SHIFT;
+            let part = &mut buf[at..at + n];
+            match self.place(&piece.source, block, u64::from(piece.start) << SECTOR_SHIFT, 0) {
+                Some((object, offset)) => self.blocker().read(object, &mut [IoSliceMut::new(part)], offset)?,
+                None => part.fill(0),
+            }
+            at += n;
+        }
+        Ok(())
+    }
+}
