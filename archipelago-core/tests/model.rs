@@ -31,7 +31,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use archipelago_core::blocker::sim::Syncs;
-use archipelago_core::{InitOptions, Store};
+use archipelago_core::{CreateOptions, Store};
 
 use faults::Outcome;
 use history::History;
@@ -144,9 +144,8 @@ fn the_checker_catches_a_planted_missing_sync() {
 #[test]
 fn a_cut_while_a_store_is_made_leaves_a_store_or_a_clear_refusal() {
     for seam in [Seam::File, Seam::Memory] {
-        let options = InitOptions { block_size: history::BLOCK, mode: 0o660, group: None };
         let disk = Disk::new(seam);
-        Store::init_on(disk.blocker(), &options).expect("init");
+        disk.init().expect("init");
         for step in 0..=disk.steps() {
             for seed in 0..8 {
                 let left = disk.crash_at(step, seed);
@@ -155,7 +154,7 @@ fn a_cut_while_a_store_is_made_leaves_a_store_or_a_clear_refusal() {
                     opened.as_ref().unwrap_or_else(|e| panic!("{seam:?}, crash seed {seed}: {e}"));
                 }
                 if let Ok(store) = opened {
-                    store.create("volume", &archipelago_core::CreateOptions { size: 1, block_size: None }).unwrap_or_else(
+                    store.create("volume", &CreateOptions { size: 1, block_size: None }).unwrap_or_else(
                         |e| panic!("{seam:?}, cut {step}, crash seed {seed}: it opens, but: {e}"),
                     );
                 }

@@ -5,7 +5,7 @@ use archipelago_core::Error;
 use crate::history::{History, Op, Rng, Step, mix};
 use crate::reference::{Allowed, State};
 use crate::run::{Fault, Live, Seam, new_disk};
-use crate::verify::{recover, use_it};
+use crate::verify::{explain, recover, shape, use_it};
 
 /// What became of a planned error.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,8 +26,10 @@ pub fn check_io_error(seam: Seam, seed: u64) -> Result<Outcome, String> {
     let (mut live, calls) = measured(seam, &history)?;
     let failing = live.base + 1 + rng.below(calls);
     live.disk.fail_at(failing, libc::EIO);
+    // Dropping a handle flushes too, but cannot say that it failed.
+    live.careful = true;
 
-    let context = |e: String| format!("{seam:?} seam, seed {seed}, call {failing} fails: {e}\n{history}");
+    let context = |e: String| format!("{seam:?} seam, seed {seed}, call {failing} fails: {}\n{history}", explain(&e, &history));
     let mut allowed = Allowed::just(&live.state);
     let mut outcome = Outcome::Unseen;
     for step in &history.steps {
@@ -51,6 +53,14 @@ pub fn check_io_error(seam: Seam, seed: u64) -> Result<Outcome, String> {
     }
     live.abandon();
 
+    // The machine stops, too.
+    for crash in 0..4 {
+        let disk = live.disk.crash_at(u64::MAX, crash);
+        recover(&disk, &allowed, &live.touched, &mut rng)
+            .and_then(|found| use_it(disk, found, &live.touched, seed, &mut rng))
+            .map_err(|e| context(format!("cut after the error (crash seed {crash}): {e}")))?;
+    }
+
     // The process goes on, on the same disk: what it sees of unflushed data may still be lost by a later cut, but what
     // it flushes from now on may not.
     let found = recover(&live.disk, &allowed, &live.touched, &mut rng)
@@ -58,8 +68,13 @@ pub fn check_io_error(seam: Seam, seed: u64) -> Result<Outcome, String> {
     let mut again = use_it(live.disk.clone(), found, &live.touched, seed, &mut rng)
         .map_err(|e| context(format!("opened again after the error: {e}")))?;
     let (flushed, _) = again.allowed_at(u64::MAX);
-    let kept = keep_doubt(flushed, &allowed);
     again.abandon();
+    // Whether a map exists or how long it is stays open when that was what the error struck.
+    let shapes: Vec<_> = allowed.states.iter().map(shape).collect();
+    if shapes.iter().any(|s| *s != shapes[0]) {
+        return Ok(outcome);
+    }
+    let kept = keep_doubt(flushed, &allowed);
     for crash in 0..4 {
         let disk = again.disk.crash_at(u64::MAX, crash);
         recover(&disk, &kept, &again.touched, &mut rng)
@@ -97,15 +112,13 @@ fn stays_poisoned(live: &mut Live, step: &Step) -> Result<(), String> {
     Ok(())
 }
 
-/// The states after the store was used again, in which what was in doubt when the error struck still is: a page that
-/// a failed sync dropped reads as new until it leaves the cache.
+/// What may be found by a cut after the store was used again: pages that a failed sync dropped read as new until they
+/// leave the cache, so what was in doubt when the error struck still is.
 fn keep_doubt(after: Allowed, before: &Allowed) -> Allowed {
     let mut states: Vec<State> = after.states;
     for state in &mut states {
         for (name, map) in state.iter_mut() {
-            for earlier in before.states.iter().filter_map(|s| s.get(name)) {
-                map.doubt(earlier);
-            }
+            before.states.iter().filter_map(|s| s.get(name)).for_each(|earlier| map.doubt(earlier));
         }
     }
     Allowed { states, optional: after.optional }
@@ -117,7 +130,7 @@ pub fn check_no_space(seam: Seam, seed: u64) -> Result<bool, String> {
     let mut rng = Rng::new(mix(seed, 5));
     let mut live =
         new_disk(seam).and_then(|disk| Live::start(disk, seed, true)).map_err(|e| format!("seed {seed}: {e}"))?;
-    let context = |e: String| format!("{seam:?} seam, seed {seed}: {e}\n{history}");
+    let context = |e: String| format!("{seam:?} seam, seed {seed}: {}\n{history}", explain(&e, &history));
     let full_at = rng.below(history.steps.len() as u64) as usize;
     let mut refused = false;
     for (i, step) in history.steps.iter().enumerate() {

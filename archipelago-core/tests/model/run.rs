@@ -7,7 +7,7 @@ use std::io::IoSlice;
 use std::sync::Arc;
 
 use archipelago_core::blocker::Blocker;
-use archipelago_core::blocker::file::FileBlocker;
+use archipelago_core::blocker::file::{FileBlocker, FileOptions};
 use archipelago_core::blocker::memory::MemoryBlocker;
 use archipelago_core::blocker::sim::{SimDisk, Syncs};
 use archipelago_core::limits::SECTOR;
@@ -54,9 +54,17 @@ impl Disk {
 
     pub fn blocker(&self) -> Arc<dyn Blocker> {
         match self {
-            Disk::File(disk) => Arc::new(FileBlocker::new(disk.clone())),
+            Disk::File(disk) => Arc::new(file_blocker(disk)),
             Disk::Memory(blocker) => blocker.clone(),
         }
+    }
+
+    /// Makes a store on it.
+    pub fn init(&self) -> archipelago_core::Result<()> {
+        if let Disk::File(disk) = self {
+            file_blocker(disk).make_layout()?;
+        }
+        Store::init_on(self.blocker(), &InitOptions { block_size: BLOCK, mode: 0o660, group: None })
     }
 
     /// State-changing calls so far.
@@ -87,6 +95,11 @@ impl Disk {
     pub fn forget_history(&self) {
         on_disk!(self, d => d.forget_history())
     }
+}
+
+/// The real file backend. Few open files, so that short histories make it close and open some again.
+fn file_blocker(disk: &Arc<SimDisk>) -> FileBlocker {
+    FileBlocker::new(disk.clone(), FileOptions { max_open_files: 12, ..FileOptions::default() })
 }
 
 /// How a history goes wrong while it runs.
@@ -140,7 +153,7 @@ pub fn store_options(seed: u64) -> StoreOptions {
 /// Makes a store on a new disk.
 pub fn new_disk(seam: Seam) -> Result<Disk, Fault> {
     let disk = Disk::new(seam);
-    Store::init_on(disk.blocker(), &InitOptions { block_size: BLOCK, mode: 0o660, group: None })?;
+    disk.init()?;
     Ok(disk)
 }
 
@@ -158,6 +171,8 @@ pub struct Live {
     pub base: u64,
     /// Keep a timeline? A long history without cuts would fill the memory with it.
     record: bool,
+    /// Always close volumes with a call that reports errors, never by dropping the last handle.
+    pub careful: bool,
 }
 
 impl Live {
@@ -180,7 +195,8 @@ impl Live {
         record: bool,
     ) -> Live {
         let (handles, timeline) = (BTreeMap::new(), vec![]);
-        Live { disk, touched, seed, store: Some(store), handles, start: state.clone(), state, timeline, base, record }
+        let (start, store, careful) = (state.clone(), Some(store), false);
+        Live { disk, state, touched, seed, store, handles, start, timeline, base, record, careful }
     }
 
     /// Runs a whole history, then compares everything.
@@ -298,7 +314,16 @@ impl Live {
                 if let Some(volume) = self.handles.remove(name) {
                     match self.store()?.remove(name) {
                         Err(Error::Busy(_)) => {}
-                        Ok(()) => return wrong("an open volume was removed".to_string()),
+                        // A reader keeps what it reads.
+                        Ok(()) if volume.read_only() => {
+                            let mut seen = vec![0xa5; self.state[name].live.len()];
+                            volume.read_at(&mut seen, 0)?;
+                            if seen != *self.state[name].live {
+                                return wrong("a snapshot that was removed while it was open changed".to_string());
+                            }
+                            return Ok(());
+                        }
+                        Ok(()) => return wrong("a volume that is open for writing was removed".to_string()),
                         Err(e) => return Err(e.into()),
                     }
                     volume.close()?;
@@ -340,7 +365,7 @@ impl Live {
                 }
             }
             Op::Reopen => {
-                if odd {
+                if odd || self.careful {
                     for volume in std::mem::take(&mut self.handles).into_values() {
                         volume.close()?;
                     }

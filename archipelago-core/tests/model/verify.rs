@@ -183,6 +183,7 @@ pub fn recover(disk: &Disk, allowed: &Allowed, touched: &Touched, rng: &mut Rng)
     Err(first.unwrap_or_default())
 }
 
+/// What a listing says of each map.
 type Listed = BTreeMap<String, (Kind, u64)>;
 
 fn list(store: &Store, rng: &mut Rng) -> Result<Listed, String> {
@@ -202,7 +203,8 @@ fn list(store: &Store, rng: &mut Rng) -> Result<Listed, String> {
     }
 }
 
-fn shape(state: &State) -> Listed {
+/// Names, kinds and sizes.
+pub fn shape(state: &State) -> Listed {
     state.iter().map(|(name, map)| (name.clone(), (map.kind, map.size()))).collect()
 }
 
@@ -236,7 +238,7 @@ fn describe(name: &str, kind: Kind, m: &Mismatch) -> String {
 }
 
 /// Replaces bytes in an error text by the operation that wrote them.
-fn explain(text: &str, history: &History) -> String {
+pub fn explain(text: &str, history: &History) -> String {
     let mut out = String::new();
     for (i, part) in text.split(BYTES).enumerate() {
         let Some((bytes, rest)) = part.split_once('»').filter(|_| i > 0) else {
