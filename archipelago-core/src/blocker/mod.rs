@@ -171,6 +171,9 @@ pub trait Blocker: Send + Sync {
 
     /// Takes the lock of a volume without waiting. An exclusive holder leaves `owner` (at most 4 KiB) for others to read.
     fn lock(&self, volume: VolumeId, mode: LockMode, owner: &[u8]) -> Result<LockOutcome>;
+    /// The record of the exclusive holder if there is one (empty if he left none). Takes nothing, so it disturbs nobody;
+    /// the answer may be old when it arrives.
+    fn lock_holder(&self, volume: VolumeId) -> Result<Option<Vec<u8>>>;
     /// Size and free room.
     fn space(&self) -> Result<Space>;
 }

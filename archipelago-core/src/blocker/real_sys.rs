@@ -296,6 +296,16 @@ impl Sys for RealSys {
         }
     }
 
+    fn is_locked(&self, fd: Fd) -> io::Result<bool> {
+        // SAFETY: all zeros is a valid `flock`: the whole file, and the pid 0 that OFD locks require.
+        let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+        lock.l_type = libc::F_RDLCK as libc::c_short;
+        lock.l_whence = libc::SEEK_SET as libc::c_short;
+        // SAFETY: `lock` is valid for the whole call, which may write to it.
+        check(|| unsafe { libc::fcntl(fd.0, libc::F_OFD_GETLK, &mut lock) })?;
+        Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
+    }
+
     fn space(&self) -> io::Result<Space> {
         // SAFETY: all zeros is a valid `statvfs`.
         let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };

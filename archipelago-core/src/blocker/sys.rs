@@ -66,6 +66,8 @@ pub trait Sys: Send + Sync {
     /// Takes a lock on the open file without waiting; `false` if somebody else has it. Dropped by [`Sys::close`] and
     /// by the death of the process.
     fn try_lock(&self, fd: Fd, mode: LockMode) -> io::Result<bool>;
+    /// Whether somebody holds the file exclusively. Takes nothing.
+    fn is_locked(&self, fd: Fd) -> io::Result<bool>;
     /// Size and free room of the file system.
     fn space(&self) -> io::Result<Space>;
 }

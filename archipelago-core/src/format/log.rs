@@ -40,6 +40,8 @@ pub enum Body {
     Map(Vec<Run>),
     /// From here on the volume's live epoch is the record's epoch.
     Epoch,
+    /// The last record of its segment: the next segment exists, and its head is durable.
+    Next,
 }
 
 /// The head of a record: everything but its payload.
@@ -82,6 +84,7 @@ const MAX_SECTORS: u64 = MAX_VOLUME_SIZE / SECTOR;
 const OPEN: u8 = 1;
 const MAP: u8 = 2;
 const EPOCH: u8 = 3;
+const NEXT: u8 = 4;
 
 // Heads are atoms, and the bitmap has one bit for each atom of the largest payload.
 const _: () = assert!(RECORD_HEAD == ATOM && SEGMENT_HEAD as usize == ATOM && MAX_LOGGED_WRITE == 64 * ATOM);
@@ -165,6 +168,7 @@ pub fn encode_head(owner: VolumeId, head: &RecordHead, payload: &[&[u8]]) -> Res
         Body::Open { .. } => (OPEN, 0),
         Body::Map(runs) => (MAP, runs.len()),
         Body::Epoch => (EPOCH, 0),
+        Body::Next => (NEXT, 0),
     };
     let (mut crc, mut present, mut at) = (0, 0u64, 0);
     for piece in payload {
@@ -195,7 +199,7 @@ pub fn encode_head(owner: VolumeId, head: &RecordHead, payload: &[&[u8]]) -> Res
                 writer.u64(run.start).u32(run.len).u32(kind);
             }
         }
-        Body::Epoch => {}
+        Body::Epoch | Body::Next => {}
     }
     Ok(sealed(writer))
 }
@@ -204,7 +208,7 @@ pub fn encode_head(owner: VolumeId, head: &RecordHead, payload: &[&[u8]]) -> Res
 fn wrong_with(owner: VolumeId, head: &RecordHead, payload_len: u64) -> Option<&'static str> {
     let runs = match &head.body {
         Body::Map(runs) => runs.as_slice(),
-        Body::Open { .. } | Body::Epoch => &[],
+        Body::Open { .. } | Body::Epoch | Body::Next => &[],
     };
     if owner.0 == 0 {
         return Some("it has no owner");
@@ -241,6 +245,12 @@ pub enum Found {
 /// sectors are neither zero nor right, is `Damaged`; so is a record whose length leaves the segment. Fewer than 512
 /// bytes have no room for a record: `Nothing`.
 pub fn parse(object: &str, owner: VolumeId, bytes: &[u8]) -> Result<Found> {
+    parse_until(object, owner, bytes, u64::MAX)
+}
+
+/// Like [`parse`], for a reader to whom records of a higher epoch than `epoch` mean nothing: their payload is not
+/// looked at. It may have been overwritten in place since, which its checksum does not follow.
+pub fn parse_until(object: &str, owner: VolumeId, bytes: &[u8], epoch: u64) -> Result<Found> {
     let Some((atom, rest)) = bytes.split_at_checked(RECORD_HEAD) else { return Ok(Found::Nothing) };
     if is_zero(atom) {
         return Ok(Found::Nothing);
@@ -251,18 +261,19 @@ pub fn parse(object: &str, owner: VolumeId, bytes: &[u8]) -> Result<Found> {
     if found_owner != owner {
         return reader.damaged(format!("a record of volume {found_owner} lies in the journal of {owner}"));
     }
-    let (seq, generation, epoch) = (reader.u64()?, reader.u64()?, reader.u64()?);
+    let (seq, generation, own_epoch) = (reader.u64()?, reader.u64()?, reader.u64()?);
     let synced = LogPos { segment: reader.u32()?, offset: reader.u32()? };
     let present = reader.u64()?;
     let body = match kind {
         OPEN => Body::Open { previous: reader.u64()? },
         MAP => Body::Map(parse_runs(&mut reader, usize::from(count))?),
         EPOCH => Body::Epoch,
+        NEXT => Body::Next,
         other => return reader.too_new(format!("a journal record of kind {other}")),
     };
     reader.require(kind == MAP || count == 0, "a record without a map has runs")?;
     reader.zeros_to_end()?;
-    let head = RecordHead { seq, generation, epoch, synced, body };
+    let head = RecordHead { seq, generation, epoch: own_epoch, synced, body };
     if let Some(reason) = wrong_with(owner, &head, u64::from(payload_len)) {
         return reader.damaged(format!("record {seq}: {reason}"));
     }
@@ -270,7 +281,7 @@ pub fn parse(object: &str, owner: VolumeId, bytes: &[u8]) -> Result<Found> {
     let Some(payload) = rest.get(..payload_len) else {
         return reader.damaged(format!("record {seq} leaves its segment"));
     };
-    if crc32c::crc32c(payload) == payload_crc {
+    if own_epoch > epoch || crc32c::crc32c(payload) == payload_crc {
         return Ok(Found::Record(head, payload_len));
     }
     // The region was zero before the record. Sectors that are still zero never arrived; anything else is no crash.

@@ -60,7 +60,9 @@ fn same_root(a: &TreeRoot, b: &TreeRoot) -> bool {
     match (a, b) {
         (TreeRoot::Empty, TreeRoot::Empty) => true,
         (TreeRoot::Leaf(x), TreeRoot::Leaf(y)) => x == y,
-        (TreeRoot::Node { level: l, pointer: p }, TreeRoot::Node { level: m, pointer: q }) => l == m && p.hash == q.hash,
+        (TreeRoot::Node { level: l, pointer: p }, TreeRoot::Node { level: m, pointer: q }) => {
+            l == m && p.hash == q.hash
+        }
         _ => false,
     }
 }
@@ -113,7 +115,12 @@ fn descend(
 }
 
 /// Calls `each` with the runs of `0..sectors` in order: first sector, sectors, source in `a`, source in `b`.
-pub fn zip_runs(a: &BlockMap, b: &BlockMap, sectors: u16, mut each: impl FnMut(u16, u16, Source, Source) -> Result<()>) -> Result<()> {
+pub fn zip_runs(
+    a: &BlockMap,
+    b: &BlockMap,
+    sectors: u16,
+    mut each: impl FnMut(u16, u16, Source, Source) -> Result<()>,
+) -> Result<()> {
     let mut at = 0;
     let (mut ra, mut rb) = (a.runs(0, sectors), b.runs(0, sectors));
     let (mut na, mut nb) = (ra.next(), rb.next());

@@ -79,7 +79,14 @@ impl Folder<'_> {
     }
 
     /// A node of `level` over an old root of a lower level, which is its first descendant.
-    fn raised(&mut self, level: u8, old_level: u8, old: Option<Pointer>, changed: &[Changed], shift: u8) -> Result<Option<Pointer>> {
+    fn raised(
+        &mut self,
+        level: u8,
+        old_level: u8,
+        old: Option<Pointer>,
+        changed: &[Changed],
+        shift: u8,
+    ) -> Result<Option<Pointer>> {
         if level == old_level {
             return self.node(level, 0, old, changed, shift);
         }
@@ -94,7 +101,14 @@ impl Folder<'_> {
     }
 
     /// Children made of changes alone, appended to `children`.
-    fn add_children(&mut self, children: &mut Vec<(u8, Pointer)>, level: u8, base: u64, mut changed: &[Changed], shift: u8) -> Result<()> {
+    fn add_children(
+        &mut self,
+        children: &mut Vec<(u8, Pointer)>,
+        level: u8,
+        base: u64,
+        mut changed: &[Changed],
+        shift: u8,
+    ) -> Result<()> {
         let below = span(level - 1);
         while let Some((block, _)) = changed.first() {
             let s = slot(*block, level);
@@ -118,7 +132,14 @@ impl Folder<'_> {
     }
 
     /// The node of `level` over `base..`, given what it was and what changed beneath it.
-    fn node(&mut self, level: u8, base: u64, old: Option<Pointer>, changed: &[Changed], shift: u8) -> Result<Option<Pointer>> {
+    fn node(
+        &mut self,
+        level: u8,
+        base: u64,
+        old: Option<Pointer>,
+        changed: &[Changed],
+        shift: u8,
+    ) -> Result<Option<Pointer>> {
         if base >= self.limit {
             return Ok(None);
         }
@@ -163,7 +184,13 @@ impl Folder<'_> {
     }
 
     /// Entries of a leaf after the changes.
-    fn leaf_entries(&mut self, old: Option<&Node>, base: u64, changed: &[Changed], shift: u8) -> Result<Vec<(u8, Entry)>> {
+    fn leaf_entries(
+        &mut self,
+        old: Option<&Node>,
+        base: u64,
+        changed: &[Changed],
+        shift: u8,
+    ) -> Result<Vec<(u8, Entry)>> {
         let empty = Vec::new();
         let old = match old {
             Some(Node::Leaf(entries)) => entries,

@@ -66,6 +66,8 @@ pub struct Tail {
     pub segment_len: u32,
     /// Bytes of records replayed.
     pub bytes: u64,
+    /// Something that is not zero lies behind the end: parts of records that were never acknowledged.
+    pub stray: bool,
 }
 
 impl Journal {
@@ -179,7 +181,13 @@ impl Journal {
 
     /// Makes room for a record of `len` bytes behind which the end marker of the segment still fits.
     /// `started` is called once, after the volume's first segment was made and before its first record.
-    fn reserve(&self, blocker: &dyn Blocker, state: &mut State, len: u32, started: &dyn Fn(LogStart) -> Result<()>) -> Result<()> {
+    fn reserve(
+        &self,
+        blocker: &dyn Blocker,
+        state: &mut State,
+        len: u32,
+        started: &dyn Fn(LogStart) -> Result<()>,
+    ) -> Result<()> {
         if state.segment_len == 0 {
             let (number, size) = (state.next.pos.segment, state.grow);
             self.make_segment(blocker, number, size)?;
@@ -213,10 +221,18 @@ impl Journal {
     }
 
     /// Writes one record where the journal ends. Room was made before.
-    fn put(&self, blocker: &dyn Blocker, state: &mut State, epoch: u64, body: Body, payload: &[IoSlice<'_>]) -> Result<LogPos> {
+    fn put(
+        &self,
+        blocker: &dyn Blocker,
+        state: &mut State,
+        epoch: u64,
+        body: Body,
+        payload: &[IoSlice<'_>],
+    ) -> Result<LogPos> {
         let pieces: smallvec::SmallVec<[&[u8]; 8]> = payload.iter().map(|s| &**s).collect();
         let len: usize = pieces.iter().map(|p| p.len()).sum();
-        let record = RecordHead { seq: state.next.seq, generation: state.generation, epoch, synced: state.synced, body };
+        let record =
+            RecordHead { seq: state.next.seq, generation: state.generation, epoch, synced: state.synced, body };
         let head = log::encode_head(self.owner, &record, &pieces)?;
         let mut bufs: smallvec::SmallVec<[IoSlice<'_>; 9]> = smallvec::SmallVec::new();
         bufs.push(IoSlice::new(&head));

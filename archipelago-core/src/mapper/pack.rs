@@ -40,7 +40,14 @@ impl PackWriter {
     }
 
     /// Appends a node; it is readable after [`PackWriter::sync`].
-    pub fn append(&mut self, blocker: &dyn Blocker, cache: &NodeCache, node: Node, base: u64, mapped: u64) -> Result<Pointer> {
+    pub fn append(
+        &mut self,
+        blocker: &dyn Blocker,
+        cache: &NodeCache,
+        node: Node,
+        base: u64,
+        mapped: u64,
+    ) -> Result<Pointer> {
         let bytes = node.encode(self.owner, base)?;
         if self.written + self.buffer.len() as u64 + bytes.len() as u64 > PACK_SIZE {
             self.write_out(blocker)?;

@@ -35,7 +35,7 @@ pub fn load(blocker: &dyn Blocker, cache: &NodeCache, header: &Header) -> Result
         replay.sealed(range)?;
     }
     let mut epoch = header.epoch;
-    let mut tail = Tail { next: LogStart { seq: 1, ..LogStart::default() }, segment_len: 0, bytes: 0 };
+    let mut tail = Tail { next: LogStart { seq: 1, ..LogStart::default() }, segment_len: 0, bytes: 0, stray: false };
     if let Some(start) = header.log {
         tail = replay.own(header.id, start, &mut epoch)?;
     }
@@ -98,7 +98,8 @@ impl Replay<'_> {
                 break;
             }
             let rest = bytes.get(at.offset as usize..).ok_or_else(|| damaged(object, at.offset, "it ends before"))?;
-            let Found::Record(head, payload) = log::parse(&object.to_string(), range.owner, rest)? else {
+            let found = log::parse_until(&object.to_string(), range.owner, rest, range.epoch)?;
+            let Found::Record(head, payload) = found else {
                 return Err(damaged(object, at.offset, "a record that was acknowledged is missing"));
             };
             check_order(object, at, &head, seq, &mut generation)?;
@@ -124,11 +125,12 @@ impl Replay<'_> {
         loop {
             next.pos.offset = next.pos.offset.max(SEGMENT_HEAD);
             let (object, at) = (segment.object, next.pos);
-            let rest = segment.bytes.get(at.offset as usize..).ok_or_else(|| damaged(object, at.offset, "it ends before"))?;
+            let rest =
+                segment.bytes.get(at.offset as usize..).ok_or_else(|| damaged(object, at.offset, "it ends before"))?;
             match log::parse(&object.to_string(), owner, rest)? {
                 Found::Nothing | Found::Torn => {
-                    self.check_end(owner, &segment, next)?;
-                    return Ok(Tail { next, segment_len: segment.head.len, bytes: replayed });
+                    let stray = self.check_end(owner, &segment, next)?;
+                    return Ok(Tail { next, segment_len: segment.head.len, bytes: replayed, stray });
                 }
                 Found::Record(head, payload) => {
                     check_order(object, at, &head, next.seq, &mut next.generation)?;
@@ -148,11 +150,14 @@ impl Replay<'_> {
     }
 
     /// The journal seems to end at `next`. A later record that knew of something durable behind that point says otherwise.
-    fn check_end(&self, owner: VolumeId, segment: &Segment, next: LogStart) -> Result<()> {
+    /// Returns whether anything lies there.
+    fn check_end(&self, owner: VolumeId, segment: &Segment, next: LogStart) -> Result<bool> {
+        let mut stray = false;
         let mut offset = next.pos.offset as usize;
         while let Some(rest) = segment.bytes.get(offset..).filter(|r| r.len() >= ATOM) {
             // What lies here was never acknowledged: it may be half of a record. Only whole records testify.
             if rest[..ATOM].iter().any(|b| *b != 0) {
+                stray = true;
                 if let Ok(Found::Record(head, _)) = log::parse("", owner, rest) {
                     if head.seq > next.seq && head.synced > next.pos {
                         return Err(damaged(segment.object, next.pos.offset, "a record that was flushed is missing"));
@@ -161,7 +166,7 @@ impl Replay<'_> {
             }
             offset += ATOM;
         }
-        Ok(())
+        Ok(stray)
     }
 
     fn apply(&mut self, owner: VolumeId, at: LogPos, head: &RecordHead, clip: Option<u64>) -> Result<()> {
@@ -198,7 +203,9 @@ impl Replay<'_> {
                 }
             };
             let newer = |s: &Source| match s {
-                Source::Data { owner: o, epoch: e } | Source::Log { owner: o, epoch: e, .. } => *o == owner && *e > epoch,
+                Source::Data { owner: o, epoch: e } | Source::Log { owner: o, epoch: e, .. } => {
+                    *o == owner && *e > epoch
+                }
                 Source::Zero => false,
             };
             if map.runs(first, len).any(|r| newer(&r.source)) {

@@ -168,9 +168,7 @@ pub fn entry_mapped(entry: &Entry, sectors: u16) -> u64 {
 /// The child in a slot of an inner node.
 pub fn child(node: &Node, slot: u8) -> Option<Pointer> {
     match node {
-        Node::Inner { children, .. } => {
-            children.binary_search_by_key(&slot, |(s, _)| *s).ok().map(|i| children[i].1)
-        }
+        Node::Inner { children, .. } => children.binary_search_by_key(&slot, |(s, _)| *s).ok().map(|i| children[i].1),
         _ => None,
     }
 }
@@ -191,7 +189,14 @@ pub fn check_level(node: &Node, level: u8, pointer: &Pointer) -> Result<()> {
     ))
 }
 
-fn next_in(blocker: &dyn Blocker, cache: &NodeCache, node: &Node, level: u8, base: u64, from: u64) -> Result<Option<u64>> {
+fn next_in(
+    blocker: &dyn Blocker,
+    cache: &NodeCache,
+    node: &Node,
+    level: u8,
+    base: u64,
+    from: u64,
+) -> Result<Option<u64>> {
     match node {
         Node::Leaf(entries) => Ok(entries.iter().map(|(s, _)| base + u64::from(*s)).find(|b| *b >= from)),
         Node::Inner { children, .. } => {

@@ -65,6 +65,19 @@ impl FileBlocker {
         Ok(LockOutcome::Held(Box::new(file)))
     }
 
+    pub(super) fn holder(&self, volume: VolumeId) -> Result<Option<Vec<u8>>> {
+        let path = names::lock_path(volume);
+        let fd = match self.sys.open(&path, Open::Read) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            fd => fd.map_err(|e| fail("open", &path, e))?,
+        };
+        let file = Handle::new(&self.sys, fd);
+        if !self.sys.is_locked(file.fd).map_err(|e| fail("look at the lock of", &path, e))? {
+            return Ok(None);
+        }
+        self.read_owner(file.fd).map(Some).map_err(|e| fail("read", &path, e))
+    }
+
     fn read_owner(&self, fd: Fd) -> io::Result<Vec<u8>> {
         let mut owner = vec![0; MAX_OWNER];
         let len = self.sys.preadv(fd, &mut [IoSliceMut::new(&mut owner)], 0)?;

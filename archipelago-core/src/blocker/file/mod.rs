@@ -190,6 +190,10 @@ impl Blocker for FileBlocker {
         self.lock_volume(volume, mode, owner)
     }
 
+    fn lock_holder(&self, volume: VolumeId) -> Result<Option<Vec<u8>>> {
+        self.holder(volume)
+    }
+
     fn space(&self) -> Result<Space> {
         self.room()
     }
@@ -222,4 +226,3 @@ fn fail(op: &'static str, path: impl Into<String>, e: io::Error) -> Error {
         _ => Error::io(op, path, e),
     }
 }
-

@@ -394,6 +394,11 @@ impl Blocker for MemoryBlocker {
         Ok(LockOutcome::Held(Box::new(Guard { locks: self.locks.clone(), volume, mode })))
     }
 
+    fn lock_holder(&self, volume: VolumeId) -> Result<Option<Vec<u8>>> {
+        let locks = self.locks.lock();
+        Ok(locks.get(&volume).filter(|holders| holders.exclusive).map(|holders| holders.owner.clone()))
+    }
+
     fn space(&self) -> Result<Space> {
         let inner = self.inner.lock();
         Ok(match inner.room {

@@ -384,6 +384,13 @@ impl Sys for SimDisk {
         Ok(true)
     }
 
+    fn is_locked(&self, fd: Fd) -> io::Result<bool> {
+        let mut inner = self.inner.lock();
+        let ino = inner.handle(fd)?.ino;
+        let holders = inner.locks.entry(ino).or_default();
+        Ok(holders.iter().any(|(holder, mode)| *holder != fd.0 && *mode == LockMode::Exclusive))
+    }
+
     fn space(&self) -> io::Result<Space> {
         let inner = self.inner.lock();
         Ok(match inner.room {

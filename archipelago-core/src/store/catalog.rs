@@ -1,0 +1,175 @@
+//! Names and headers: which volume a name means, and how a new one is published.
+//!
+//! A name entry counts only if the header it leads to states the same name and is not removed. So a crash between the
+//! steps of a rename or a removal leaves at most an entry that does not count; it is cleared away when its name is
+//! wanted.
+
+use crate::blocker::{LockMode, LockOutcome, Object, RecordKey, VolumeId};
+use crate::error::{Error, Owner, Result};
+use crate::format::header::{Header, Kind};
+use crate::limits::{MAX_VOLUME_SIZE, MIN_VOLUME_SIZE, SECTOR};
+use crate::mapper::tree::Tree;
+use crate::store::VolumeInfo;
+use crate::store::shared::Shared;
+
+/// Checks a size in bytes.
+pub fn check_size(size: u64) -> Result<()> {
+    if (MIN_VOLUME_SIZE..=MAX_VOLUME_SIZE).contains(&size) {
+        return Ok(());
+    }
+    Err(Error::InvalidArgument(format!("a volume of {size} bytes; the size must be between 1 byte and 4 PiB")))
+}
+
+/// A header with the version of its record; `None` if there is none.
+pub fn read_header(shared: &Shared, id: VolumeId) -> Result<Option<(Header, u64)>> {
+    let key = RecordKey::Header(id);
+    let record = match shared.blocker.read_record(key) {
+        Ok(record) => record,
+        Err(Error::NotFound(_)) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let header = Header::decode(&key.to_string(), &record.bytes)?;
+    if header.id != id {
+        return Err(Error::damaged(key.to_string(), format!("it is the header of {}", header.id)));
+    }
+    Ok(Some((header, record.version)))
+}
+
+/// What a name means, if it counts.
+pub fn resolve(shared: &Shared, name: &str) -> Result<Option<(Header, u64)>> {
+    let Some(id) = shared.blocker.lookup(name)? else { return Ok(None) };
+    Ok(read_header(shared, id)?.filter(|(header, _)| header.name == name && !header.removed))
+}
+
+/// What a name means, or `NotFound`.
+pub fn find(shared: &Shared, name: &str) -> Result<(Header, u64)> {
+    // A name that breaks the rules cannot exist, and must not reach the backend as part of a path.
+    if crate::name::check(name).is_err() {
+        return Err(Error::NotFound(name.to_string()));
+    }
+    resolve(shared, name)?.ok_or_else(|| Error::NotFound(name.to_string()))
+}
+
+/// Refuses a name that is taken.
+pub fn ensure_free(shared: &Shared, name: &str) -> Result<()> {
+    match resolve(shared, name)? {
+        Some(_) => Err(Error::Exists(name.to_string())),
+        None => Ok(()),
+    }
+}
+
+/// Clears away a name entry that does not count. Whoever might be about to make it count holds the volume's lock.
+fn heal(shared: &Shared, name: &str) -> Result<()> {
+    let Some(id) = shared.blocker.lookup(name)? else { return Ok(()) };
+    let _lock = match shared.blocker.lock(id, LockMode::Exclusive, &[])? {
+        LockOutcome::Held(lock) => lock,
+        LockOutcome::Refused(_) => return Err(Error::Exists(name.to_string())),
+    };
+    ensure_free(shared, name)?;
+    shared.blocker.unbind_name(name)
+}
+
+/// Binds a name to a volume, clearing away an entry that does not count.
+pub fn claim_name(shared: &Shared, name: &str, id: VolumeId) -> Result<()> {
+    ensure_free(shared, name)?;
+    match shared.blocker.bind_name(name, id) {
+        Err(Error::Exists(_)) => {
+            heal(shared, name)?;
+            shared.blocker.bind_name(name, id).map_err(|e| named(e, name))
+        }
+        other => other,
+    }
+}
+
+/// `Exists` speaks of the user's name, not of the backend's object.
+fn named(error: Error, name: &str) -> Error {
+    match error {
+        Error::Exists(_) => Error::Exists(name.to_string()),
+        other => other,
+    }
+}
+
+/// Publishes a new map under its name.
+pub fn publish(shared: &Shared, header: &Header) -> Result<()> {
+    publish_many(shared, std::slice::from_ref(header))
+}
+
+/// Publishes new maps, all or none.
+pub fn publish_many(shared: &Shared, headers: &[Header]) -> Result<()> {
+    let batch: Vec<_> = headers.iter().map(|h| (h.id, h.name.clone(), h.encode())).collect();
+    match shared.blocker.create_named(&batch) {
+        Err(Error::Exists(_)) => {
+            for header in headers {
+                ensure_free(shared, &header.name)?;
+                heal(shared, &header.name)?;
+            }
+            shared.blocker.create_named(&batch).map_err(|e| named(e, &headers[0].name))
+        }
+        other => other,
+    }
+}
+
+/// Facts about a map for its users.
+pub fn describe(shared: &Shared, header: &Header, mapped: Option<u64>) -> Result<VolumeInfo> {
+    let mapped = match mapped {
+        Some(bytes) => bytes,
+        None => Tree::from_root(&format!("catalog/h.{}", header.id), &header.root, header.block_shift)?.mapped() * SECTOR,
+    };
+    let parent = match header.parent {
+        VolumeId(0) => None,
+        id => Some(match read_header(shared, id) {
+            Ok(Some((parent, _))) if !parent.removed => parent.name,
+            _ => format!("[{id}]"),
+        }),
+    };
+    let open_by = if header.kind == Kind::Volume { holder(shared, header.id)? } else { None };
+    Ok(VolumeInfo {
+        name: header.name.clone(),
+        id: header.id.to_string(),
+        kind: header.kind,
+        size: header.size,
+        block_size: 1 << header.block_shift,
+        epoch: header.epoch,
+        mapped: mapped.min(header.size),
+        read_only: header.kind != Kind::Volume,
+        parent,
+        created: header.created,
+        open_by,
+    })
+}
+
+/// Who has a volume open for writing.
+pub fn holder(shared: &Shared, id: VolumeId) -> Result<Option<Owner>> {
+    Ok(shared.blocker.lock_holder(id)?.and_then(|record| serde_json::from_slice(&record).ok()))
+}
+
+/// Takes the exclusive lock of a map, or says who has it.
+pub fn lock(shared: &Shared, header: &Header, advice: &'static str) -> Result<Box<dyn crate::blocker::LockGuard>> {
+    let owner = serde_json::to_vec(&shared.owner()).map_err(|e| Error::InvalidArgument(e.to_string()))?;
+    match shared.blocker.lock(header.id, LockMode::Exclusive, &owner)? {
+        LockOutcome::Held(guard) => Ok(guard),
+        LockOutcome::Refused(record) => Err(elsewhere(header, &record, advice)),
+    }
+}
+
+/// The error for a lock that somebody else has.
+pub fn elsewhere(header: &Header, record: &[u8], advice: &'static str) -> Error {
+    let unknown = || Owner {
+        pid: 0,
+        host: "this store".to_string(),
+        command: "a reader, or a process that is just opening it".to_string(),
+        since: 0,
+        process: String::new(),
+    };
+    Error::OpenElsewhere {
+        name: header.name.clone(),
+        owner: Box::new(serde_json::from_slice(record).unwrap_or_else(|_| unknown())),
+        advice,
+    }
+}
+
+/// Journal segments of a volume.
+pub fn segments(shared: &Shared, id: VolumeId) -> Result<Vec<u32>> {
+    let objects = shared.blocker.objects(id)?;
+    Ok(objects.into_iter().filter_map(|o| if let Object::Log(_, n) = o { Some(n) } else { None }).collect())
+}

@@ -1,0 +1,151 @@
+//! Opens volumes: lock, replay, recovery.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::io::{IoSlice, IoSliceMut};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::blocker::{LockMode, LockOutcome, Object};
+use crate::error::{Error, Result};
+use crate::format::header::{Header, Kind, LogPos};
+use crate::limits::MAX_EXTENTS;
+use crate::mapper::journal::{Journal, Tail};
+use crate::mapper::replay::{self, Replayed};
+use crate::store::catalog;
+use crate::store::shared::Shared;
+use crate::volume::inner::{CommitState, HeaderState, Inner, Writer};
+use crate::volume::overlay::Overlay;
+
+/// What a second writer is told.
+const WRITER_ADVICE: &str = "ask that process for what you need, or stop it first; snapshots of the volume can be read and cloned meanwhile";
+/// What a reader of a volume in use is told.
+const READER_ADVICE: &str = "take a snapshot of it and read that";
+
+/// Opens a volume for writing. In this process that is shared: a second call gives the same volume.
+pub fn for_writing(shared: &Arc<Shared>, name: &str) -> Result<Arc<Inner>> {
+    let _opening = shared.opening.lock();
+    let (header, _) = catalog::find(shared, name)?;
+    if header.kind != Kind::Volume {
+        return Err(Error::ReadOnly(name.to_string()));
+    }
+    if let Some(inner) = shared.opened(header.id) {
+        return Ok(inner);
+    }
+    let lock = catalog::lock(shared, &header, WRITER_ADVICE)?;
+    // Read again: before the lock was ours the header may have been changed.
+    let Some((header, version)) = catalog::read_header(shared, header.id)? else {
+        return Err(Error::NotFound(name.to_string()));
+    };
+    if header.name != name || header.removed {
+        return Err(Error::NotFound(name.to_string()));
+    }
+    let Replayed { view, epoch, tail } = replay::load(&*shared.blocker, &shared.cache, &header)?;
+    recover(shared, &header, &tail)?;
+    let folded = header.log.map_or(LogPos::default(), |start| start.pos);
+    let journal = Journal::new(header.id, tail, folded, shared.random()?, shared.options.first_segment);
+    for segment in catalog::segments(shared, header.id)? {
+        // What a former owner wrote and did not sync is read as if it were safe; the first flush makes it so.
+        if segment <= tail.next.pos.segment && tail.segment_len > 0 {
+            journal.mark_dirty(segment);
+        }
+    }
+    let overfull: BTreeSet<u64> =
+        view.overlay.iter().filter(|(_, m)| m.extents().len() > MAX_EXTENTS).map(|(b, _)| *b).collect();
+    let shrunk = header.shrunk;
+    let inner = Arc::new(Inner {
+        shared: shared.clone(),
+        id: header.id,
+        kind: header.kind,
+        block_shift: header.block_shift,
+        name: RwLock::new(header.name.clone()),
+        size: AtomicU64::new(header.size),
+        epoch: AtomicU64::new(epoch),
+        header: Mutex::new(HeaderState { header, version }),
+        tree: RwLock::new(view.tree),
+        overlay: Overlay::new(view.overlay),
+        gate: RwLock::new(()),
+        writer: Some(Writer {
+            journal,
+            pack: Mutex::new(None),
+            commit: Mutex::new(CommitState::default()),
+            fold: Mutex::new(()),
+            jobs: Mutex::new(VecDeque::new()),
+            overfull: Mutex::new(overfull),
+            data_dirty: AtomicBool::new(true),
+            flush_ticket: AtomicU64::new(0),
+            no_room: AtomicBool::new(false),
+        }),
+        poisoned: AtomicBool::new(false),
+        closed: AtomicBool::new(false),
+        lock: Mutex::new(Some(lock)),
+    });
+    if shrunk {
+        inner.clip_last_block()?;
+    }
+    shared.open.lock().insert(inner.id, Arc::downgrade(&inner));
+    Ok(inner)
+}
+
+/// Makes what was replayed durable, and the place behind it zero, before anything is appended there.
+fn recover(shared: &Shared, header: &Header, tail: &Tail) -> Result<()> {
+    let Some(start) = header.log else { return Ok(()) };
+    if tail.stray {
+        let object = Object::Log(header.id, tail.next.pos.segment);
+        let from = u64::from(tail.next.pos.offset);
+        let mut rest = vec![0; (u64::from(tail.segment_len) - from) as usize];
+        shared.blocker.read(object, &mut [IoSliceMut::new(&mut rest)], from)?;
+        let last = rest.iter().rposition(|b| *b != 0).map_or(0, |i| i + 1);
+        rest[..last].fill(0);
+        shared.blocker.write(object, &[IoSlice::new(&rest[..last])], from)?;
+    }
+    if tail.bytes > 0 || tail.stray {
+        let objects: Vec<Object> =
+            (start.pos.segment..=tail.next.pos.segment).map(|n| Object::Log(header.id, n)).collect();
+        shared.blocker.sync(&objects)?;
+    }
+    Ok(())
+}
+
+/// Opens a map for reading: a snapshot without any lock, a volume only while nobody writes it.
+pub fn for_reading(shared: &Arc<Shared>, name: &str) -> Result<Arc<Inner>> {
+    let (mut header, mut version) = catalog::find(shared, name)?;
+    let mut lock = None;
+    if header.kind == Kind::Volume {
+        if let Some(inner) = shared.opened(header.id) {
+            return Ok(inner);
+        }
+        match shared.blocker.lock(header.id, LockMode::Shared, &[])? {
+            LockOutcome::Held(guard) => lock = Some(guard),
+            LockOutcome::Refused(record) => return Err(catalog::elsewhere(&header, &record, READER_ADVICE)),
+        }
+        match catalog::read_header(shared, header.id)? {
+            Some((h, v)) if h.name == name && !h.removed => (header, version) = (h, v),
+            _ => return Err(Error::NotFound(name.to_string())),
+        }
+    }
+    let Replayed { view, epoch, .. } = replay::load(&*shared.blocker, &shared.cache, &header)?;
+    let shrunk = header.shrunk;
+    let inner = Arc::new(Inner {
+        shared: shared.clone(),
+        id: header.id,
+        kind: header.kind,
+        block_shift: header.block_shift,
+        name: RwLock::new(header.name.clone()),
+        size: AtomicU64::new(header.size),
+        epoch: AtomicU64::new(epoch),
+        header: Mutex::new(HeaderState { header, version }),
+        tree: RwLock::new(view.tree),
+        overlay: Overlay::new(view.overlay),
+        gate: RwLock::new(()),
+        writer: None,
+        poisoned: AtomicBool::new(false),
+        closed: AtomicBool::new(false),
+        lock: Mutex::new(lock),
+    });
+    if shrunk {
+        inner.clip_last_block()?;
+    }
+    Ok(inner)
+}

@@ -1,0 +1,280 @@
+//! Submission and completion: operations are carried out by a few threads of the store, and their ends are collected in
+//! queues of the caller's. For callers that keep many operations in flight from one thread (the C ABI, fio). Who has a thread
+//! per request anyway calls the volume directly and saves the hand-over.
+//!
+//! Everything is bounded: the operations that wait in the pool, its threads, and per completion queue the operations
+//! that were submitted and not collected yet. A full queue gives the operation back; nothing blocks in `submit`.
+
+use std::collections::VecDeque;
+use std::io;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::{Completion, Operation};
+use crate::error::{Error, Result};
+use crate::limits::MAX_QUEUE;
+
+/// Carries out operations; a volume. A buffer that is read into is filled in place.
+pub(crate) trait Executor: Send + Sync {
+    /// Carries out one operation, in a thread of the pool.
+    fn execute(&self, operation: &mut Operation) -> Result<()>;
+}
+
+/// Where completions arrive. Any number of volumes may complete into one queue, and any number of threads collect from
+/// it. At most 1024 operations may be submitted to a queue and not yet collected; [`Volume::submit`](super::Volume::submit)
+/// answers `TooBusy` past that. May be dropped while operations are in flight; they are carried out all the same.
+#[derive(Clone)]
+pub struct CompletionQueue {
+    shared: Arc<Collected>,
+}
+
+struct Collected {
+    state: Mutex<Ends>,
+    arrived: Condvar,
+}
+
+#[derive(Default)]
+struct Ends {
+    ready: VecDeque<Completion>,
+    /// Submitted and not collected, those in `ready` included.
+    outstanding: usize,
+    /// Threads inside `wait`.
+    waiters: usize,
+    /// No waiter wants fewer than this: fewer completions wake nobody.
+    wanted: usize,
+}
+
+impl CompletionQueue {
+    /// An empty queue.
+    pub fn new() -> CompletionQueue {
+        CompletionQueue { shared: Arc::new(Collected { state: Mutex::new(Ends::default()), arrived: Condvar::new() }) }
+    }
+
+    /// Waits until at least `min` completions are there, and moves all that are there to the end of `out`. Returns how
+    /// many; fewer than `min`, or none, when `timeout` is over. Without a timeout it waits for ever, also for operations
+    /// that no other thread has submitted yet; see [`CompletionQueue::outstanding`].
+    ///
+    /// With several collecting threads each completion goes to one of them.
+    pub fn wait(&self, out: &mut Vec<Completion>, min: usize, timeout: Option<Duration>) -> usize {
+        // A timeout past the end of the clock is none.
+        let deadline = timeout.and_then(|t| Instant::now().checked_add(t));
+        let mut state = self.shared.state.lock();
+        if state.ready.len() < min {
+            state.wanted = if state.waiters == 0 { min } else { state.wanted.min(min) };
+            state.waiters += 1;
+            while state.ready.len() < min {
+                match deadline {
+                    None => self.shared.arrived.wait(&mut state),
+                    Some(at) if self.shared.arrived.wait_until(&mut state, at).timed_out() => break,
+                    Some(_) => {}
+                }
+            }
+            state.waiters -= 1;
+        }
+        let count = state.ready.len();
+        state.outstanding -= count;
+        out.extend(state.ready.drain(..));
+        count
+    }
+
+    /// Moves all completions that are there to the end of `out` without waiting; returns how many.
+    pub fn poll(&self, out: &mut Vec<Completion>) -> usize {
+        self.wait(out, 0, None)
+    }
+
+    /// Operations that were submitted to this queue and whose completions were not collected yet.
+    pub fn outstanding(&self) -> usize {
+        self.shared.state.lock().outstanding
+    }
+}
+
+impl Default for CompletionQueue {
+    fn default() -> CompletionQueue {
+        CompletionQueue::new()
+    }
+}
+
+impl Collected {
+    /// Makes room for one completion, so that it can never be lost or grow the queue; `false` if there is none.
+    fn reserve(&self) -> bool {
+        let mut state = self.state.lock();
+        let room = state.outstanding < MAX_QUEUE;
+        state.outstanding += usize::from(room);
+        room
+    }
+
+    /// Gives back the room of an operation that was not taken.
+    fn give_back(&self) {
+        self.state.lock().outstanding -= 1;
+    }
+
+    fn push(&self, completion: Completion) {
+        let mut state = self.state.lock();
+        state.ready.push_back(completion);
+        debug_assert!(state.ready.len() <= state.outstanding, "every completion has its room");
+        if state.waiters > 0 && state.ready.len() >= state.wanted {
+            // All of them: a waiter that wants more than there is must not swallow the signal of one that has enough.
+            self.arrived.notify_all();
+        }
+    }
+}
+
+/// An operation on its way.
+struct Job {
+    executor: Arc<dyn Executor>,
+    operation: Operation,
+    tag: u64,
+    queue: Arc<Collected>,
+}
+
+impl Job {
+    fn run(mut self) {
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.executor.execute(&mut self.operation)));
+        let result = outcome.unwrap_or_else(|_| {
+            let source = io::Error::other("the engine failed inside the operation; close the volume and open it again");
+            Err(Error::Io { op: "execute", object: "operation".into(), source })
+        });
+        self.end(result);
+    }
+
+    fn end(self, result: Result<()>) {
+        let Job { executor, operation, tag, queue } = self;
+        // Before the completion is seen: its reader may drop the last other handle and count on the volume being closed.
+        // Closing may fail in ways of its own, which must cost neither the completion nor the thread.
+        let _ = catch_unwind(AssertUnwindSafe(move || drop(executor)));
+        let buf = match operation {
+            Operation::Read { buf, .. } | Operation::Write { buf, .. } => buf,
+            Operation::Flush | Operation::Discard { .. } | Operation::WriteZeroes { .. } => Vec::new(),
+        };
+        queue.push(Completion { tag, buf, result });
+    }
+}
+
+/// The threads that carry out submitted operations of one store.
+///
+/// Threads are started when there is work for them and stay. Dropping the pool answers what still waits with `NotOpen`,
+/// lets what is under way finish, and joins the threads; it may be dropped by one of them, when an operation held the
+/// last handle of its store.
+pub(crate) struct WorkerPool {
+    shared: Arc<Pool>,
+    workers: Mutex<Vec<JoinHandle<()>>>,
+    threads: usize,
+    capacity: usize,
+}
+
+struct Pool {
+    state: Mutex<Waiting>,
+    /// Signalled when a job was added, or the pool ends.
+    work: Condvar,
+}
+
+struct Waiting {
+    jobs: VecDeque<Job>,
+    /// Threads that wait for a job.
+    idle: usize,
+    /// Threads that were started.
+    started: usize,
+    closed: bool,
+}
+
+impl WorkerPool {
+    /// A pool of at most `threads` threads (at least one) and `capacity` operations that wait for one.
+    pub(crate) fn new(threads: usize, capacity: usize) -> WorkerPool {
+        let state = Waiting { jobs: VecDeque::new(), idle: 0, started: 0, closed: false };
+        let shared = Arc::new(Pool { state: Mutex::new(state), work: Condvar::new() });
+        WorkerPool { shared, workers: Mutex::new(Vec::new()), threads: threads.max(1), capacity }
+    }
+
+    /// Queues an operation; its completion arrives in `queue` with `tag`. With `TooBusy`, because the pool or the queue is
+    /// full, the operation comes back as it was.
+    pub(crate) fn submit(
+        &self,
+        executor: Arc<dyn Executor>,
+        operation: Operation,
+        tag: u64,
+        queue: &CompletionQueue,
+    ) -> std::result::Result<(), (Error, Operation)> {
+        if !queue.shared.reserve() {
+            return Err((Error::TooBusy("completion queue; collect completions first".into()), operation));
+        }
+        let refuse = |text: &str, operation| {
+            queue.shared.give_back();
+            Err((Error::TooBusy(text.into()), operation))
+        };
+        let mut state = self.shared.state.lock();
+        if state.jobs.len() >= self.capacity {
+            drop(state);
+            return refuse("operations of the store; wait for completions", operation);
+        }
+        // Woken threads count as idle until they have run, so look at whether all jobs find one.
+        if state.idle <= state.jobs.len() && state.started < self.threads {
+            match self.start() {
+                Ok(()) => state.started += 1,
+                // Another thread will do it, if there is one.
+                Err(_) if state.started > 0 => {}
+                Err(_) => {
+                    drop(state);
+                    return refuse("threads of this process", operation);
+                }
+            }
+        }
+        state.jobs.push_back(Job { executor, operation, tag, queue: queue.shared.clone() });
+        drop(state);
+        self.shared.work.notify_one();
+        Ok(())
+    }
+
+    fn start(&self) -> io::Result<()> {
+        let shared = self.shared.clone();
+        let worker = thread::Builder::new().name("volume-io".into()).spawn(move || shared.work())?;
+        self.workers.lock().push(worker);
+        Ok(())
+    }
+}
+
+impl Drop for WorkerPool {
+    fn drop(&mut self) {
+        let waiting = {
+            let mut state = self.shared.state.lock();
+            state.closed = true;
+            mem::take(&mut state.jobs)
+        };
+        self.shared.work.notify_all();
+        for job in waiting {
+            job.end(Err(Error::NotOpen("the store".into())));
+        }
+        let own = thread::current().id();
+        for worker in self.workers.get_mut().drain(..) {
+            // A thread cannot wait for itself; it ends when it comes back from here.
+            if worker.thread().id() != own {
+                let _ = worker.join();
+            }
+        }
+    }
+}
+
+impl Pool {
+    /// Carries out jobs until the pool is closed.
+    fn work(&self) {
+        let mut state = self.state.lock();
+        while !state.closed {
+            if let Some(job) = state.jobs.pop_front() {
+                drop(state);
+                job.run();
+                state = self.state.lock();
+            } else {
+                state.idle += 1;
+                self.work.wait(&mut state);
+                state.idle -= 1;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
