@@ -125,11 +125,8 @@ fn a_cut_after_any_io_leaves_what_the_reference_allows() {
 fn the_checker_catches_a_planted_missing_sync() {
     // Enough histories that finding nothing means that the checker is blind.
     const HISTORIES: u64 = 200;
-    for (seam, planted) in [
-        (Seam::File, Syncs::Files),
-        (Seam::File, Syncs::Directories),
-        (Seam::Memory, Syncs::Files),
-    ] {
+    for (seam, planted) in [(Seam::File, Syncs::Files), (Seam::File, Syncs::Directories), (Seam::Memory, Syncs::Files)]
+    {
         let plan = Plan { planted, ..Plan::new(seam, 2) };
         let found = (0..HISTORIES).find_map(|seed| match check_history(&plan, &History::short(seed)) {
             Err(Failure { cut: Some(_), what }) => Some((seed, what)),
@@ -154,9 +151,9 @@ fn a_cut_while_a_store_is_made_leaves_a_store_or_a_clear_refusal() {
                     opened.as_ref().unwrap_or_else(|e| panic!("{seam:?}, crash seed {seed}: {e}"));
                 }
                 if let Ok(store) = opened {
-                    store.create("volume", &CreateOptions { size: 1, block_size: None }).unwrap_or_else(
-                        |e| panic!("{seam:?}, cut {step}, crash seed {seed}: it opens, but: {e}"),
-                    );
+                    store
+                        .create("volume", &CreateOptions { size: 1, block_size: None })
+                        .unwrap_or_else(|e| panic!("{seam:?}, cut {step}, crash seed {seed}: it opens, but: {e}"));
                 }
             }
         }

@@ -29,7 +29,8 @@ pub fn check_io_error(seam: Seam, seed: u64) -> Result<Outcome, String> {
     // Dropping a handle flushes too, but cannot say that it failed.
     live.careful = true;
 
-    let context = |e: String| format!("{seam:?} seam, seed {seed}, call {failing} fails: {}\n{history}", explain(&e, &history));
+    let context =
+        |e: String| format!("{seam:?} seam, seed {seed}, call {failing} fails: {}\n{history}", explain(&e, &history));
     let mut allowed = Allowed::just(&live.state);
     let mut outcome = Outcome::Unseen;
     for step in &history.steps {

@@ -66,20 +66,66 @@ pub fn fill(seed: u64, stamp: u32, offset: u64, buf: &mut [u8]) {
 /// One thing done to a store.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
-    Create { name: String, size: u64 },
-    Write { name: String, offset: u64, len: u64, fua: bool },
-    Zeroes { name: String, offset: u64, len: u64, allocate: bool, fua: bool },
-    Discard { name: String, offset: u64, len: u64 },
-    Flush { name: String },
-    Read { name: String, offset: u64, len: u64 },
-    Snapshot { volume: String, name: String },
-    Clone { snapshot: String, name: String, size: Option<u64> },
-    CloneMany { snapshot: String, names: Vec<String> },
-    Remove { name: String },
-    Rename { old: String, new: String },
-    Resize { name: String, size: u64 },
-    Checkpoint { name: String },
-    Close { name: String },
+    Create {
+        name: String,
+        size: u64,
+    },
+    Write {
+        name: String,
+        offset: u64,
+        len: u64,
+        fua: bool,
+    },
+    Zeroes {
+        name: String,
+        offset: u64,
+        len: u64,
+        allocate: bool,
+        fua: bool,
+    },
+    Discard {
+        name: String,
+        offset: u64,
+        len: u64,
+    },
+    Flush {
+        name: String,
+    },
+    Read {
+        name: String,
+        offset: u64,
+        len: u64,
+    },
+    Snapshot {
+        volume: String,
+        name: String,
+    },
+    Clone {
+        snapshot: String,
+        name: String,
+        size: Option<u64>,
+    },
+    CloneMany {
+        snapshot: String,
+        names: Vec<String>,
+    },
+    Remove {
+        name: String,
+    },
+    Rename {
+        old: String,
+        new: String,
+    },
+    Resize {
+        name: String,
+        size: u64,
+    },
+    Checkpoint {
+        name: String,
+    },
+    Close {
+        name: String,
+    },
     /// Gives up every handle and the store, and opens it again.
     Reopen,
     Background,

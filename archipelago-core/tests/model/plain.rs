@@ -1,7 +1,7 @@
 //! Long histories without cuts: every read, and every answer about where data is, against the reference.
 
-use archipelago_core::limits::SECTOR;
 use archipelago_core::MapSource;
+use archipelago_core::limits::SECTOR;
 
 use crate::history::{History, Op, Rng, mix};
 use crate::reference::{Map, whole_sectors};

@@ -241,7 +241,10 @@ pub fn effect(state: &State, step: &Step, seed: u64, open: &BTreeSet<String>) ->
         }
         Op::Clone { snapshot, name, size } => {
             let wanted = size.unwrap_or(0);
-            if !is_snapshot(snapshot) || state.contains_key(name) || (size.is_some() && !fits_size(state, snapshot, wanted)) {
+            if !is_snapshot(snapshot)
+                || state.contains_key(name)
+                || (size.is_some() && !fits_size(state, snapshot, wanted))
+            {
                 return None;
             }
             let mut clone = state[snapshot].exact(Kind::Volume);

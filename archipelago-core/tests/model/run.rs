@@ -12,7 +12,8 @@ use archipelago_core::blocker::memory::MemoryBlocker;
 use archipelago_core::blocker::sim::{SimDisk, Syncs};
 use archipelago_core::limits::SECTOR;
 use archipelago_core::{
-    Background, CloneOptions, CreateOptions, Error, InitOptions, Kind, ListOptions, Mode, Store, StoreOptions, Volume, WriteFlags,
+    Background, CloneOptions, CreateOptions, Error, InitOptions, Kind, ListOptions, Mode, Store, StoreOptions, Volume,
+    WriteFlags,
 };
 
 use crate::history::{BLOCK, History, Op, Step, fill, mix};
@@ -414,9 +415,9 @@ impl Live {
     /// After a refused operation: every map is there as it was, but for the range that it was to write.
     pub fn check_untouched(&mut self, step: &Step) -> Result<(), Fault> {
         let (of, from, to) = match &step.op {
-            Op::Write { name, offset, len, .. } | Op::Zeroes { name, offset, len, .. } | Op::Discard { name, offset, len } => {
-                (name.as_str(), *offset, offset + len)
-            }
+            Op::Write { name, offset, len, .. }
+            | Op::Zeroes { name, offset, len, .. }
+            | Op::Discard { name, offset, len } => (name.as_str(), *offset, offset + len),
             _ => ("", 0, 0),
         };
         let page = self.store()?.list(&ListOptions::default())?;

@@ -76,7 +76,8 @@ pub fn check_history(plan: &Plan, history: &History) -> Result<Counts, Failure> 
         counts.cuts += 1;
         for seed in crash_seeds(plan, history.seed, step) {
             counts.recoveries += 1;
-            counts.second_cuts += quietly(|| check_cut(&live, history, step, seed)).map_err(failed(Some((step, seed))))?;
+            counts.second_cuts +=
+                quietly(|| check_cut(&live, history, step, seed)).map_err(failed(Some((step, seed))))?;
         }
     }
     Ok(counts)
@@ -104,7 +105,8 @@ fn check_cut(live: &Live, history: &History, step: u64, seed: u64) -> Result<u64
     let mut rng = Rng::new(mix(mix(history.seed, step), seed));
     let at = |e: String| format!("cut {place}: {}", explain(&e, history));
     let disk = live.disk.crash_at(step, seed);
-    let again = recover(&disk, &allowed, &live.touched, &mut rng).and_then(|found| use_it(disk, found, &live.touched, live.seed, &mut rng));
+    let again = recover(&disk, &allowed, &live.touched, &mut rng)
+        .and_then(|found| use_it(disk, found, &live.touched, live.seed, &mut rng));
     let mut again = again.map_err(at)?;
 
     // Cut again: sometimes every I/O of recovery and use, mostly one or two of them.
@@ -121,7 +123,9 @@ fn check_cut(live: &Live, history: &History, step: u64, seed: u64) -> Result<u64
         let disk = again.disk.crash_at(second, crash);
         recover(&disk, &allowed, &again.touched, &mut rng).map_err(|e| {
             let e = explain(&e, history);
-            format!("cut {place}, then again at step {second} (crash seed {crash}) {second_place} of the second run: {e}")
+            format!(
+                "cut {place}, then again at step {second} (crash seed {crash}) {second_place} of the second run: {e}"
+            )
         })?;
         cuts += 1;
     }
@@ -138,12 +142,16 @@ pub struct Found {
 /// Opens what a cut left and compares it with what may be there.
 pub fn recover(disk: &Disk, allowed: &Allowed, touched: &Touched, rng: &mut Rng) -> Result<Found, String> {
     let base = disk.steps();
-    let store = Store::open_on(disk.blocker(), store_options(rng.next())).map_err(|e| format!("opening the store: {e}"))?;
+    let store =
+        Store::open_on(disk.blocker(), store_options(rng.next())).map_err(|e| format!("opening the store: {e}"))?;
     let listed = list(&store, rng)?;
     let candidates: Vec<State> = allowed.states.iter().filter_map(|s| agree(s, allowed, &listed)).collect();
     if candidates.is_empty() {
         let wanted: Vec<_> = allowed.states.iter().map(shape).collect();
-        return Err(format!("the store lists {listed:?}, allowed is one of {wanted:?}, optional {:?}", allowed.optional));
+        return Err(format!(
+            "the store lists {listed:?}, allowed is one of {wanted:?}, optional {:?}",
+            allowed.optional
+        ));
     }
 
     // All of it only now and then: elsewhere nothing was written.
@@ -187,7 +195,8 @@ pub fn recover(disk: &Disk, allowed: &Allowed, touched: &Touched, rng: &mut Rng)
 type Listed = BTreeMap<String, (Kind, u64)>;
 
 fn list(store: &Store, rng: &mut Rng) -> Result<Listed, String> {
-    let mut options = ListOptions { limit: if rng.one_in(4) { 1 + rng.below(3) as usize } else { 0 }, ..Default::default() };
+    let mut options =
+        ListOptions { limit: if rng.one_in(4) { 1 + rng.below(3) as usize } else { 0 }, ..Default::default() };
     let mut listed = Listed::new();
     loop {
         let page = store.list(&options).map_err(|e| format!("listing: {e}"))?;
@@ -234,7 +243,12 @@ fn describe(name: &str, kind: Kind, m: &Mismatch) -> String {
         format!("{BYTES}{}:{hex}»", m.offset)
     };
     let allowed: Vec<String> = m.allowed.iter().map(|a| show(a)).collect();
-    format!("{name} ({kind:?}): the {ATOM} bytes at {} are {}, allowed {}", m.offset, show(&m.seen), allowed.join(" or "))
+    format!(
+        "{name} ({kind:?}): the {ATOM} bytes at {} are {}, allowed {}",
+        m.offset,
+        show(&m.seen),
+        allowed.join(" or ")
+    )
 }
 
 /// Replaces bytes in an error text by the operation that wrote them.
