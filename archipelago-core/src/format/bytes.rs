@@ -15,11 +15,6 @@ impl Writer {
         Writer(Vec::with_capacity(capacity))
     }
 
-    /// Bytes written so far.
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
-    }
-
     pub(crate) fn bytes(&mut self, bytes: &[u8]) -> &mut Writer {
         self.0.extend_from_slice(bytes);
         self
@@ -100,11 +95,6 @@ impl<'a> Reader<'a> {
     /// Damaged with this detail unless `condition` holds.
     pub(crate) fn require(&self, condition: bool, detail: &str) -> Result<()> {
         if condition { Ok(()) } else { self.damaged(detail) }
-    }
-
-    /// Bytes read so far.
-    pub(crate) fn position(&self) -> usize {
-        self.at
     }
 
     pub(crate) fn take(&mut self, len: usize) -> Result<&'a [u8]> {
@@ -215,11 +205,9 @@ mod tests {
             let number = d >> shift;
             let mut writer = Writer::default();
             writer.u8(a).u16(b).u32(c).u64(d);
-            let before = writer.len();
-            writer.varint(number);
-            prop_assert_eq!(writer.len() - before, varint_len(number));
-            writer.bytes(&tail);
+            writer.varint(number).bytes(&tail);
             let bytes = writer.finish();
+            prop_assert_eq!(bytes.len(), 15 + varint_len(number) + tail.len());
             let mut reader = Reader::new("x", &bytes);
             prop_assert_eq!(reader.u8().unwrap(), a);
             prop_assert_eq!(reader.u16().unwrap(), b);
@@ -237,7 +225,7 @@ mod tests {
             if let Ok(value) = reader.varint() {
                 let mut writer = Writer::default();
                 writer.varint(value);
-                prop_assert_eq!(&bytes[..reader.position()], &writer.finish()[..]);
+                prop_assert_eq!(&bytes[..reader.at], &writer.finish()[..]);
             }
         }
     }

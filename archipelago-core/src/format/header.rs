@@ -1,8 +1,38 @@
 //! Map headers (format.md, "Header").
 
-use super::node::Pointer;
+use super::bytes::{Reader, Writer, bit_names};
+use super::node::{MAX_LEVEL, Pointer};
 use crate::blocker::VolumeId;
 use crate::error::Result;
+use crate::limits::{
+    ATOM, MAX_BLOCK_SIZE, MAX_INLINE_ROOT, MAX_RANGES, MAX_RECORD, MAX_VOLUME_SIZE, MIN_BLOCK_SIZE, MIN_VOLUME_SIZE,
+};
+
+/// Layout of headers written by this build.
+pub const VERSION: u16 = 1;
+/// Incompatible features of a map that this build knows.
+pub const INCOMPAT_KNOWN: u64 = 0;
+/// Longest stored name, in bytes; wider than what [`crate::name`] allows today.
+pub const MAX_STORED_NAME: usize = 255;
+
+/// First bytes of a header: `AHDR`.
+const MAGIC: u32 = u32::from_le_bytes(*b"AHDR");
+/// Bytes of a header before its parts of variable length.
+const FIXED: usize = 96;
+/// Bytes of a stored range.
+const RANGE: usize = 56;
+/// Bytes of a stored journal start.
+const LOG_START: usize = 24;
+
+const REMOVED: u8 = 1;
+const SHRUNK: u8 = 2;
+
+const EMPTY: u8 = 0;
+const INLINE: u8 = 1;
+const NODE: u8 = 2;
+
+// The largest header fits a record.
+const _: () = assert!(FIXED + MAX_INLINE_ROOT + MAX_RANGES * RANGE + LOG_START + MAX_STORED_NAME <= MAX_RECORD);
 
 /// What kind of map a header describes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
@@ -108,15 +138,352 @@ pub struct Header {
     pub log: Option<LogStart>,
 }
 
+impl LogPos {
+    fn write(&self, writer: &mut Writer) {
+        writer.u32(self.segment).u32(self.offset);
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<LogPos> {
+        let pos = LogPos { segment: reader.u32()?, offset: reader.u32()? };
+        reader.require((pos.offset as usize).is_multiple_of(ATOM), "a journal position is not a multiple of 512")?;
+        Ok(pos)
+    }
+}
+
+impl LogStart {
+    fn write(&self, writer: &mut Writer) {
+        self.pos.write(writer);
+        writer.u64(self.seq).u64(self.generation);
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<LogStart> {
+        Ok(LogStart { pos: LogPos::read(reader)?, seq: reader.u64()?, generation: reader.u64()? })
+    }
+}
+
+impl SealedRange {
+    fn write(&self, writer: &mut Writer) {
+        writer.u64(self.owner.0);
+        self.from.write(writer);
+        self.to.write(writer);
+        writer.u64(self.epoch).u64(self.size);
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<SealedRange> {
+        let (owner, from, to) = (VolumeId(reader.u64()?), LogStart::read(reader)?, LogPos::read(reader)?);
+        let range = SealedRange { owner, from, to, epoch: reader.u64()?, size: reader.u64()? };
+        reader.require(range.owner.0 != 0, "a sealed journal has no owner")?;
+        reader.require(range.from.pos <= range.to, "a sealed journal ends before it starts")?;
+        reader.require(range.size <= MAX_VOLUME_SIZE, "a sealed journal is of an impossible size")?;
+        Ok(range)
+    }
+}
+
 impl Header {
     /// The stored form.
+    ///
+    /// What [`Header::decode`] refuses (a name, root or list of ranges past its limit, an impossible size) is the
+    /// caller's to avoid: it is encoded as it is, and read as damage.
     pub fn encode(&self) -> Vec<u8> {
-        todo!()
+        let kind = match self.kind {
+            Kind::Volume => 1,
+            Kind::Snapshot => 2,
+            Kind::Object => 3,
+            Kind::Group => 4,
+        };
+        let flags = if self.removed { REMOVED } else { 0 } | if self.shrunk { SHRUNK } else { 0 };
+        let (root_kind, level, inline) = match &self.root {
+            Root::Empty => (EMPTY, 0, 0),
+            Root::Inline(leaf) => (INLINE, 0, leaf.len()),
+            Root::Node { level, .. } => (NODE, *level, 0),
+        };
+        let mut writer = Writer::with_capacity(FIXED + 512);
+        writer.u32(MAGIC).u16(VERSION).u8(kind).u8(flags).u64(0);
+        writer.u64(self.id.0).u64(self.size).u64(self.epoch).u64(self.created).u64(self.parent.0).u64(self.birth);
+        writer.u64(self.key).u64(self.domain).u8(self.block_shift).u8(root_kind).u8(level);
+        writer.u8(u8::from(self.log.is_some()));
+        writer.u16(self.ranges.len() as u16).u16(inline as u16).u16(self.name.len() as u16).pad_to(FIXED);
+        match &self.root {
+            Root::Empty => {}
+            Root::Inline(leaf) => {
+                writer.bytes(leaf);
+            }
+            Root::Node { pointer, .. } => pointer.write(&mut writer),
+        }
+        for range in &self.ranges {
+            range.write(&mut writer);
+        }
+        if let Some(log) = &self.log {
+            log.write(&mut writer);
+        }
+        writer.bytes(self.name.as_bytes());
+        writer.finish()
     }
 
     /// Reads the stored form. `object` names it in errors.
+    ///
+    /// A later version or a feature that is not known here is [`TooNew`](crate::Error::TooNew). An inline root is not
+    /// decoded.
     pub fn decode(object: &str, bytes: &[u8]) -> Result<Header> {
-        let _ = (object, bytes);
-        todo!()
+        let mut reader = Reader::new(object, bytes);
+        if reader.u32()? != MAGIC {
+            return reader.damaged("something else lies where a header must be");
+        }
+        match reader.u16()? {
+            VERSION => {}
+            0 => return reader.damaged("a header of version 0"),
+            later => return reader.too_new(format!("a header of version {later}")),
+        }
+        let (kind, flags, incompat) = (reader.u8()?, reader.u8()?, reader.u64()?);
+        if incompat & !INCOMPAT_KNOWN != 0 {
+            return reader.too_new(format!("the map uses feature {}", bit_names(incompat & !INCOMPAT_KNOWN)));
+        }
+        let kind = match kind {
+            1 => Kind::Volume,
+            2 => Kind::Snapshot,
+            3 => Kind::Object,
+            4 => Kind::Group,
+            0 => return reader.damaged("a header of no kind"),
+            later => return reader.too_new(format!("a map of kind {later}")),
+        };
+        if flags & !(REMOVED | SHRUNK) != 0 {
+            return reader.too_new(format!("the map has flag {}", bit_names(u64::from(flags & !(REMOVED | SHRUNK)))));
+        }
+        let (id, size, epoch, created) = (VolumeId(reader.u64()?), reader.u64()?, reader.u64()?, reader.u64()?);
+        let (parent, birth, key, domain) = (VolumeId(reader.u64()?), reader.u64()?, reader.u64()?, reader.u64()?);
+        if key != 0 {
+            return reader.too_new("the map is encrypted");
+        }
+        if domain != 0 {
+            return reader.too_new("the map uses a content domain");
+        }
+        let (block_shift, root_kind, level, has_log) = (reader.u8()?, reader.u8()?, reader.u8()?, reader.u8()?);
+        let (ranges, inline, name) = (reader.u16()?, usize::from(reader.u16()?), usize::from(reader.u16()?));
+        let reserved = reader.array::<6>()?;
+        reader.require(reserved == [0; 6], "bytes that must be zero are not")?;
+        reader.require(id.0 != 0, "the map has no id")?;
+        reader.require((MIN_VOLUME_SIZE..=MAX_VOLUME_SIZE).contains(&size), "the size of the map is impossible")?;
+        let shifts = MIN_BLOCK_SIZE.trailing_zeros()..=MAX_BLOCK_SIZE.trailing_zeros();
+        reader.require(shifts.contains(&u32::from(block_shift)), "the block size of the map is impossible")?;
+        reader
+            .require(has_log <= 1 && (root_kind == NODE || level == 0), "the parts of the map do not fit together")?;
+        reader.require(root_kind == INLINE || inline == 0, "the parts of the map do not fit together")?;
+        reader.require(usize::from(ranges) <= MAX_RANGES, "the map has too many sealed journals")?;
+        reader.require(inline <= MAX_INLINE_ROOT && name <= MAX_STORED_NAME, "a part of the map is too long")?;
+        let root = match root_kind {
+            EMPTY => Root::Empty,
+            INLINE => Root::Inline(reader.take(inline)?.to_vec()),
+            NODE => {
+                reader.require(level <= MAX_LEVEL, "the level of the root is impossible")?;
+                Root::Node { level, pointer: Pointer::read(&mut reader)? }
+            }
+            later => return reader.too_new(format!("a root of kind {later}")),
+        };
+        let ranges = (0..ranges).map(|_| SealedRange::read(&mut reader)).collect::<Result<Vec<_>>>()?;
+        let log = if has_log == 1 { Some(LogStart::read(&mut reader)?) } else { None };
+        let name = match std::str::from_utf8(reader.take(name)?) {
+            Ok(name) => name.to_string(),
+            Err(_) => return reader.damaged("the name of the map is not UTF-8"),
+        };
+        reader.end()?;
+        let (removed, shrunk) = (flags & REMOVED != 0, flags & SHRUNK != 0);
+        Ok(Header {
+            id,
+            kind,
+            name,
+            removed,
+            shrunk,
+            size,
+            block_shift,
+            epoch,
+            created,
+            parent,
+            birth,
+            key,
+            domain,
+            root,
+            ranges,
+            log,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    fn start(n: u32) -> LogStart {
+        LogStart { pos: LogPos { segment: n, offset: 512 }, seq: 9, generation: 77 }
+    }
+
+    fn largest() -> Header {
+        let range = SealedRange {
+            owner: VolumeId(5),
+            from: start(1),
+            to: LogPos { segment: 4, offset: 1024 },
+            epoch: 3,
+            size: MAX_VOLUME_SIZE,
+        };
+        Header {
+            id: VolumeId(7),
+            kind: Kind::Volume,
+            name: "n".repeat(MAX_STORED_NAME),
+            removed: true,
+            shrunk: true,
+            size: MAX_VOLUME_SIZE,
+            block_shift: 26,
+            epoch: u64::MAX,
+            created: 1_700_000_000,
+            parent: VolumeId(6),
+            birth: 12,
+            key: 0,
+            domain: 0,
+            root: Root::Inline(vec![0xee; MAX_INLINE_ROOT]),
+            ranges: vec![range; MAX_RANGES],
+            log: Some(start(5)),
+        }
+    }
+
+    #[test]
+    fn the_largest_header_fits_a_record() {
+        let bytes = largest().encode();
+        assert_eq!(bytes.len(), 1847);
+        assert!(bytes.len() <= MAX_RECORD);
+        assert_eq!(Header::decode("h", &bytes).unwrap(), largest());
+    }
+
+    #[test]
+    fn a_header_past_any_limit_is_refused() {
+        let edits: [fn(&mut Header); 17] = [
+            |h| h.id = VolumeId(0),
+            |h| h.size = 0,
+            |h| h.size = MAX_VOLUME_SIZE + 1,
+            |h| h.block_shift = 15,
+            |h| h.block_shift = 27,
+            |h| h.name.push('n'),
+            |h| h.root = Root::Inline(vec![0; MAX_INLINE_ROOT + 1]),
+            |h| h.ranges.push(h.ranges[0]),
+            |h| h.ranges[3].owner = VolumeId(0),
+            |h| h.ranges[3].to = LogPos { segment: 1, offset: 0 },
+            |h| h.ranges[3].size = MAX_VOLUME_SIZE + 1,
+            |h| h.ranges[3].to.offset = 513,
+            |h| h.log = Some(LogStart { pos: LogPos { segment: 0, offset: 1 }, ..start(0) }),
+            |h| h.root = Root::Node { level: MAX_LEVEL + 1, pointer: pointer(1, 100) },
+            |h| h.root = Root::Node { level: 1, pointer: pointer(0, 100) },
+            |h| h.root = Root::Node { level: 1, pointer: pointer(1, 0) },
+            |h| h.root = Root::Node { level: 1, pointer: pointer(1, 20_000) },
+        ];
+        for (n, edit) in edits.iter().enumerate() {
+            let mut header = largest();
+            edit(&mut header);
+            let decoded = Header::decode("h", &header.encode());
+            assert!(matches!(decoded, Err(Error::Damaged { .. })), "edit {n}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_feature_is_named_and_asks_for_a_newer_version() {
+        let bytes = largest().encode();
+        for (at, value, says) in [
+            (4, 2, "version 2"),
+            (6, 5, "kind 5"),
+            (7, 4, "flag bit 2"),
+            (8, 0b10, "feature bit 1"),
+            (15, 0x81, "feature bits 56, 63"),
+            (64, 1, "encrypted"),
+            (72, 1, "content domain"),
+        ] {
+            let mut later = bytes.clone();
+            later[at] = value;
+            let error = Header::decode("h", &later).unwrap_err();
+            assert!(matches!(error, Error::TooNew { .. }) && error.to_string().contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_header_cut_short_anywhere_or_with_a_tail_is_damaged() {
+        let mut bytes = largest().encode();
+        for len in 0..bytes.len() {
+            assert!(matches!(Header::decode("h", &bytes[..len]), Err(Error::Damaged { .. })), "{len}");
+        }
+        bytes.push(0);
+        assert!(Header::decode("h", &bytes).is_err());
+        let mut bytes = largest().encode();
+        *bytes.last_mut().unwrap() = 0xff;
+        assert!(Header::decode("h", &bytes).is_err(), "a name that is not UTF-8");
+    }
+
+    fn pointer(owner: u64, len: u32) -> Pointer {
+        Pointer { owner: VolumeId(owner), pack: 3, offset: 512, len, mapped: 9, hash: [7; 32] }
+    }
+
+    fn any_pos() -> impl Strategy<Value = LogPos> {
+        (any::<u32>(), 0u32..1 << 23).prop_map(|(segment, n)| LogPos { segment, offset: n * 512 })
+    }
+
+    fn any_start() -> impl Strategy<Value = LogStart> {
+        (any_pos(), any::<u64>(), any::<u64>()).prop_map(|(pos, seq, generation)| LogStart { pos, seq, generation })
+    }
+
+    fn any_range() -> impl Strategy<Value = SealedRange> {
+        (1u64.., any_start(), any_pos(), any::<u64>(), 0..=MAX_VOLUME_SIZE).prop_map(
+            |(owner, from, to, epoch, size)| SealedRange {
+                owner: VolumeId(owner),
+                from,
+                to: to.max(from.pos),
+                epoch,
+                size,
+            },
+        )
+    }
+
+    fn any_root() -> impl Strategy<Value = Root> {
+        prop_oneof![
+            Just(Root::Empty),
+            vec(any::<u8>(), 0..=MAX_INLINE_ROOT).prop_map(Root::Inline),
+            (0..=MAX_LEVEL, 1u64.., 32u32..16384)
+                .prop_map(|(level, owner, len)| Root::Node { level, pointer: pointer(owner, len) }),
+        ]
+    }
+
+    prop_compose! {
+        fn any_header()(
+            (id, parent, epoch) in (1u64.., any::<u64>(), any::<u64>()), (created, birth) in any::<(u64, u64)>(),
+            kind in prop::sample::select(vec![Kind::Volume, Kind::Snapshot, Kind::Object, Kind::Group]),
+            name in "[a-zé@_]{0,80}", (removed, shrunk) in any::<(bool, bool)>(),
+            size in MIN_VOLUME_SIZE..=MAX_VOLUME_SIZE, block_shift in 16u8..=26, root in any_root(),
+            ranges in vec(any_range(), 0..=MAX_RANGES), log in proptest::option::of(any_start()),
+        ) -> Header {
+            let (id, parent) = (VolumeId(id), VolumeId(parent));
+            Header { id, kind, name, removed, shrunk, size, block_shift, epoch, created, parent, birth, key: 0, domain: 0,
+                root, ranges, log }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_header_comes_back_as_written(header in any_header()) {
+            prop_assert_eq!(Header::decode("h", &header.encode()).unwrap(), header);
+        }
+
+        #[test]
+        fn altered_headers_are_refused_or_canonical(
+            header in any_header(), changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        ) {
+            let mut bytes = header.encode();
+            for (at, value) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = value;
+            }
+            if let Ok(header) = Header::decode("h", &bytes) { prop_assert_eq!(header.encode(), bytes); }
+        }
+
+        #[test]
+        fn any_bytes_are_refused(bytes in vec(any::<u8>(), 0..4000)) {
+            prop_assert!(Header::decode("h", &bytes).is_err());
+        }
     }
 }

@@ -121,7 +121,10 @@ impl SegmentHead {
         let (segment, len, owner) = (reader.u32()?, reader.u32()?, VolumeId(reader.u64()?));
         reader.zeros_to_end()?;
         reader.require(owner.0 != 0, "the segment has no owner")?;
-        reader.require(len as usize % ATOM == 0 && len > SEGMENT_HEAD, "the segment has an impossible length")?;
+        reader.require(
+            (len as usize).is_multiple_of(ATOM) && len > SEGMENT_HEAD,
+            "the segment has an impossible length",
+        )?;
         Ok(SegmentHead { owner, segment, len })
     }
 }
@@ -213,7 +216,7 @@ fn wrong_with(owner: VolumeId, head: &RecordHead, payload_len: u64) -> Option<&'
     if owner.0 == 0 {
         return Some("it has no owner");
     }
-    if head.synced.offset as usize % ATOM != 0 {
+    if !(head.synced.offset as usize).is_multiple_of(ATOM) {
         return Some("the synced position is not a multiple of 512");
     }
     if runs.len() > MAX_RUNS {

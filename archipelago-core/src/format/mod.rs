@@ -10,3 +10,4 @@ pub mod record;
 pub mod superblock;
 
 pub(crate) mod bytes;
+pub(crate) mod extents;

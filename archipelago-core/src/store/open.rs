@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
@@ -33,7 +34,15 @@ pub fn for_writing(shared: &Arc<Shared>, name: &str) -> Result<Arc<Inner>> {
     if let Some(inner) = shared.opened(header.id) {
         return Ok(inner);
     }
-    let lock = catalog::lock(shared, &header, WRITER_ADVICE)?;
+    let lock = loop {
+        match catalog::lock(shared, &header, WRITER_ADVICE) {
+            // The last handle in this process is being dropped: its owner is closing the volume.
+            Err(Error::OpenElsewhere { .. }) if shared.open.lock().contains_key(&header.id) => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            other => break other?,
+        }
+    };
     // Read again: before the lock was ours the header may have been changed.
     let Some((header, version)) = catalog::read_header(shared, header.id)? else {
         return Err(Error::NotFound(name.to_string()));

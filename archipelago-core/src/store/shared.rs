@@ -4,13 +4,15 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::control::{Answer, Handler, Request};
 use super::process::Registration;
 use super::{StoreOptions, os};
 use crate::blocker::{Blocker, VolumeId};
-use crate::error::{Owner, Result};
+use crate::error::{Error, Owner, Result};
 use crate::format::superblock::Superblock;
 use crate::mapper::cache::NodeCache;
 use crate::volume::inner::Inner;
@@ -37,7 +39,10 @@ pub struct Shared {
     /// Serializes opening and closing volumes for writing in this process.
     pub opening: Mutex<()>,
     seed: Option<AtomicU64>,
-    wakeup: (Mutex<bool>, Condvar),
+    /// Signals the background thread, which must not keep the store alive.
+    pub wakeup: Arc<Wakeup>,
+    /// What the background work failed with last.
+    pub trouble: Mutex<Option<String>>,
 }
 
 impl Shared {
@@ -60,7 +65,8 @@ impl Shared {
             open: Mutex::default(),
             pool,
             opening: Mutex::default(),
-            wakeup: (Mutex::new(false), Condvar::new()),
+            wakeup: Arc::default(),
+            trouble: Mutex::default(),
         }
     }
 
@@ -115,15 +121,69 @@ impl Shared {
 
     /// There is work for the background thread.
     pub fn wake(&self) {
-        *self.wakeup.0.lock() = true;
-        self.wakeup.1.notify_one();
+        self.wakeup.wake();
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.wakeup.wake();
+    }
+}
+
+impl Handler for Shared {
+    fn handle(&self, request: Request) -> Answer {
+        let volume = |id: &str, name: &str| {
+            let id = u64::from_str_radix(id, 16).map_err(|_| Error::InvalidArgument(format!("{id:?}: not an id")))?;
+            self.opened(VolumeId(id)).ok_or_else(|| Error::NotOpen(name.to_string()))
+        };
+        let info = |info| Answer::Info(Box::new(info));
+        let answer = || -> Result<Answer> {
+            Ok(match &request {
+                Request::Status => Answer::Status { volumes: self.all_open().iter().map(|v| v.name()).collect() },
+                Request::Snapshot { volume: name, id, snapshot } => info(volume(id, name)?.snapshot(snapshot)?),
+                Request::Resize { id, volume: name, size, shrink } => {
+                    volume(id, name)?.resize(*size, *shrink)?;
+                    Answer::Done
+                }
+                Request::Flush { id, volume: name } => {
+                    volume(id, name)?.flush()?;
+                    Answer::Done
+                }
+                Request::Rename { id, volume: name, new } => {
+                    volume(id, name)?.rename(new)?;
+                    Answer::Done
+                }
+                Request::Release { id, volume: name } => {
+                    volume(id, name)?.close()?;
+                    Answer::Done
+                }
+                Request::Info { id, volume: name } => info(volume(id, name)?.info()?),
+            })
+        };
+        answer().into()
+    }
+}
+
+/// A flag to wait for.
+#[derive(Default)]
+pub struct Wakeup {
+    woken: Mutex<bool>,
+    condition: Condvar,
+}
+
+impl Wakeup {
+    /// Raises the flag.
+    pub fn wake(&self) {
+        *self.woken.lock() = true;
+        self.condition.notify_one();
     }
 
-    /// Waits for [`Shared::wake`], or for `period`.
-    pub fn wait(&self, period: std::time::Duration) {
-        let mut woken = self.wakeup.0.lock();
+    /// Waits for the flag, or for `period`, and lowers it.
+    pub fn wait(&self, period: Duration) {
+        let mut woken = self.woken.lock();
         if !*woken {
-            self.wakeup.1.wait_for(&mut woken, period);
+            self.condition.wait_for(&mut woken, period);
         }
         *woken = false;
     }

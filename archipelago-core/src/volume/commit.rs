@@ -162,6 +162,10 @@ impl Inner {
             let mut commit = writer.commit.lock();
             let job = {
                 let _gate = self.gate.write();
+                let size = self.size.load(Ordering::Acquire);
+                if self.header.lock().header.shrunk && size % SECTOR != 0 {
+                    self.zero_tail(size)?;
+                }
                 self.compose(writer)?;
                 let epoch = self.epoch.load(Ordering::Acquire);
                 writer.journal.seal_pending(&mut writer.journal.lock(), epoch);

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
+use parking_lot::MutexGuard;
+
 use crate::blocker::LockGuard;
 use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind, SealedRange};
@@ -9,7 +11,7 @@ use crate::format::log::Body;
 use crate::limits::{MAX_RANGES, SECTOR, SECTOR_SHIFT};
 use crate::store::VolumeInfo;
 use crate::store::catalog;
-use crate::volume::inner::Inner;
+use crate::volume::inner::{CommitState, Inner, Writer};
 
 impl Inner {
     /// See [`crate::Volume::snapshot`]. Order: stop changes, switch the epoch in memory, go on, sync the old epoch, record
@@ -29,8 +31,7 @@ impl Inner {
         }
         // Most of what is dirty goes out before anybody has to wait.
         self.flush()?;
-        let mut commit = writer.commit.lock();
-        self.check()?;
+        let mut commit = self.commit_unshrunk(writer)?;
         let mut job = self.switch_epoch(writer, &mut commit, || Ok(self.capture(writer)))?;
         let epoch = self.epoch.load(Ordering::Acquire);
         let end = if writer.journal.appended() > 0 && self.header.lock().header.log.is_some() {
@@ -47,7 +48,7 @@ impl Inner {
             self.commit_header(|h| h.epoch = epoch)?;
             self.header.lock().header.log.map(|_| writer.journal.end().pos)
         };
-        let id = self.shared.new_id();
+        let id = self.shared.new_id()?;
         let header = {
             let state = self.header.lock();
             let own = &state.header;
@@ -71,7 +72,6 @@ impl Inner {
             }
         };
         drop(commit);
-        // What was cut off lies in the shared tree until the volume is folded; the snapshot must not inherit that.
         catalog::publish(&self.shared, &header)?;
         job.snapshot = Some(id);
         if !header.ranges.is_empty() {
@@ -95,25 +95,11 @@ impl Inner {
                 self.name()
             )));
         }
-        // Dead bytes past the end must be gone from the map before they could be inside the volume again.
-        if self.header.lock().header.shrunk {
-            self.checkpoint()?;
-        }
-        let mut commit = writer.commit.lock();
+        let mut commit = self.commit_unshrunk(writer)?;
         let old = self.size.load(Ordering::Acquire);
         match size.cmp(&old) {
             std::cmp::Ordering::Equal => Ok(()),
             std::cmp::Ordering::Greater => {
-                {
-                    let _gate = self.gate.write();
-                    // The last sector may hold bytes behind an odd end.
-                    if old % SECTOR != 0 {
-                        self.zero_tail(old)?;
-                    }
-                    let epoch = self.epoch.load(Ordering::Acquire);
-                    writer.journal.seal_pending(&mut writer.journal.lock(), epoch);
-                }
-                self.finish_flush(writer, &mut commit)?;
                 self.commit_header(|h| h.size = size)?;
                 self.size.store(size, Ordering::Release);
                 Ok(())
@@ -145,6 +131,20 @@ impl Inner {
         }
     }
 
+    /// The commit lock, at a moment when no dead bytes lie past the end: they must be gone from the map before it is
+    /// shared, or before they could be inside the volume again.
+    fn commit_unshrunk<'a>(&self, writer: &'a Writer) -> Result<MutexGuard<'a, CommitState>> {
+        loop {
+            let commit = writer.commit.lock();
+            self.check()?;
+            if !self.header.lock().header.shrunk {
+                return Ok(commit);
+            }
+            drop(commit);
+            self.checkpoint()?;
+        }
+    }
+
     /// Puts the last block into the overlay without what lies past the end. The gate is held, or nobody else has the volume.
     pub fn clip_last_block(&self) -> Result<()> {
         let size = self.size.load(Ordering::Acquire);
@@ -161,7 +161,7 @@ impl Inner {
     }
 
     /// Zeroes from `end` to the end of its sector, if that is mapped. The gate is held exclusively.
-    fn zero_tail(&self, end: u64) -> Result<()> {
+    pub fn zero_tail(&self, end: u64) -> Result<()> {
         let writer = self.writer()?;
         let block = end >> self.block_shift;
         let sector = ((end - (block << self.block_shift)) >> SECTOR_SHIFT) as u16;
@@ -173,6 +173,14 @@ impl Inner {
         if mapped { self.write_zero_bytes(writer, end, end.next_multiple_of(SECTOR) - end) } else { Ok(()) }
     }
 
+    /// See [`crate::Volume::info`].
+    pub fn info(&self) -> Result<VolumeInfo> {
+        let header = self.header.lock().header.clone();
+        let mapped = self.view().mapped(self.blocker(), &self.shared.cache)? * SECTOR;
+        let info = catalog::describe(&self.shared, &header, Some(mapped))?;
+        Ok(VolumeInfo { epoch: self.epoch.load(Ordering::Acquire), size: self.size.load(Ordering::Acquire), ..info })
+    }
+
     /// Gives the volume another name: new name bound, header committed, old name dropped. The header decides at every moment.
     pub fn rename(&self, new: &str) -> Result<()> {
         crate::name::check(new)?;
@@ -181,9 +189,7 @@ impl Inner {
         let _commit = writer.commit.lock();
         let old = self.name();
         catalog::claim_name(&self.shared, new, self.id)?;
-        if let Err(error) = self.commit_header(|h| h.name = new.to_string()) {
-            return Err(error);
-        }
+        self.commit_header(|h| h.name = new.to_string())?;
         *self.name.write() = new.to_string();
         self.blocker().unbind_name(&old)
     }

@@ -276,3 +276,13 @@ impl Inner {
         MapView { overlay, tree: self.tree.read().clone(), size: self.size.load(Ordering::Acquire) }
     }
 }
+
+impl Drop for Inner {
+    /// The last handle closes the volume. What was not flushed may be lost if that fails; who wants to know calls
+    /// [`crate::Volume::close`].
+    fn drop(&mut self) {
+        if !self.closed.load(Ordering::Acquire) {
+            let _ = self.close();
+        }
+    }
+}

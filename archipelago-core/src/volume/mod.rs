@@ -2,13 +2,20 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::store::VolumeInfo;
 
-// Until `submit` uses it.
-#[allow(dead_code)]
-mod queue;
+mod commit;
+mod control;
+pub(crate) mod inner;
+mod io;
+mod iov;
+pub(crate) mod overlay;
+pub(crate) mod queue;
+
+use inner::Inner;
 
 pub use queue::CompletionQueue;
 
@@ -43,45 +50,57 @@ pub struct DataExtent {
 /// no defined order. The last clone to be dropped closes it; [`Volume::close`] also reports errors.
 #[derive(Clone)]
 pub struct Volume {
-    _todo: Arc<()>,
+    inner: Arc<Inner>,
+    mode: Mode,
 }
 
 impl Volume {
+    /// A handle on an open volume.
+    pub(crate) fn new(inner: Arc<Inner>, mode: Mode) -> Volume {
+        Volume { inner, mode }
+    }
+
+    /// The volume, if this handle may change it.
+    fn writable(&self) -> Result<&Inner> {
+        match self.mode {
+            Mode::ReadWrite => Ok(&self.inner),
+            Mode::ReadOnly => Err(Error::ReadOnly(self.name())),
+        }
+    }
+
     /// Current name.
     pub fn name(&self) -> String {
-        todo!()
+        self.inner.name()
     }
 
     /// Current size in bytes.
     pub fn size(&self) -> u64 {
-        todo!()
+        self.inner.size.load(Ordering::Acquire)
     }
 
     /// Block size in bytes: the preferred I/O size.
     pub fn block_size(&self) -> u64 {
-        todo!()
+        1 << self.inner.block_shift
     }
 
     /// Whether writes are refused.
     pub fn read_only(&self) -> bool {
-        todo!()
+        self.mode == Mode::ReadOnly || self.inner.writer.is_none()
     }
 
     /// Facts about it.
     pub fn info(&self) -> Result<VolumeInfo> {
-        todo!()
+        self.inner.info()
     }
 
     /// Fills `bufs` from `offset`, any alignment. Nothing past the end may be asked for.
     pub fn read(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()> {
-        let _ = (bufs, offset);
-        todo!()
+        self.inner.read(bufs, offset)
     }
 
     /// Writes all of `bufs` at `offset`, any alignment. Durable after the next flush, or on return with `fua`.
     pub fn write(&self, bufs: &[IoSlice<'_>], offset: u64, flags: WriteFlags) -> Result<()> {
-        let _ = (bufs, offset, flags);
-        todo!()
+        self.writable()?.write(bufs, offset, flags)
     }
 
     /// Reads into one buffer.
@@ -96,53 +115,47 @@ impl Volume {
 
     /// Makes every write that returned before this call durable.
     pub fn flush(&self) -> Result<()> {
-        todo!()
+        self.inner.flush()
     }
 
     /// Frees the room of the whole 4 KiB sectors inside the range, which read as zeros from then on; the rest of the range is left as it is.
     pub fn discard(&self, offset: u64, len: u64) -> Result<()> {
-        let _ = (offset, len);
-        todo!()
+        self.writable()?.discard(offset, len)
     }
 
     /// Makes the range read as zeros. With `allocate` room is kept for it.
     pub fn write_zeroes(&self, offset: u64, len: u64, allocate: bool, flags: WriteFlags) -> Result<()> {
-        let _ = (offset, len, allocate, flags);
-        todo!()
+        self.writable()?.write_zeroes(offset, len, allocate, flags)
     }
 
     /// The ranges of `offset..offset+len` in order, neighbours of the same kind joined, at most `max` of them (then they end early).
     pub fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<DataExtent>> {
-        let _ = (offset, len, max);
-        todo!()
+        self.inner.extents(offset, len, max)
     }
 
     /// Takes a snapshot: all writes that returned before the call are in it, none that are begun after it returns.
     pub fn snapshot(&self, name: &str) -> Result<VolumeInfo> {
-        let _ = name;
-        todo!()
+        self.writable()?.snapshot(name)
     }
 
     /// Sets the size; see [`crate::Store::resize`].
     pub fn resize(&self, size: u64, shrink: bool) -> Result<()> {
-        let _ = (size, shrink);
-        todo!()
+        self.writable()?.resize(size, shrink)
     }
 
     /// Gives it another name.
     pub fn rename(&self, new: &str) -> Result<()> {
-        let _ = new;
-        todo!()
+        self.writable()?.rename(new)
     }
 
     /// Folds the journal into the tree now.
     pub fn checkpoint(&self) -> Result<()> {
-        todo!()
+        self.writable()?.checkpoint()
     }
 
     /// Flushes, folds and gives the volume up. Other clones of the handle answer `NotOpen` from then on.
     pub fn close(&self) -> Result<()> {
-        todo!()
+        self.inner.close()
     }
 
     /// Queues an operation; its completion arrives in `queue` with `tag`. `TooBusy` when the store's queue is full: the buffer
@@ -153,8 +166,20 @@ impl Volume {
         tag: u64,
         queue: &CompletionQueue,
     ) -> std::result::Result<(), (crate::Error, Operation)> {
-        let _ = (operation, tag, queue);
-        todo!()
+        let pool = &self.inner.shared.pool;
+        pool.submit(Arc::new(self.clone()), operation, tag, queue)
+    }
+}
+
+impl queue::Executor for Volume {
+    fn execute(&self, operation: &mut Operation) -> Result<()> {
+        match operation {
+            Operation::Read { buf, offset } => self.read_at(buf, *offset),
+            Operation::Write { buf, offset, flags } => self.write(&[IoSlice::new(buf)], *offset, *flags),
+            Operation::Flush => self.flush(),
+            Operation::Discard { offset, len } => self.discard(*offset, *len),
+            Operation::WriteZeroes { offset, len, allocate, flags } => self.write_zeroes(*offset, *len, *allocate, *flags),
+        }
     }
 }
 
