@@ -1,0 +1,166 @@
+//! Histories on a disk that reports errors.
+
+use archipelago_core::Error;
+
+use crate::history::{History, Op, Rng, Step, mix};
+use crate::reference::{Allowed, State};
+use crate::run::{Fault, Live, Seam, new_disk};
+use crate::verify::{explain, recover, shape, use_it};
+
+/// What became of a planned error.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// No operation reported it: it hit work that may fail, or was never reached.
+    Unseen,
+    /// An operation reported it.
+    Reported,
+    /// It was a failed sync of a flush, and the volume refused to flush again.
+    Poisoned,
+}
+
+/// Runs a history in which one random call fails with EIO. Whatever that call was, nothing flushed is lost; after a failed
+/// sync the volume does not flush again until it was reopened; a reopened store works, and keeps what it then flushes.
+pub fn check_io_error(seam: Seam, seed: u64) -> Result<Outcome, String> {
+    let history = History::short(seed);
+    let mut rng = Rng::new(mix(seed, 4));
+    let (mut live, calls) = measured(seam, &history)?;
+    let failing = live.base + 1 + rng.below(calls);
+    live.disk.fail_at(failing, libc::EIO);
+    // Dropping a handle flushes too, but cannot say that it failed.
+    live.careful = true;
+
+    let context =
+        |e: String| format!("{seam:?} seam, seed {seed}, call {failing} fails: {}\n{history}", explain(&e, &history));
+    let mut allowed = Allowed::just(&live.state);
+    let mut outcome = Outcome::Unseen;
+    for step in &history.steps {
+        let effect = live.effect_of(step);
+        match live.apply(step) {
+            Ok(_) => allowed = Allowed::just(&live.state),
+            Err(Fault::Engine(error)) if error.errno() == libc::EIO => {
+                if let Some(effect) = effect {
+                    allowed = effect.during;
+                    allowed.states.extend([live.state.clone(), effect.after]);
+                }
+                outcome = Outcome::Reported;
+                if flushes(&step.op) && is_failed_sync(&error) {
+                    stays_poisoned(&mut live, step).map_err(|e| context(format!("{step}: {e}")))?;
+                    outcome = Outcome::Poisoned;
+                }
+                break;
+            }
+            Err(e) => return Err(context(format!("{step}: {e}"))),
+        }
+    }
+    live.abandon();
+
+    // The machine stops, too.
+    for crash in 0..4 {
+        let disk = live.disk.crash_at(u64::MAX, crash);
+        recover(&disk, &allowed, &live.touched, &mut rng)
+            .and_then(|found| use_it(disk, found, &live.touched, seed, &mut rng))
+            .map_err(|e| context(format!("cut after the error (crash seed {crash}): {e}")))?;
+    }
+
+    // The process goes on, on the same disk: what it sees of unflushed data may still be lost by a later cut, but what
+    // it flushes from now on may not.
+    let found = recover(&live.disk, &allowed, &live.touched, &mut rng)
+        .map_err(|e| context(format!("opened again after the error: {e}")))?;
+    let mut again = use_it(live.disk.clone(), found, &live.touched, seed, &mut rng)
+        .map_err(|e| context(format!("opened again after the error: {e}")))?;
+    let (flushed, _) = again.allowed_at(u64::MAX);
+    again.abandon();
+    // Whether a map exists or how long it is stays open when that was what the error struck.
+    let shapes: Vec<_> = allowed.states.iter().map(shape).collect();
+    if shapes.iter().any(|s| *s != shapes[0]) {
+        return Ok(outcome);
+    }
+    let kept = keep_doubt(flushed, &allowed);
+    for crash in 0..4 {
+        let disk = again.disk.crash_at(u64::MAX, crash);
+        recover(&disk, &kept, &again.touched, &mut rng)
+            .map_err(|e| context(format!("used again after the error, then cut (crash seed {crash}): {e}")))?;
+    }
+    Ok(outcome)
+}
+
+/// A store for the history, and the number of calls that the history makes.
+fn measured(seam: Seam, history: &History) -> Result<(Live, u64), String> {
+    let start = || new_disk(seam).and_then(|disk| Live::start(disk, history.seed, true)).map_err(|e| e.to_string());
+    let mut rehearsal = start()?;
+    rehearsal.run(history)?;
+    let calls = rehearsal.disk.steps() - rehearsal.base;
+    Ok((start()?, calls))
+}
+
+fn flushes(op: &Op) -> bool {
+    matches!(op, Op::Flush { .. } | Op::Write { fua: true, .. } | Op::Zeroes { fua: true, .. })
+}
+
+fn is_failed_sync(error: &Error) -> bool {
+    matches!(error, Error::Io { op, .. } if op.contains("sync"))
+}
+
+fn stays_poisoned(live: &mut Live, step: &Step) -> Result<(), String> {
+    let (Op::Flush { name } | Op::Write { name, .. } | Op::Zeroes { name, .. }) = &step.op else { return Ok(()) };
+    for _ in 0..3 {
+        let volume = live.volume(name).map_err(|e| e.to_string())?;
+        match volume.flush() {
+            Err(error) if error.errno() == libc::EIO => {}
+            other => return Err(format!("a flush after a failed sync gave {other:?}")),
+        }
+    }
+    Ok(())
+}
+
+/// What may be found by a cut after the store was used again: pages that a failed sync dropped read as new until they
+/// leave the cache, so what was in doubt when the error struck still is.
+fn keep_doubt(after: Allowed, before: &Allowed) -> Allowed {
+    let mut states: Vec<State> = after.states;
+    for state in &mut states {
+        for (name, map) in state.iter_mut() {
+            before.states.iter().filter_map(|s| s.get(name)).for_each(|earlier| map.doubt(earlier));
+        }
+    }
+    Allowed { states, optional: after.optional }
+}
+
+/// Runs a history whose disk is full for a while. Returns whether an operation was refused for it.
+pub fn check_no_space(seam: Seam, seed: u64) -> Result<bool, String> {
+    let history = History::short(seed);
+    let mut rng = Rng::new(mix(seed, 5));
+    let mut live =
+        new_disk(seam).and_then(|disk| Live::start(disk, seed, true)).map_err(|e| format!("seed {seed}: {e}"))?;
+    let context = |e: String| format!("{seam:?} seam, seed {seed}: {}\n{history}", explain(&e, &history));
+    let full_at = rng.below(history.steps.len() as u64) as usize;
+    let mut refused = false;
+    for (i, step) in history.steps.iter().enumerate() {
+        if i == full_at {
+            // Small file systems keep a small reserve, so that writes get to feel the end itself.
+            let total = *rng.pick(&[1 << 40, 8 << 20, 1 << 20]);
+            live.disk.set_space(total, rng.below(200 << 10));
+        }
+        match live.apply(step) {
+            Ok(_) => {}
+            Err(Fault::Engine(Error::NoSpace(_))) => {
+                refused = true;
+                live.check_untouched(step).map_err(|e| context(format!("after {step} found no space: {e}")))?;
+                live.disk.set_space(1 << 40, 1 << 39);
+                live.apply(step).map_err(|e| context(format!("{step}, again with room: {e}")))?;
+            }
+            Err(e) => return Err(context(format!("{step} with little room: {e}"))),
+        }
+    }
+    live.disk.set_space(1 << 40, 1 << 39);
+    live.check_all().map_err(|e| context(format!("at the end: {e}")))?;
+    let (allowed, _) = live.allowed_at(u64::MAX);
+    live.abandon();
+    for crash in 0..4 {
+        // Giving up the handles flushed them: what was allowed before still is, and nothing else.
+        let disk = live.disk.crash_at(u64::MAX, crash);
+        let found = recover(&disk, &allowed, &live.touched, &mut rng);
+        let used = found.and_then(|found| use_it(disk, found, &live.touched, seed, &mut rng));
+        used.map_err(|e| context(format!("cut at the end (crash seed {crash}): {e}")))?;
+    }
+    Ok(refused)
+}
