@@ -515,10 +515,13 @@ fn check_objects(blocker: &dyn Blocker, shelf: &Shelf, flying: Option<&ObjectCal
     Ok(())
 }
 
+/// An object, its length and its bytes.
+type Seen = (Object, Option<u64>, Vec<u8>);
+
 /// What the next process reads stays, once it has synced.
 fn check_sync_after<D: Crashable>(left: &Arc<D>, mount: Mount<D>, blocker: &dyn Blocker) -> Checked {
     let text = |error: Error| format!("going on: {error}");
-    let image = |blocker: &dyn Blocker| -> Result<Vec<(Object, Option<u64>, Vec<u8>)>, Error> {
+    let image = |blocker: &dyn Blocker| -> Result<Vec<Seen>, Error> {
         let mut all = Vec::new();
         for object in blocker.objects(VOLUME)? {
             let len = blocker.len(object)?;
