@@ -377,6 +377,13 @@ fn a_failure_of_the_memory_backend_takes_nothing_from_what_was_acknowledged() {
     }
 }
 
+#[test]
+fn a_failure_of_the_file_backend_takes_nothing_from_what_was_acknowledged() {
+    for run in runs(16) {
+        failures_run(run, SimDisk::new, mount_file).unwrap();
+    }
+}
+
 // --- objects ---
 
 const ATOM: u64 = 512;

@@ -217,6 +217,12 @@ impl FileBlocker {
         if !self.known.is(key, expected) {
             // Its writer may have died before it was durable. The other slot, which is the only durable one then, must
             // not be overwritten before that has changed.
+            // Written again, too: after a failed sync it may be in memory only and count as written, so that a sync by
+            // itself would do nothing.
+            let found = encode_slot(stored.id, stored.version, &stored.payload)?;
+            self.sys
+                .pwritev(file.fd, &[IoSlice::new(&found)], slot_of(stored.version) * SLOT as u64)
+                .map_err(|e| fail("write", &path, e))?;
             self.sys.fdatasync(file.fd).map_err(|e| fail("sync", &path, e))?;
             self.sync_dir(names::record_dir(key))?;
         }
