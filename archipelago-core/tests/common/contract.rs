@@ -2,6 +2,7 @@
 //!
 //! Durability is not tested here, since a backend cannot be asked what a power cut would leave: the simulated disk and
 //! the tests over it do that.
+#![allow(clippy::unwrap_used)]
 
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;

@@ -156,12 +156,12 @@ impl FileBlocker {
     /// Takes back what a batch made, names first, so that no name is left without its header. Nothing is reported: the
     /// caller already has the error that counts, and what may be left after a second one is a header that nobody names.
     fn undo_named(&self, made: &Made) {
-        for names in [&made.names, &made.headers] {
-            let mut gone = true;
-            for path in names {
-                gone &= self.sys.unlink(path).is_ok();
+        for paths in [&made.names, &made.headers] {
+            if paths.is_empty() {
+                continue;
             }
-            if !names.is_empty() && !(gone && self.sync_dir(names::CATALOG).is_ok()) {
+            let left = paths.iter().filter(|path| self.sys.unlink(path).is_err()).count();
+            if left > 0 || self.sync_dir(names::CATALOG).is_err() {
                 return;
             }
         }
