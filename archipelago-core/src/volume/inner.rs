@@ -39,8 +39,11 @@ pub struct Writer {
     pub commit: Mutex<CommitState>,
     /// Serializes folds.
     pub fold: Mutex<()>,
-    /// Captured maps of snapshots that wait to be folded, oldest first.
+    /// Captured maps of snapshots that wait to be folded, oldest first. Filled with the commit lock held, like every
+    /// capture, so that their order is that of the captures.
     pub jobs: Mutex<VecDeque<FoldJob>>,
+    /// Held while a snapshot is published whose map is queued already.
+    pub publish: Mutex<()>,
     /// Blocks with more extents than a node takes.
     pub overfull: Mutex<BTreeSet<u64>>,
     /// The live data object has writes that no sync covered.
