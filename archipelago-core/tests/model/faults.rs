@@ -1,11 +1,13 @@
 //! Histories on a disk that reports errors.
 
-use archipelago_core::Error;
+use std::collections::BTreeMap;
+
+use archipelago_core::{Error, Kind};
 
 use crate::history::{History, Op, Rng, Step, mix};
 use crate::reference::{Allowed, State};
 use crate::run::{Fault, Live, Seam, new_disk};
-use crate::verify::{explain, recover, shape, use_it};
+use crate::verify::{explain, recover, shape, use_it, used_name};
 
 /// What became of a planned error.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -118,7 +120,11 @@ fn stays_poisoned(live: &mut Live, step: &Step) -> Result<(), String> {
 fn keep_doubt(after: Allowed, before: &Allowed) -> Allowed {
     let mut states: Vec<State> = after.states;
     for state in &mut states {
+        // `use_it` took a snapshot of each volume, in their order.
+        let volumes = state.iter().filter(|(_, m)| m.kind == Kind::Volume).map(|(n, _)| n.clone());
+        let copies: BTreeMap<String, String> = volumes.enumerate().map(|(i, n)| (used_name(i), n)).collect();
         for (name, map) in state.iter_mut() {
+            let name = copies.get(name).unwrap_or(name);
             before.states.iter().filter_map(|s| s.get(name)).for_each(|earlier| map.doubt(earlier));
         }
     }
@@ -133,17 +139,25 @@ pub fn check_no_space(seam: Seam, seed: u64) -> Result<bool, String> {
         new_disk(seam).and_then(|disk| Live::start(disk, seed, true)).map_err(|e| format!("seed {seed}: {e}"))?;
     let context = |e: String| format!("{seam:?} seam, seed {seed}: {}\n{history}", explain(&e, &history));
     let full_at = rng.below(history.steps.len() as u64) as usize;
-    let mut refused = false;
+    // Dropping a handle flushes too, but cannot say that it failed.
+    live.careful = true;
+    let (mut refused, mut in_doubt) = (false, None);
     for (i, step) in history.steps.iter().enumerate() {
         if i == full_at {
             // Small file systems keep a small reserve, so that writes get to feel the end itself.
             let total = *rng.pick(&[1 << 40, 8 << 20, 1 << 20]);
             live.disk.set_space(total, rng.below(200 << 10));
         }
+        let effect = live.effect_of(step);
         match live.apply(step) {
             Ok(_) => {}
             Err(Fault::Engine(Error::NoSpace(_))) => {
                 refused = true;
+                if matches!(step.op, Op::Close { .. } | Op::Reopen | Op::Remove { .. }) {
+                    // A close that fails gives the volume up all the same: what was not flushed is in doubt.
+                    in_doubt = effect;
+                    break;
+                }
                 live.check_untouched(step).map_err(|e| context(format!("after {step} found no space: {e}")))?;
                 live.disk.set_space(1 << 40, 1 << 39);
                 live.apply(step).map_err(|e| context(format!("{step}, again with room: {e}")))?;
@@ -152,8 +166,17 @@ pub fn check_no_space(seam: Seam, seed: u64) -> Result<bool, String> {
         }
     }
     live.disk.set_space(1 << 40, 1 << 39);
-    live.check_all().map_err(|e| context(format!("at the end: {e}")))?;
-    let (allowed, _) = live.allowed_at(u64::MAX);
+    let allowed = match in_doubt {
+        Some(effect) => {
+            let mut allowed = effect.during;
+            allowed.states.push(effect.after);
+            allowed
+        }
+        None => {
+            live.check_all().map_err(|e| context(format!("at the end: {e}")))?;
+            live.allowed_at(u64::MAX).0
+        }
+    };
     live.abandon();
     for crash in 0..4 {
         // Giving up the handles flushed them: what was allowed before still is, and nothing else.

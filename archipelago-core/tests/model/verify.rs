@@ -280,6 +280,11 @@ pub fn explain(text: &str, history: &History) -> String {
 /// Stamp of the first operation after recovery: above those of any short history.
 const FIRST_USE: u32 = 900;
 
+/// Name of the snapshot that [`use_it`] takes of the `i`th volume.
+pub fn used_name(i: usize) -> String {
+    format!("used-{i:03}")
+}
+
 /// A recovered store is a store: every volume can be written, flushed and snapshotted, and reads back.
 pub fn use_it(disk: Disk, found: Found, touched: &Touched, seed: u64, rng: &mut Rng) -> Result<Live, String> {
     let Found { store, state, base } = found;
@@ -296,7 +301,7 @@ pub fn use_it(disk: Disk, found: Found, touched: &Touched, seed: u64, rng: &mut 
         let len = (1 + rng.below(longest)).min(size - offset);
         ops.push(Op::Write { name: name.clone(), offset, len, fua: false });
         ops.push(Op::Flush { name: name.clone() });
-        ops.push(Op::Snapshot { volume: name.clone(), name: format!("used-{i:03}") });
+        ops.push(Op::Snapshot { volume: name.clone(), name: used_name(i) });
     }
     for (i, op) in ops.into_iter().enumerate() {
         let step = Step { stamp: FIRST_USE + i as u32, op };
