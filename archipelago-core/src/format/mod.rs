@@ -11,3 +11,6 @@ pub mod superblock;
 
 pub(crate) mod bytes;
 pub(crate) mod extents;
+
+#[cfg(test)]
+mod document;

@@ -308,6 +308,12 @@ mod tests {
             lost[slot * SLOT..(slot + 1) * SLOT].fill(0);
             assert!(is_damaged(&lost), "slot {slot} lost");
         }
+        // A torn commit replaces the first sector or leaves it; it never makes it zeros.
+        let mut torn = whole.clone();
+        commit(&mut torn, 4, &payload(1400, 4), 0b110);
+        assert_eq!(decode_slots("r", &torn).unwrap().version, 3);
+        torn[SLOT..SLOT + ATOM].fill(0);
+        assert!(is_damaged(&torn));
         let mut swapped = whole[SLOT..].to_vec();
         swapped.extend_from_slice(&whole[..SLOT]);
         assert!(is_damaged(&swapped));

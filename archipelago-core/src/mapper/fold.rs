@@ -47,7 +47,7 @@ impl Folder<'_> {
             }
             let mapped = entries.iter().map(|(_, e)| entry_mapped(e, tree.sectors())).sum();
             let node = Node::Leaf(entries);
-            let bytes = node.encode(crate::VolumeId(0), 0)?;
+            let bytes = node.encode(self.pack.owner(), 0)?;
             if bytes.len() <= MAX_INLINE_ROOT {
                 return Ok(Root::Inline(bytes));
             }

@@ -134,12 +134,6 @@ impl Journal {
         std::mem::take(&mut *self.dirty.lock()).into_iter().map(|n| Object::Log(self.owner, n)).collect()
     }
 
-    /// Whether nothing waits to be synced.
-    pub fn is_clean(&self) -> bool {
-        let state = self.state.lock();
-        state.live.is_empty() && state.sealed.is_empty() && self.dirty.lock().is_empty()
-    }
-
     /// Whether a segment should be made ahead of need.
     pub fn wants_segment(&self) -> bool {
         self.wants_segment.load(Ordering::Relaxed)
@@ -231,8 +225,10 @@ impl Journal {
     ) -> Result<LogPos> {
         let pieces: smallvec::SmallVec<[&[u8]; 8]> = payload.iter().map(|s| &**s).collect();
         let len: usize = pieces.iter().map(|p| p.len()).sum();
-        let record =
-            RecordHead { seq: state.next.seq, generation: state.generation, epoch, synced: state.synced, body };
+        // An owner's generation is in force from its first record on; an end marker may have to come before that.
+        let first = matches!(body, Body::Open { .. });
+        let generation = if state.opened || first { state.generation } else { state.next.generation };
+        let record = RecordHead { seq: state.next.seq, generation, epoch, synced: state.synced, body };
         let head = log::encode_head(self.owner, &record, &pieces)?;
         let mut bufs: smallvec::SmallVec<[IoSlice<'_>; 9]> = smallvec::SmallVec::new();
         bufs.push(IoSlice::new(&head));
@@ -252,7 +248,7 @@ impl Journal {
         }
         state.next.pos.offset += (RECORD_HEAD + len) as u32;
         state.next.seq += 1;
-        state.next.generation = state.generation;
+        state.next.generation = generation;
         self.appended.fetch_add((RECORD_HEAD + len) as u64, Ordering::Relaxed);
         self.mark_dirty(pos.segment);
         Ok(pos)

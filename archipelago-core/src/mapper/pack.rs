@@ -39,6 +39,11 @@ impl PackWriter {
         Ok(PackWriter { owner, pack, written: 0, buffer: Vec::new(), exists: false, dirty: Vec::new() })
     }
 
+    /// Whose packs these are.
+    pub fn owner(&self) -> VolumeId {
+        self.owner
+    }
+
     /// Appends a node; it is readable after [`PackWriter::sync`].
     pub fn append(
         &mut self,

@@ -113,7 +113,9 @@ pub fn publish_many(shared: &Shared, headers: &[Header]) -> Result<()> {
 pub fn describe(shared: &Shared, header: &Header, mapped: Option<u64>) -> Result<VolumeInfo> {
     let mapped = match mapped {
         Some(bytes) => bytes,
-        None => Tree::from_root(&format!("catalog/h.{}", header.id), &header.root, header.block_shift)?.mapped() * SECTOR,
+        None => {
+            Tree::from_root(&format!("catalog/h.{}", header.id), &header.root, header.block_shift)?.mapped() * SECTOR
+        }
     };
     let parent = match header.parent {
         VolumeId(0) => None,

@@ -298,7 +298,8 @@ impl Store {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(e) => return Err(Error::io("look into", path.display().to_string(), e)),
         }
-        let file = FileOptions { mode: options.mode, group: options.group.unwrap_or(u32::MAX), ..FileOptions::default() };
+        let file =
+            FileOptions { mode: options.mode, group: options.group.unwrap_or(u32::MAX), ..FileOptions::default() };
         Store::init_on(Arc::new(FileBlocker::init(path, file)?), options)
     }
 
@@ -349,7 +350,12 @@ impl Store {
         Store::assemble(blocker, options, superblock, None)
     }
 
-    fn assemble(blocker: Arc<dyn Blocker>, options: StoreOptions, superblock: Superblock, root: Option<PathBuf>) -> Result<Store> {
+    fn assemble(
+        blocker: Arc<dyn Blocker>,
+        options: StoreOptions,
+        superblock: Superblock,
+        root: Option<PathBuf>,
+    ) -> Result<Store> {
         if !(1 << 20..=1 << 30).contains(&options.max_unfolded) {
             return Err(Error::InvalidArgument("the unfolded journal may be 1 MiB to 1 GiB long".into()));
         }
@@ -427,7 +433,8 @@ impl Store {
         let size = options.size.unwrap_or(source.size);
         catalog::check_size(size)?;
         if size < source.size {
-            let text = format!("{size} bytes is less than the {} of {snapshot}; clone it, then resize the clone", source.size);
+            let text =
+                format!("{size} bytes is less than the {} of {snapshot}; clone it, then resize the clone", source.size);
             return Err(Error::InvalidArgument(text));
         }
         let mut headers = Vec::with_capacity(names.len());
@@ -515,7 +522,9 @@ impl Store {
         let deadline = Instant::now() + PATIENCE;
         loop {
             match catalog::lock(&self.shared, header, advice) {
-                Err(Error::OpenElsewhere { owner, .. }) if owner.process.is_empty() && self.shared.root.is_some() && Instant::now() < deadline => {
+                Err(Error::OpenElsewhere { owner, .. })
+                    if owner.process.is_empty() && self.shared.root.is_some() && Instant::now() < deadline =>
+                {
                     std::thread::sleep(Duration::from_millis(20));
                 }
                 other => return other,
@@ -603,7 +612,13 @@ impl Store {
     }
 
     /// Calls `each` with the ranges of a map in order, zero ranges included, from `offset` for `len` bytes (cut at the map's end).
-    pub fn map_extents(&self, name: &str, offset: u64, len: u64, each: &mut dyn FnMut(MapExtent) -> Result<()>) -> Result<()> {
+    pub fn map_extents(
+        &self,
+        name: &str,
+        offset: u64,
+        len: u64,
+        each: &mut dyn FnMut(MapExtent) -> Result<()>,
+    ) -> Result<()> {
         usage::map_extents(&self.shared, name, offset, len, each)
     }
 

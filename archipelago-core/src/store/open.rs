@@ -20,7 +20,8 @@ use crate::volume::inner::{CommitState, HeaderState, Inner, Writer};
 use crate::volume::overlay::Overlay;
 
 /// What a second writer is told.
-const WRITER_ADVICE: &str = "ask that process for what you need, or stop it first; snapshots of the volume can be read and cloned meanwhile";
+const WRITER_ADVICE: &str =
+    "ask that process for what you need, or stop it first; snapshots of the volume can be read and cloned meanwhile";
 /// What a reader of a volume in use is told.
 const READER_ADVICE: &str = "take a snapshot of it and read that";
 

@@ -98,7 +98,12 @@ impl Inner {
 
     /// Stops changes for a moment, moves to the next epoch, and makes everything of the old one durable. `at_gate` runs
     /// while changes are stopped; it returns what the caller wants to keep of that moment.
-    pub fn switch_epoch<T>(&self, writer: &Writer, commit: &mut CommitState, at_gate: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub fn switch_epoch<T>(
+        &self,
+        writer: &Writer,
+        commit: &mut CommitState,
+        at_gate: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
         let kept = {
             let _gate = self.gate.write();
             let kept = at_gate()?;
@@ -195,7 +200,10 @@ impl Inner {
         let tree = self.tree.read().clone();
         let header_is_current = {
             let state = self.header.lock();
-            job.changed.is_empty() && job.limit == u64::MAX && state.header.ranges.is_empty() && state.header.log == job.at
+            job.changed.is_empty()
+                && job.limit == u64::MAX
+                && state.header.ranges.is_empty()
+                && state.header.log == job.at
         };
         if header_is_current {
             return Ok(());

@@ -37,8 +37,9 @@ impl Inner {
         let end = if writer.journal.appended() > 0 && self.header.lock().header.log.is_some() {
             let mut state = writer.journal.lock();
             // The range ends before the record: what follows belongs to the new epoch.
-            let appended =
-                writer.journal.append(self.blocker(), &mut state, epoch, Body::Epoch, &[], &|at| self.journal_started(at));
+            let appended = writer
+                .journal
+                .append(self.blocker(), &mut state, epoch, Body::Epoch, &[], &|at| self.journal_started(at));
             drop(state);
             let pos = self.note(appended)?;
             let result = self.blocker().sync(&writer.journal.take_dirty());
@@ -223,5 +224,4 @@ impl Inner {
         }
         writer.journal.drop_ready(self.blocker())
     }
-
 }

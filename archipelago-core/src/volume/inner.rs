@@ -138,11 +138,6 @@ impl Inner {
         self.name.read().clone()
     }
 
-    /// Sectors in a block.
-    pub fn sectors(&self) -> u16 {
-        1 << (u32::from(self.block_shift) - SECTOR_SHIFT)
-    }
-
     /// Refuses when closed or when a sync failed.
     pub fn check(&self) -> Result<()> {
         if self.closed.load(Ordering::Acquire) {
@@ -232,7 +227,13 @@ impl Inner {
     }
 
     /// Writes bytes where they lie already.
-    pub fn write_in_place(&self, writer: &Writer, source: &Source, at: (Object, u64), bufs: &[IoSlice<'_>]) -> Result<()> {
+    pub fn write_in_place(
+        &self,
+        writer: &Writer,
+        source: &Source,
+        at: (Object, u64),
+        bufs: &[IoSlice<'_>],
+    ) -> Result<()> {
         self.blocker().write(at.0, bufs, at.1)?;
         // Marked after the write: a flush that began before it owes nothing to it, one that begins later sees the mark.
         match *source {

@@ -168,7 +168,15 @@ impl Inner {
     }
 
     /// Overwrites the part of a live run that `from..to` covers.
-    fn overwrite(&self, writer: &Writer, block: u64, run: &Extent, from: u64, to: u64, bufs: &[IoSlice<'_>]) -> Result<()> {
+    fn overwrite(
+        &self,
+        writer: &Writer,
+        block: u64,
+        run: &Extent,
+        from: u64,
+        to: u64,
+        bufs: &[IoSlice<'_>],
+    ) -> Result<()> {
         let start = u64::from(run.start) << SECTOR_SHIFT;
         let (b0, b1) = (from.max(start), to.min(start + (u64::from(run.len) << SECTOR_SHIFT)));
         match self.place(&run.source, block, start, b0 - start) {
@@ -237,7 +245,15 @@ impl Inner {
     }
 
     /// Writes whole sectors at their own place in the live data object and notes the change for the journal.
-    pub fn write_live_data(&self, writer: &Writer, block: u64, first: u16, sectors: u16, bufs: &[IoSlice<'_>], epoch: u64) -> Result<()> {
+    pub fn write_live_data(
+        &self,
+        writer: &Writer,
+        block: u64,
+        first: u16,
+        sectors: u16,
+        bufs: &[IoSlice<'_>],
+        epoch: u64,
+    ) -> Result<()> {
         let start = (block << (u32::from(self.block_shift) - SECTOR_SHIFT)) + u64::from(first);
         self.blocker().write(Object::Data(self.id, epoch), bufs, start << SECTOR_SHIFT)?;
         writer.data_dirty.store(true, Ordering::Release);
@@ -306,7 +322,7 @@ impl Inner {
     fn zero_sectors(&self, writer: &Writer, first: u64, last: u64) -> Result<()> {
         let shift = u32::from(self.block_shift) - SECTOR_SHIFT;
         let (b0, b1) = (first >> shift, (last - 1) >> shift);
-        let mut zero = |block: u64| {
+        let zero = |block: u64| {
             let base = block << shift;
             let (s, e) = (first.max(base) - base, last.min(base + (1 << shift)) - base);
             self.zero_in_block(writer, block, s as u16, (e - s) as u16)
@@ -338,7 +354,8 @@ impl Inner {
             // write, for the shard's lock is held.
             if let Source::Data { .. } = run.source {
                 if self.is_live(&run.source) {
-                    if let Some((object, at)) = self.place(&run.source, block, u64::from(run.start) << SECTOR_SHIFT, 0) {
+                    if let Some((object, at)) = self.place(&run.source, block, u64::from(run.start) << SECTOR_SHIFT, 0)
+                    {
                         self.blocker().punch(object, at, u64::from(run.len) << SECTOR_SHIFT)?;
                         writer.data_dirty.store(true, Ordering::Release);
                     }
@@ -376,9 +393,10 @@ impl Inner {
                 let start = (base + (u64::from(run.start) << SECTOR_SHIFT)).max(at);
                 let stop = (base + (u64::from(run.start + run.len) << SECTOR_SHIFT)).min(stop);
                 let zero = run.source == Source::Zero;
+                let full = out.len() >= max;
                 match out.last_mut() {
                     Some(last) if last.zero == zero => last.len += stop - start,
-                    _ if out.len() == max => return Ok(out),
+                    _ if full => return Ok(out),
                     _ => out.push(DataExtent { offset: start, len: stop - start, zero }),
                 }
             }

@@ -178,7 +178,9 @@ impl queue::Executor for Volume {
             Operation::Write { buf, offset, flags } => self.write(&[IoSlice::new(buf)], *offset, *flags),
             Operation::Flush => self.flush(),
             Operation::Discard { offset, len } => self.discard(*offset, *len),
-            Operation::WriteZeroes { offset, len, allocate, flags } => self.write_zeroes(*offset, *len, *allocate, *flags),
+            Operation::WriteZeroes { offset, len, allocate, flags } => {
+                self.write_zeroes(*offset, *len, *allocate, *flags)
+            }
         }
     }
 }

@@ -57,8 +57,11 @@ impl Overlay {
 
     /// All blocks, sorted.
     pub fn capture(&self) -> Vec<(u64, Arc<BlockMap>)> {
-        let mut all: Vec<_> =
-            self.shards.iter().flat_map(|s| s.read().iter().map(|(b, m)| (*b, m.clone())).collect::<Vec<_>>()).collect();
+        let mut all: Vec<_> = self
+            .shards
+            .iter()
+            .flat_map(|s| s.read().iter().map(|(b, m)| (*b, m.clone())).collect::<Vec<_>>())
+            .collect();
         all.sort_unstable_by_key(|(b, _)| *b);
         all
     }

@@ -1,2 +1,5 @@
 //! Entry point of the `archipelago` command.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    archipelago_service::cli::main()
+}

@@ -245,18 +245,20 @@ impl FileBlocker {
     pub(super) fn move_to_trash(&self, volume: VolumeId) -> Result<()> {
         let from = names::record_path(RecordKey::Header(volume));
         let to = names::record_path(RecordKey::Trash(volume));
-        match self.sys.rename(&from, &to) {
+        // In two durable steps and not by `rename`, which only some file systems make atomic between directories: what
+        // other maps still need must never be in neither place.
+        match self.sys.link(&from, &to) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(Error::NotFound(from)),
+            // A crash came between the steps.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             other => other.map_err(|e| fail("remove", &from, e))?,
         }
-        // Where a crash left the header in both places, the two are one file, and `rename` does nothing.
+        self.sync_dir(names::TRASH)?;
         match self.sys.unlink(&from) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(fail("remove", from, e)),
             _ => {}
         }
         self.known.forget(RecordKey::Header(volume));
-        // The new place first: a crash in between leaves the header in both rather than in none.
-        self.sync_dir(names::TRASH)?;
         self.sync_dir(names::CATALOG)
     }
 

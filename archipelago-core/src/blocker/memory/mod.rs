@@ -93,6 +93,12 @@ impl MemoryBlocker {
         MemoryBlocker::with(held.survivor(seed), room)
     }
 
+    /// See [`Crashable::kill_at`].
+    pub fn kill_at(&self, step: u64) -> Arc<MemoryBlocker> {
+        let inner = self.inner.lock();
+        MemoryBlocker::with(inner.line.at(step), inner.room)
+    }
+
     /// See [`Crashable::fail_at`]. A commit that fails keeps the old record in view, but a later crash may show the new one.
     pub fn fail_at(&self, step: u64, errno: i32) {
         self.inner.lock().line.fail_at(step, errno);
@@ -122,6 +128,9 @@ impl Crashable for MemoryBlocker {
     }
     fn crash_at(&self, step: u64, seed: u64) -> Arc<MemoryBlocker> {
         self.crash_at(step, seed)
+    }
+    fn kill_at(&self, step: u64) -> Arc<MemoryBlocker> {
+        self.kill_at(step)
     }
     fn fail_at(&self, step: u64, errno: i32) {
         self.fail_at(step, errno)

@@ -81,6 +81,12 @@ impl SimDisk {
         SimDisk::with(files.survivor(seed), room)
     }
 
+    /// See [`Crashable::kill_at`].
+    pub fn kill_at(&self, step: u64) -> Arc<SimDisk> {
+        let inner = self.inner.lock();
+        SimDisk::with(inner.line.at(step), inner.room)
+    }
+
     /// See [`Crashable::fail_at`].
     pub fn fail_at(&self, step: u64, errno: i32) {
         self.inner.lock().line.fail_at(step, errno);
@@ -190,6 +196,9 @@ impl Crashable for SimDisk {
     }
     fn crash_at(&self, step: u64, seed: u64) -> Arc<SimDisk> {
         self.crash_at(step, seed)
+    }
+    fn kill_at(&self, step: u64) -> Arc<SimDisk> {
+        self.kill_at(step)
     }
     fn fail_at(&self, step: u64, errno: i32) {
         self.fail_at(step, errno)

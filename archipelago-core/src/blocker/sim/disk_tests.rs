@@ -359,3 +359,17 @@ fn looking_at_every_step_of_a_long_history_is_quick() {
     // Ten times what was measured on a busy machine, so that only a change of order fails.
     assert!(each < std::time::Duration::from_millis(5), "{each:?}");
 }
+
+#[test]
+fn after_a_kill_everything_is_visible_and_still_at_risk() {
+    let disk = SimDisk::new();
+    put_durably(&disk, "f", b"old");
+    put(&disk, "f", b"new");
+    let killed = disk.kill_at(disk.steps());
+    assert_eq!((get(&killed, "f").unwrap(), killed.open_files()), (b"new".to_vec(), 0));
+    assert_eq!(get(&killed.crash_at(0, 0), "f").unwrap(), b"old");
+    let fd = killed.open("f", Open::Read).unwrap();
+    killed.fdatasync(fd).unwrap();
+    assert_eq!(get(&killed.crash_at(1, 0), "f").unwrap(), b"new");
+    assert_eq!(get(&disk.crash_at(disk.steps(), 0), "f").unwrap(), b"old");
+}

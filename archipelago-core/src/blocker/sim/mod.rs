@@ -61,11 +61,15 @@ pub trait Crashable: Send + Sync + Sized {
     fn steps(&self) -> u64;
 
     /// A new, independent disk with a state that a power cut after the first `step` calls might have left. Seed 0 keeps only what is
-    /// durable, 1 everything that was issued (as after `kill -9`) but what failed syncs dropped, any other is a choice of its own.
+    /// durable, 1 everything that was issued but what failed syncs dropped, any other is a choice of its own.
     ///
     /// A `step` past the last is the present; one before the last [`forget_history`](Crashable::forget_history) is that moment. The new disk
     /// starts at step 0 and has no open files, no locks, no planned failures and working syncs; limits of space are kept.
     fn crash_at(&self, step: u64, seed: u64) -> Arc<Self>;
+
+    /// A new, independent disk as the next process finds it when the one before was killed after the first `step` calls, while the
+    /// machine went on: everything issued is visible, and what was not synced is still at risk. Otherwise as [`crash_at`](Crashable::crash_at).
+    fn kill_at(&self, step: u64) -> Arc<Self>;
 
     /// Lets call number `step` fail with `errno`, once. A failed sync drops what it should have written; any other call does nothing.
     fn fail_at(&self, step: u64, errno: i32);

@@ -206,7 +206,12 @@ fn any_pointer() -> impl Strategy<Value = Pointer> {
 fn any_entry() -> impl Strategy<Value = Entry> {
     prop_oneof![
         (1u64..5, any::<u64>()).prop_map(|(owner, epoch)| Entry::Owned { owner: VolumeId(owner), epoch }),
-        any_list(12).prop_filter("too long", |list| inline_size(list) <= MAX_INLINE_EXTENTS).prop_map(Entry::Extents),
+        any_list(30).prop_map(|mut list| {
+            while inline_size(&list) > MAX_INLINE_EXTENTS {
+                list.pop();
+            }
+            Entry::Extents(list)
+        }),
         any_pointer().prop_map(Entry::ExtentNode),
     ]
 }

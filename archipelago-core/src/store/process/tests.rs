@@ -321,4 +321,14 @@ fn s55_only_root_the_own_user_and_the_group_may_ask() {
     fs::set_permissions(dir.path().join(PROCS).join(socket_name(r.id())), Permissions::from_mode(0o666)).unwrap();
     assert_eq!(ask_as(60_001, 60_001), libc::EPERM);
     assert_eq!(ask_as(60_001, GROUP), 10);
+
+    // Members by a supplementary group count too.
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=60001", "--regid=60001", &format!("--groups=60002,{GROUP}")]).arg(&exe);
+    command.args(["store::process::tests::s55_only_root_the_own_user_and_the_group_may_ask", "--exact"]);
+    command.env(CHILD, dir.path()).env("ARCHIPELAGO_TEST_ASK", r.id()).stdout(Stdio::null());
+    match command.status() {
+        Ok(status) => assert_eq!(status.code(), Some(10)),
+        Err(e) => println!("skipped: setpriv: {e}"),
+    }
 }

@@ -1,0 +1,105 @@
+# make demo      a guest boots from a clone, is snapshotted while it writes, and a second one boots from that (docs: README.md)
+# make test      formatting, lints, licences, all tests
+# make test-all  the same and the long tests: file system exerciser over FUSE (as root), the demo
+# make soak      random file system work over a served volume until SOAK_MINUTES are over (as root)
+# make bench     measurements; BENCH="..." are the arguments of the bench program
+# make install   program, man pages and shell completions below $(DESTDIR)$(PREFIX)
+# make deps      what the targets above install by themselves: Debian packages, and Rust where Debian has rustup
+#
+# Every target works without a terminal. CARGO_TARGET_DIR is honoured.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+BENCH ?=
+SOAK_MINUTES ?= 60
+FSX_OPERATIONS ?= 200000
+
+CARGO ?= cargo
+SCRIPTS := services/archipelago/scripts
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+BINARY := $(abspath $(TARGET_DIR))/release/archipelago
+GUEST := $(CURDIR)/.demo/guest
+SHELL_SCRIPTS := .ci/run $(addprefix $(SCRIPTS)/,install-deps guest-image fsx-over-fuse with-served-volume)
+PYTHON_SCRIPTS := $(addprefix $(SCRIPTS)/,demo.py guestctl.py probe-kvm check-licences)
+# Programs run by `make test` after the cargo tests; each finds the built program in $$ARCHIPELAGO.
+INTEGRATION_TESTS ?=
+
+# rustup's directory is not on the PATH of a shell that was open when it was installed.
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+export ARCHIPELAGO := $(BINARY)
+
+.PHONY: help deps build demo fmt fmt-check lint test test-all fsx soak bench install
+
+help:
+	@sed -n '/^# make/s/^# //p' Makefile
+
+deps:
+	@$(SCRIPTS)/install-deps build test demo soak
+
+build:
+	@$(SCRIPTS)/install-deps build
+	$(CARGO) build --release --locked -p archipelago
+
+demo:
+	@$(SCRIPTS)/install-deps build demo
+	$(CARGO) build --release --locked -p archipelago
+	@$(SCRIPTS)/guest-image $(GUEST)
+	@$(SCRIPTS)/demo.py --archipelago $(BINARY) --guest $(GUEST) --work .demo --accelerator $$($(SCRIPTS)/probe-kvm $(GUEST))
+
+fmt:
+	$(CARGO) fmt --all
+
+fmt-check:
+	$(CARGO) fmt --all --check
+
+lint: fmt-check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	@$(SCRIPTS)/check-licences
+	@for script in $(SHELL_SCRIPTS); do bash -n $$script; done
+	@if command -v shellcheck >/dev/null; then shellcheck $(SHELL_SCRIPTS); fi
+	@for script in $(PYTHON_SCRIPTS); do python3 -c 'import ast, sys; ast.parse(open(sys.argv[1]).read(), sys.argv[1])' $$script; done
+
+# nextest runs no documentation tests, so they follow by themselves there; `cargo test` has them in.
+test:
+	@$(SCRIPTS)/install-deps build test
+	@$(MAKE) --no-print-directory lint
+	if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	  $(CARGO) nextest run --workspace --locked; $(CARGO) test --workspace --locked --doc; \
+	else $(CARGO) test --workspace --locked; fi
+	$(if $(INTEGRATION_TESTS),$(CARGO) build --release --locked -p archipelago)
+	@for program in $(INTEGRATION_TESTS); do echo "== $$program"; $$program; done
+
+test-all: test
+	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory fsx; else echo "not root: the test over FUSE is left out" >&2; fi
+	@$(MAKE) --no-print-directory demo
+
+fsx:
+	@$(SCRIPTS)/install-deps build soak
+	$(CARGO) build --release --locked -p archipelago
+	@mkdir -p .demo
+	STORE_DIR=.demo $(SCRIPTS)/with-served-volume 1G $(SCRIPTS)/fsx-over-fuse '{uri}' $(FSX_OPERATIONS)
+
+soak:
+	@end=$$(($$(date +%s) + $(SOAK_MINUTES) * 60)); while [ $$(date +%s) -lt $$end ]; do $(MAKE) --no-print-directory fsx; done
+
+bench:
+	@$(SCRIPTS)/install-deps build
+	$(CARGO) run --release --locked -p archipelago-benches -- $(BENCH)
+
+# Builds only if nothing was built yet, so that `make build` can run as a user and `make install` as root.
+$(BINARY):
+	@$(MAKE) --no-print-directory build
+
+install: $(BINARY)
+	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/archipelago
+	pages=$$(mktemp -d) && trap 'rm -rf $$pages' EXIT && $(BINARY) man $$pages && \
+	  install -d $(DESTDIR)$(PREFIX)/share/man/man1 && install -m 644 $$pages/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions zsh/site-functions fish/vendor_completions.d)
+	$(BINARY) completions bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/archipelago
+	$(BINARY) completions zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_archipelago
+	$(BINARY) completions fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/archipelago.fish

@@ -1,0 +1,258 @@
+//! `docs/format.md` against the code: every example in it is read straight out of the document, decoded, compared with
+//! what the text says it holds, and encoded again to the same bytes.
+
+use super::header::{Header, Kind, LogPos, LogStart, Root, SealedRange};
+use super::log::{self, Body, Found, RecordHead, Run, RunKind, SegmentHead};
+use super::node::{self, Entry, Extent, Node, Pointer, Source};
+use super::record::{self, Slots};
+use super::superblock::Superblock;
+use crate::blocker::VolumeId;
+use crate::error::Owner;
+use crate::limits;
+
+const DOCUMENT: &str = include_str!("../../../docs/format.md");
+
+/// The volume of the examples, and the image from whose snapshot it was cloned.
+const VOLUME: VolumeId = VolumeId(0x5eed_0000_0000_00a1);
+const IMAGE: VolumeId = VolumeId(0x1a6e_0000_0000_0042);
+
+/// Text of the one fenced block that is opened by this line.
+fn block(opening: &str) -> &'static str {
+    let fence = format!("\n```{opening}\n");
+    let mut parts = DOCUMENT.split(&fence).skip(1);
+    let text = parts.next().unwrap_or_else(|| panic!("no block {opening:?}"));
+    assert!(parts.next().is_none(), "two blocks {opening:?}");
+    text.split("\n```").next().unwrap()
+}
+
+/// Bytes of the example `tag`. Each line of it is an offset, bytes, and a remark behind `;`. What no line shows is zero.
+fn example(tag: &str, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    let mut end = 0;
+    for line in block(&format!("hex {tag} {len}")).lines() {
+        let mut words = line.split(';').next().unwrap().split_whitespace();
+        let Some(offset) = words.next() else { continue };
+        let offset = usize::from_str_radix(offset, 16).unwrap();
+        assert!(offset >= end, "{tag}: {offset:04x} comes after {end:04x}");
+        end = offset;
+        for word in words {
+            bytes[end] = u8::from_str_radix(word, 16).unwrap();
+            end += 1;
+        }
+    }
+    bytes
+}
+
+/// For pasting into the document when a structure changes.
+#[track_caller]
+fn same(tag: &str, encoded: &[u8]) {
+    let shown = std::panic::catch_unwind(|| example(tag, encoded.len())).unwrap_or_default();
+    if shown != encoded {
+        let lines = encoded.chunks(16).enumerate().filter(|(_, line)| line.iter().any(|byte| *byte != 0));
+        let lines: Vec<_> = lines
+            .map(|(n, line)| {
+                let hex: Vec<_> = line.iter().map(|byte| format!("{byte:02x}")).collect();
+                format!("{:04x}  {}", n * 16, hex.join(" "))
+            })
+            .collect();
+        panic!("docs/format.md does not show\n```hex {tag} {}\n{}\n```", encoded.len(), lines.join("\n"));
+    }
+}
+
+fn superblock() -> Superblock {
+    let uuid = [0x3f, 0x1c, 0x9a, 0x52, 0x0e, 0x77, 0x4b, 0xd1, 0x8a, 0x60, 0x2d, 0x94, 0xc5, 0x13, 0xb8, 0xf6];
+    Superblock { uuid, created: 1_770_000_000, block_shift: 22, mode: 0o660, group: 64030, incompat: 0, read_compat: 0 }
+}
+
+fn extents() -> Vec<Extent> {
+    let log = |offset| Source::Log { owner: VOLUME, epoch: 2, segment: 0, offset };
+    vec![
+        Extent { start: 0, len: 256, source: Source::Data { owner: IMAGE, epoch: 1 } },
+        Extent { start: 256, len: 1, source: log(0x600) },
+        Extent { start: 258, len: 2, source: log(0x1800) },
+        Extent { start: 512, len: 512, source: Source::Data { owner: VOLUME, epoch: 2 } },
+    ]
+}
+
+fn extent_node() -> Vec<u8> {
+    Node::Extents(extents()).encode(VOLUME, 130).unwrap()
+}
+
+fn leaf() -> Vec<u8> {
+    let node = extent_node();
+    let hash = *blake3::hash(&node).as_bytes();
+    let pointer = Pointer { owner: VOLUME, pack: 0, offset: 0, len: node.len() as u32, mapped: 771, hash };
+    let list = vec![
+        Extent { start: 0, len: 16, source: Source::Data { owner: IMAGE, epoch: 1 } },
+        Extent { start: 20, len: 1, source: Source::Data { owner: VOLUME, epoch: 2 } },
+    ];
+    let entries =
+        vec![(0, Entry::Owned { owner: IMAGE, epoch: 1 }), (1, Entry::Extents(list)), (2, Entry::ExtentNode(pointer))];
+    Node::Leaf(entries).encode(VOLUME, 128).unwrap()
+}
+
+fn inner() -> Vec<u8> {
+    let node = leaf();
+    let hash = *blake3::hash(&node).as_bytes();
+    let pointer = Pointer {
+        owner: VOLUME,
+        pack: 0,
+        offset: extent_node().len() as u32,
+        len: node.len() as u32,
+        mapped: 1024 + 17 + 771,
+        hash,
+    };
+    Node::Inner { level: 1, children: vec![(1, pointer)] }.encode(VOLUME, 0).unwrap()
+}
+
+fn header() -> Header {
+    let node = inner();
+    let pointer = Pointer {
+        owner: VOLUME,
+        pack: 0,
+        offset: (extent_node().len() + leaf().len()) as u32,
+        len: node.len() as u32,
+        mapped: 1812,
+        hash: *blake3::hash(&node).as_bytes(),
+    };
+    let range = SealedRange {
+        owner: IMAGE,
+        from: LogStart { pos: LogPos { segment: 0, offset: 0 }, seq: 1, generation: 0 },
+        to: LogPos { segment: 0, offset: 0x1a00 },
+        epoch: 1,
+        size: 2 << 30,
+    };
+    Header {
+        id: VOLUME,
+        kind: Kind::Volume,
+        name: "web-server-1".into(),
+        removed: false,
+        shrunk: false,
+        size: 10 << 30,
+        block_shift: 22,
+        epoch: 2,
+        created: 1_770_000_000,
+        parent: VolumeId(0x1a6e_0000_0000_0077),
+        birth: 1,
+        key: 0,
+        domain: 0,
+        root: Root::Node { level: 1, pointer },
+        ranges: vec![range],
+        log: Some(LogStart { pos: LogPos { segment: 0, offset: 0x3800 }, seq: 4, generation: 0x6e57 }),
+    }
+}
+
+fn open_record() -> RecordHead {
+    let synced = LogPos { segment: 0, offset: 0x200 };
+    RecordHead { seq: 1, generation: 0x6e57, epoch: 2, synced, body: Body::Open { previous: 0 } }
+}
+
+fn map_record() -> (RecordHead, Vec<u8>) {
+    let runs = vec![
+        Run { start: 133_376, len: 1, kind: RunKind::Logged },
+        Run { start: 135_168, len: 2048, kind: RunKind::Zero },
+    ];
+    let mut payload = vec![0; 4096];
+    payload[..5].copy_from_slice(b"hello");
+    payload[3072..3077].copy_from_slice(b"world");
+    let synced = LogPos { segment: 0, offset: 0x400 };
+    (RecordHead { seq: 2, generation: 0x6e57, epoch: 2, synced, body: Body::Map(runs) }, payload)
+}
+
+fn epoch_record() -> RecordHead {
+    let synced = LogPos { segment: 0, offset: 0x3800 };
+    RecordHead { seq: 4, generation: 0x6e57, epoch: 3, synced, body: Body::Epoch }
+}
+
+#[test]
+fn the_record_file_of_the_document_holds_its_second_version() {
+    let mut file = vec![0; record::RECORD_FILE as usize];
+    for (version, payload) in [(1, &b"first"[..]), (2, b"second")] {
+        let at = record::slot_of(version) as usize * record::SLOT;
+        let slot = record::encode_slot(VOLUME.0, version, payload).unwrap();
+        file[at..at + slot.len()].copy_from_slice(&slot);
+    }
+    same("record-file", &file);
+    let read = record::decode_slots("example", &example("record-file", 8192)).unwrap();
+    assert_eq!(read, Slots { id: VOLUME.0, version: 2, payload: b"second".to_vec() });
+}
+
+#[test]
+fn the_superblock_of_the_document_is_the_one_described() {
+    same("superblock", &superblock().encode());
+    assert_eq!(Superblock::decode("example", &example("superblock", 64)).unwrap(), superblock());
+}
+
+#[test]
+fn the_header_of_the_document_is_the_one_described() {
+    let bytes = header().encode();
+    same("header", &bytes);
+    assert_eq!(Header::decode("example", &example("header", bytes.len())).unwrap(), header());
+}
+
+#[test]
+fn the_segment_of_the_document_begins_with_the_head_described() {
+    let head = SegmentHead { owner: VOLUME, segment: 0, len: limits::FIRST_SEGMENT_SIZE as u32 };
+    same("segment-head", &head.encode());
+    assert_eq!(SegmentHead::decode("example", &example("segment-head", 512)).unwrap(), head);
+}
+
+#[test]
+fn the_journal_records_of_the_document_are_those_described() {
+    let (map, payload) = map_record();
+    for (tag, head, payload) in
+        [("open-record", open_record(), vec![]), ("map-record", map, payload), ("epoch-record", epoch_record(), vec![])]
+    {
+        let mut bytes = log::encode_head(VOLUME, &head, &[&payload]).unwrap().to_vec();
+        bytes.extend_from_slice(&payload);
+        same(tag, &bytes);
+        match log::parse("example", VOLUME, &example(tag, bytes.len())).unwrap() {
+            Found::Record(found, len) => assert_eq!((found, len), (head, payload.len())),
+            other => panic!("{tag}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn the_nodes_of_the_document_lead_from_one_to_the_next() {
+    for (tag, bytes) in [("extent-node", extent_node()), ("leaf", leaf()), ("inner", inner())] {
+        same(tag, &bytes);
+    }
+    let Root::Node { pointer, .. } = header().root else { unreachable!() };
+    let inner = example("inner", pointer.len as usize);
+    node::verify("example", &inner, &pointer).unwrap();
+    let (Node::Inner { children, .. }, 0) = Node::decode("example", &inner).unwrap() else { panic!("no inner node") };
+    let leaf = example("leaf", children[0].1.len as usize);
+    node::verify("example", &leaf, &children[0].1).unwrap();
+    let (Node::Leaf(entries), 128) = Node::decode("example", &leaf).unwrap() else { panic!("no leaf") };
+    let (2, Entry::ExtentNode(pointer)) = entries[2] else { panic!("no extent node") };
+    let list = example("extent-node", pointer.len as usize);
+    node::verify("example", &list, &pointer).unwrap();
+    assert_eq!(Node::decode("example", &list).unwrap(), (Node::Extents(extents()), 130));
+}
+
+#[test]
+fn the_owner_of_the_document_is_read_as_one() {
+    let owner: Owner = serde_json::from_str(block("json owner")).unwrap();
+    assert_eq!((owner.pid, owner.process.as_str()), (4711, "00c0ffee00c0ffee"));
+}
+
+#[test]
+fn the_limits_of_the_document_are_those_of_the_code() {
+    for (name, value) in [
+        ("MAX_RECORD", limits::MAX_RECORD),
+        ("MAX_NODE", limits::MAX_NODE),
+        ("MAX_EXTENTS", limits::MAX_EXTENTS),
+        ("MAX_INLINE_EXTENTS", limits::MAX_INLINE_EXTENTS),
+        ("MAX_INLINE_OWNERS", super::extents::MAX_INLINE_OWNERS),
+        ("MAX_INLINE_ROOT", limits::MAX_INLINE_ROOT),
+        ("MAX_RANGES", limits::MAX_RANGES),
+        ("MAX_RUNS", log::MAX_RUNS),
+        ("MAX_LOGGED_WRITE", limits::MAX_LOGGED_WRITE),
+        ("MAX_LEVEL", usize::from(node::MAX_LEVEL)),
+        ("MAX_STORED_NAME", super::header::MAX_STORED_NAME),
+    ] {
+        let row = format!("| `{name}` | {value} |");
+        assert!(DOCUMENT.contains(&row), "docs/format.md has no row {row:?}");
+    }
+}

@@ -1,0 +1,36 @@
+//! The commands, grouped by what they do. Each is one function that takes its arguments and prints its result.
+
+mod export;
+mod import;
+mod inspect;
+mod serve;
+mod shell;
+mod store;
+mod volume;
+
+use super::Context;
+use super::args::Command;
+use super::exit::Failure;
+
+/// Runs a command.
+pub fn run(context: &mut Context, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Init(args) => store::init(context, &args),
+        Command::Status => store::status(context),
+        Command::Create(args) => volume::create(context, &args),
+        Command::Clone(args) => volume::clone(context, &args),
+        Command::Snapshot(args) => volume::snapshot(context, &args),
+        Command::Remove(args) => volume::remove(context, &args),
+        Command::Rename(args) => volume::rename(context, &args),
+        Command::Resize(args) => volume::resize(context, &args),
+        Command::List(args) => inspect::list(context, &args),
+        Command::Info(args) => inspect::info(context, &args),
+        Command::Mapinfo(args) => inspect::mapinfo(context, &args),
+        Command::Diff(args) => inspect::diff(context, &args),
+        Command::Import(args) => import::run(context, &args),
+        Command::Export(args) => export::run(context, &args),
+        Command::Serve(args) => serve::run(context, &args),
+        Command::Completions(args) => shell::completions(context, &args),
+        Command::Man(args) => shell::man(&args),
+    }
+}

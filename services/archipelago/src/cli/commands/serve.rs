@@ -1,0 +1,182 @@
+//! `serve`: the node daemon. Opens the store, serves its volumes as network block devices, stops in good order.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use serde_json::json;
+use signal_hook::flag;
+use signal_hook::iterator::Signals;
+
+use super::super::Context;
+use super::super::args::Serve;
+use super::super::exit::Failure;
+use super::super::interrupt::SIGNALS;
+use crate::nbd::volume_device::StoreExports;
+use crate::nbd::{Endpoint, Server, ServerOptions};
+
+/// `serve`
+pub fn run(context: &mut Context, args: &Serve) -> Result<(), Failure> {
+    let addresses = if args.nbd.is_empty() { context.config().nbd.clone() } else { args.nbd.clone() };
+    let endpoints = addresses.iter().map(|text| endpoint(text, args)).collect::<Result<Vec<_>, _>>()?;
+    if endpoints.is_empty() {
+        let reason = "nothing to serve; use --nbd unix:/PATH or --nbd tcp:127.0.0.1:10809, or set serve.nbd in the configuration";
+        return Err(Failure::Usage(reason.into()));
+    }
+    // Before anything is announced: a signal that comes as soon as we are ready must find its handler.
+    let mut signals = watch_signals()?;
+    let store = context.store()?;
+    let exports = Arc::new(StoreExports::new(store, None));
+    let server = Server::start(exports, &endpoints, ServerOptions::default())?;
+    let pid_file = args.pid_file.as_ref().or(context.config().pid_file.as_ref());
+    let _pid_file = pid_file.map(|path| PidFile::create(path)).transpose()?;
+    announce(context, args, &server.endpoints())?;
+
+    let signal = signals.forever().next();
+    if let Some(signal) = signal {
+        context.note(&format!("signal {signal}: finishing what is in flight; a second one ends at once"));
+    }
+    let stopped = server.stop();
+    if stopped.cut > 0 {
+        context.note(&format!("{} clients did not finish in time and were cut off", stopped.cut));
+    }
+    Ok(())
+}
+
+/// The first signal arrives in the iterator, the second ends the process.
+fn watch_signals() -> Result<Signals, Failure> {
+    let failed = |e| Failure::host("register", "a signal handler", e);
+    let asked = Arc::new(AtomicBool::new(false));
+    for signal in SIGNALS {
+        flag::register_conditional_shutdown(signal, 128 + signal, asked.clone()).map_err(failed)?;
+        flag::register(signal, asked.clone()).map_err(failed)?;
+    }
+    Signals::new(SIGNALS).map_err(failed)
+}
+
+/// Reads `unix:/PATH` or `tcp:ADDRESS:PORT`.
+fn endpoint(text: &str, args: &Serve) -> Result<Endpoint, Failure> {
+    let refuse = |reason: &str| Err(Failure::Usage(format!("--nbd {text}: {reason}")));
+    match text.split_once(':') {
+        Some(("unix", path)) if Path::new(path).is_absolute() => {
+            Ok(Endpoint::Unix { path: PathBuf::from(path), mode: args.socket_mode })
+        }
+        Some(("unix", _)) => refuse("the path of a socket starts with /"),
+        Some(("tcp", address)) => match address.parse::<SocketAddr>() {
+            Ok(address) => Ok(Endpoint::Tcp { address, allow_remote: args.allow_remote }),
+            Err(_) => refuse("write a numeric address and a port, for example tcp:127.0.0.1:10809"),
+        },
+        _ => refuse("write unix:/PATH or tcp:ADDRESS:PORT"),
+    }
+}
+
+/// How clients name a volume; NAME stands for its name.
+fn uri(endpoint: &Endpoint) -> String {
+    match endpoint {
+        Endpoint::Unix { path, .. } => format!("nbd+unix:///NAME?socket={}", percent_encoded(&path.to_string_lossy())),
+        Endpoint::Tcp { address, .. } => format!("nbd://{address}/NAME"),
+    }
+}
+
+/// A path as a value in a query: what has a meaning there, and what is not printable ASCII, is encoded.
+fn percent_encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~@:+,=".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+/// Prints where volumes are served, and tells whoever waits that they are.
+fn announce(context: &mut Context, args: &Serve, endpoints: &[Endpoint]) -> Result<(), Failure> {
+    let uris: Vec<String> = endpoints.iter().map(uri).collect();
+    if context.out.json {
+        context.out.document(&json!({ "ready": true, "pid": std::process::id(), "uris": uris }))?;
+    } else {
+        for uri in &uris {
+            context.out.line(uri)?;
+        }
+        if args.ready_fd.is_none() {
+            context.out.line("ready")?;
+        }
+    }
+    context.out.flush()?;
+    if let Some(fd) = args.ready_fd {
+        // Through /proc, so that no descriptor that belongs to somebody else in this process is ever closed.
+        let path = format!("/proc/self/fd/{fd}");
+        let written = OpenOptions::new().write(true).open(&path).and_then(|mut file| file.write_all(b"ready\n"));
+        written.map_err(|e| Failure::host("write descriptor", fd, e))?;
+    }
+    Ok(())
+}
+
+/// A file that holds the process id while the daemon runs.
+struct PidFile(PathBuf);
+
+impl PidFile {
+    /// Written under another name first, so that nobody reads half a number and no link in a shared directory is followed.
+    fn create(path: &Path) -> Result<PidFile, Failure> {
+        let failed = |e| Failure::host("write", path.display(), e);
+        let mut name = path.as_os_str().to_os_string();
+        name.push(format!(".{}.new", std::process::id()));
+        let new = PathBuf::from(name);
+        let written = File::create_new(&new).and_then(|mut file| {
+            writeln!(file, "{}", std::process::id())?;
+            fs::rename(&new, path)
+        });
+        if written.is_err() {
+            let _ = fs::remove_file(&new);
+        }
+        written.map_err(failed)?;
+        Ok(PidFile(path.to_path_buf()))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        // Another daemon may have been started over it; then the file is its own.
+        let ours = format!("{}\n", std::process::id());
+        if fs::read_to_string(&self.0).is_ok_and(|text| text == ours) {
+            let _ = fs::remove_file(&self.0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args() -> Serve {
+        Serve { nbd: vec![], socket_mode: 0o600, allow_remote: false, pid_file: None, ready_fd: None }
+    }
+
+    #[test]
+    fn addresses_become_uris() {
+        for (text, expected) in [
+            ("unix:/run/a.sock", "nbd+unix:///NAME?socket=/run/a.sock"),
+            ("unix:/run/a b&c.sock", "nbd+unix:///NAME?socket=/run/a%20b%26c.sock"),
+            ("tcp:127.0.0.1:10809", "nbd://127.0.0.1:10809/NAME"),
+            ("tcp:[::1]:10809", "nbd://[::1]:10809/NAME"),
+        ] {
+            assert_eq!(uri(&endpoint(text, &args()).unwrap()), expected);
+        }
+        for bad in ["", "unix:", "unix:relative", "tcp:", "tcp:127.0.0.1", "tcp:localhost:1", "http://a", "/run/a.sock"]
+        {
+            assert!(matches!(endpoint(bad, &args()), Err(Failure::Usage(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_pid_file_lives_as_long_as_its_daemon() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.pid");
+        let file = PidFile::create(&path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
+        drop(file);
+        assert!(!path.exists());
+        let file = PidFile::create(&path).unwrap();
+        fs::write(&path, "1\n").unwrap();
+        drop(file);
+        assert!(path.exists(), "it belongs to another process now");
+    }
+}

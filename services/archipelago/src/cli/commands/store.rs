@@ -1,0 +1,74 @@
+//! Commands about a store as a whole.
+
+use archipelago_core::{InitOptions, Store};
+use nix::unistd::Group;
+use serde_json::json;
+
+use super::super::args::Init;
+use super::super::exit::Failure;
+use super::super::output::{Align, Table, exact, time};
+use super::super::{Context, size};
+
+/// `init`
+pub fn init(context: &mut Context, args: &Init) -> Result<(), Failure> {
+    let location = context.location()?;
+    let group = args.group.as_deref().map(group_id).transpose()?;
+    Store::init(&location, &InitOptions { block_size: args.block_size, mode: args.mode, group })?;
+    if !context.out.json {
+        return Ok(());
+    }
+    let status = context.store()?.status()?;
+    context.out.document(&json!({
+        "location": status.location,
+        "uuid": status.uuid,
+        "block_size": args.block_size,
+        "mode": format!("{:04o}", args.mode),
+        "group": group,
+    }))
+}
+
+/// The id of a group given by name or number.
+fn group_id(text: &str) -> Result<u32, Failure> {
+    if let Ok(id) = text.parse() {
+        return Ok(id);
+    }
+    match Group::from_name(text) {
+        Ok(Some(group)) => Ok(group.gid.as_raw()),
+        Ok(None) => Err(Failure::Usage(format!("{text}: no such group; make it first, or give a number"))),
+        Err(e) => Err(Failure::host("look up group", text, e.into())),
+    }
+}
+
+/// `status`
+pub fn status(context: &mut Context) -> Result<(), Failure> {
+    let status = context.store()?.status()?;
+    let out = &mut context.out;
+    if out.json {
+        return out.document(&status);
+    }
+    out.line(&format!("location:    {}", status.location))?;
+    out.line(&format!("uuid:        {}", status.uuid))?;
+    out.line(&format!("block size:  {}", size::human(status.block_size)))?;
+    out.line(&format!("volumes:     {}", status.volumes))?;
+    out.line(&format!("snapshots:   {}", status.snapshots))?;
+    out.line(&format!("trashed:     {}", status.trashed))?;
+    out.line(&format!("size:        {}", exact(status.space.total)))?;
+    out.line(&format!("free:        {}", exact(status.space.free)))?;
+    if status.processes.is_empty() {
+        return Ok(());
+    }
+    out.line("")?;
+    let mut table = Table::new(&[
+        ("PID", Align::Right),
+        ("HOST", Align::Left),
+        ("COMMAND", Align::Left),
+        ("SINCE", Align::Left),
+        ("VOLUMES", Align::Left),
+    ]);
+    for process in status.processes {
+        let owner = process.owner;
+        let volumes = if process.volumes.is_empty() { "-".into() } else { process.volumes.join(" ") };
+        table.row(vec![owner.pid.to_string(), owner.host, owner.command, time(owner.since), volumes]);
+    }
+    table.print(out)
+}

@@ -1,0 +1,132 @@
+//! The `archipelago` command: reads the arguments, runs the command, reports how it went.
+//!
+//! Results go to standard output, everything else to standard error. [`exit`] maps failures to exit codes; `docs/cli.md` is
+//! the reference of what scripts may rely on.
+
+pub mod args;
+pub mod commands;
+pub mod exit;
+pub mod interrupt;
+pub mod output;
+pub mod progress;
+pub mod size;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+use std::str::FromStr;
+
+use archipelago_core::{Background, Location, Store, StoreOptions, limits};
+use clap::Parser;
+use serde_json::json;
+
+use crate::config::{self, Config};
+use args::{Cli, Command, Global};
+use exit::{Class, ErrorFields, Failure};
+use output::Output;
+
+/// What a command works with.
+pub struct Context {
+    global: Global,
+    config: Config,
+    /// Standard output.
+    pub out: Output,
+}
+
+impl Context {
+    /// Where the store is: by argument, environment or configuration, in this order.
+    pub fn location(&self) -> Result<Location, Failure> {
+        let text = self.global.store.as_ref().filter(|text| !text.is_empty()).or(self.config.store.as_ref());
+        let Some(text) = text else {
+            return Err(Failure::Usage(format!(
+                "no store is named; use --store file:/PATH, set ARCHIPELAGO_STORE, or write store = \"file:/PATH\" in {}",
+                config::SYSTEM
+            )));
+        };
+        Ok(Location::from_str(text)?)
+    }
+
+    /// Opens the store.
+    pub fn store(&self) -> Result<Store, Failure> {
+        let options = StoreOptions {
+            node_cache: self.config.node_cache.unwrap_or(limits::NODE_CACHE),
+            background: Background::Thread,
+            max_unfolded: self.config.max_unfolded.unwrap_or(limits::MAX_UNFOLDED),
+            first_segment: limits::FIRST_SEGMENT_SIZE,
+            seed: None,
+        };
+        Ok(Store::open(&self.location()?, options)?)
+    }
+
+    /// What the configuration files say.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Tells people something that is not a result.
+    pub fn note(&self, text: &str) {
+        note(text);
+    }
+
+    /// Reports a failure of one of several things.
+    pub fn report(&self, failure: &Failure) {
+        report(self.out.json, &failure.json());
+    }
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    // Before the arguments are known to make sense, their errors must already be in the right form.
+    let json = arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error, json),
+    };
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if failure.is_broken_pipe() => ExitCode::SUCCESS,
+        Err(failure) => {
+            // What was reported one by one is not reported again.
+            if !matches!(failure, Failure::Reported(_)) {
+                report(json, &failure.json());
+            }
+            ExitCode::from(failure.class().code())
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    // These are run by package builds, where no configuration counts.
+    let config = match cli.command {
+        Command::Completions(_) | Command::Man(_) => Config::default(),
+        _ => config::load(cli.global.config.as_deref(), &mut |warning| note(&warning))?,
+    };
+    let out = Output::new(cli.global.json);
+    let mut context = Context { global: cli.global, config, out };
+    let result = commands::run(&mut context, cli.command);
+    // What was printed before a failure is a result as well.
+    let flushed = context.out.finish();
+    result.and(flushed)
+}
+
+fn usage(error: &clap::Error, json: bool) -> ExitCode {
+    if json && error.use_stderr() {
+        let message = error.render().to_string().trim_end().to_string();
+        report(true, &ErrorFields { code: Class::Usage.word(), errno: libc::EINVAL, message });
+    } else {
+        // Nothing can be done about a terminal that is gone.
+        let _ = error.print();
+    }
+    ExitCode::from(if error.use_stderr() { Class::Usage.code() } else { 0 })
+}
+
+fn report(json: bool, error: &ErrorFields) {
+    // In one write, so that the lines of several processes do not mix; and without a panic when standard error is closed.
+    let text = if json { json!({ "error": error }).to_string() } else { format!("archipelago: {}", error.message) };
+    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+}
+
+fn note(text: &str) {
+    let _ = std::io::stderr().write_all(format!("archipelago: {text}\n").as_bytes());
+}

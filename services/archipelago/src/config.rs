@@ -1,0 +1,220 @@
+//! The configuration file. `docs/cli.md` lists its keys.
+//!
+//! A file that somebody else can write decides where root reads and writes, so root refuses one.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use toml::{Table, Value};
+
+use crate::cli::exit::Failure;
+use crate::cli::size;
+
+/// Read first, for everybody.
+pub const SYSTEM: &str = "/etc/archipelago/archipelago.toml";
+/// Longest file that is read: a configuration is a page, and the file is held in memory.
+const MAX_FILE: u64 = 1 << 20;
+
+/// What configuration files say; `None` and empty where they say nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// `store`: where the store is.
+    pub store: Option<String>,
+    /// `node_cache`: byte limit of the node cache.
+    pub node_cache: Option<u64>,
+    /// `max_unfolded`: journal bytes of a volume that may wait to be folded.
+    pub max_unfolded: Option<u64>,
+    /// `serve.nbd`: where to listen.
+    pub nbd: Vec<String>,
+    /// `serve.pid_file`: where to write the process id.
+    pub pid_file: Option<PathBuf>,
+}
+
+/// Reads the named file, or the default ones: the system's, then the user's, whose keys win. Calls `warn` for each unknown key.
+pub fn load(named: Option<&Path>, warn: &mut dyn FnMut(String)) -> Result<Config, Failure> {
+    let mut config = Config::default();
+    if let Some(path) = named {
+        let text = read(path)?.ok_or_else(|| Failure::host("open", path.display(), io::ErrorKind::NotFound.into()))?;
+        config.merge(path, &text, warn)?;
+        return Ok(config);
+    }
+    for path in [Some(PathBuf::from(SYSTEM)), user_file()].into_iter().flatten() {
+        if let Some(text) = read(&path)? {
+            config.merge(&path, &text, warn)?;
+        }
+    }
+    Ok(config)
+}
+
+/// The user's file: below `$XDG_CONFIG_HOME`, or `~/.config`. Relative directories are ignored, as the XDG rules ask.
+fn user_file() -> Option<PathBuf> {
+    let dir = |name| std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
+    let base = dir("XDG_CONFIG_HOME").or_else(|| dir("HOME").map(|home| home.join(".config")))?;
+    Some(base.join("archipelago/archipelago.toml"))
+}
+
+fn read(path: &Path) -> Result<Option<String>, Failure> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
+        Err(e) => return Err(Failure::host("open", path.display(), e)),
+    };
+    // Of the open file, so that it cannot be exchanged between the check and the use.
+    let meta = file.metadata().map_err(|e| Failure::host("examine", path.display(), e))?;
+    if nix::unistd::geteuid().is_root() {
+        check_owner(path, &meta)?;
+    }
+    let mut text = String::new();
+    file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(|e| Failure::host("read", path.display(), e))?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(Failure::Usage(format!("{}: is longer than 1 MiB; it cannot be a configuration", path.display())));
+    }
+    Ok(Some(text))
+}
+
+fn check_owner(path: &Path, meta: &Metadata) -> Result<(), Failure> {
+    let refuse = |reason: &str| Err(Failure::Usage(format!("{}: {reason}", path.display())));
+    if meta.mode() & 0o022 != 0 {
+        return refuse("others than its owner can write it, so root does not use it; run `chmod go-w` on it");
+    }
+    if meta.uid() != 0 {
+        return refuse("does not belong to root, so root does not use it; run `chown root` on it");
+    }
+    Ok(())
+}
+
+impl Config {
+    /// Takes over the keys of a file.
+    fn merge(&mut self, path: &Path, text: &str, warn: &mut dyn FnMut(String)) -> Result<(), Failure> {
+        let table: Table =
+            text.parse().map_err(|e: toml::de::Error| Failure::Usage(format!("{}: {e}", path.display())))?;
+        let file = KeyIn { path };
+        for (key, value) in &table {
+            match key.as_str() {
+                "store" => self.store = Some(file.text(key, value)?),
+                "node_cache" => self.node_cache = Some(file.size(key, value)?),
+                "max_unfolded" => self.max_unfolded = Some(file.size(key, value)?),
+                "serve" => match value {
+                    Value::Table(serve) => self.merge_serve(&file, serve, warn)?,
+                    _ => return Err(file.wrong(key, "a table")),
+                },
+                _ => warn(format!("{}: unknown key `{key}` is ignored", path.display())),
+            }
+        }
+        Ok(())
+    }
+
+    fn merge_serve(&mut self, file: &KeyIn<'_>, serve: &Table, warn: &mut dyn FnMut(String)) -> Result<(), Failure> {
+        for (key, value) in serve {
+            match (key.as_str(), value) {
+                ("nbd", Value::Array(list)) => {
+                    self.nbd = list.iter().map(|value| file.text("serve.nbd", value)).collect::<Result<_, _>>()?;
+                }
+                ("nbd", value) => self.nbd = vec![file.text("serve.nbd", value)?],
+                ("pid_file", value) => self.pid_file = Some(PathBuf::from(file.text("serve.pid_file", value)?)),
+                _ => warn(format!("{}: unknown key `serve.{key}` is ignored", file.path.display())),
+            }
+        }
+        Ok(())
+    }
+}
+
+struct KeyIn<'a> {
+    path: &'a Path,
+}
+
+impl KeyIn<'_> {
+    fn wrong(&self, key: &str, wanted: &str) -> Failure {
+        Failure::Usage(format!("{}: `{key}` is not {wanted}", self.path.display()))
+    }
+
+    fn text(&self, key: &str, value: &Value) -> Result<String, Failure> {
+        value.as_str().map(str::to_string).ok_or_else(|| self.wrong(key, "a text in quotes"))
+    }
+
+    fn size(&self, key: &str, value: &Value) -> Result<u64, Failure> {
+        let size = match value {
+            Value::Integer(bytes) => u64::try_from(*bytes).ok(),
+            Value::String(text) => {
+                let named = |e| Failure::Usage(format!("{}: `{key}`: {e}", self.path.display()));
+                Some(size::parse(text).map_err(named)?)
+            }
+            _ => None,
+        };
+        size.ok_or_else(|| self.wrong(key, "a size, for example \"64M\" or 67108864"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+    use tempfile::TempDir;
+
+    fn merged(texts: &[&str]) -> (Result<Config, Failure>, Vec<String>) {
+        let mut warnings = Vec::new();
+        let mut config = Config::default();
+        for text in texts {
+            if let Err(e) = config.merge(Path::new("file.toml"), text, &mut |w| warnings.push(w)) {
+                return (Err(e), warnings);
+            }
+        }
+        (Ok(config), warnings)
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let text = "store = 'file:/srv/store'\nnode_cache = '128M'\nmax_unfolded = 33554432\n\
+            [serve]\nnbd = ['unix:/run/a.sock', 'tcp:127.0.0.1:10809']\npid_file = '/run/a.pid'\n";
+        let (config, warnings) = merged(&[text]);
+        let expected = Config {
+            store: Some("file:/srv/store".into()),
+            node_cache: Some(128 << 20),
+            max_unfolded: Some(32 << 20),
+            nbd: vec!["unix:/run/a.sock".into(), "tcp:127.0.0.1:10809".into()],
+            pid_file: Some("/run/a.pid".into()),
+        };
+        assert_eq!(config.unwrap(), expected);
+        assert!(warnings.is_empty());
+    }
+
+    #[test]
+    fn a_later_file_wins_key_by_key() {
+        let (config, _) = merged(&["store = 'file:/a'\nnode_cache = '1M'", "store = 'file:/b'"]);
+        let config = config.unwrap();
+        assert_eq!((config.store.as_deref(), config.node_cache), (Some("file:/b"), Some(1 << 20)));
+    }
+
+    #[test]
+    fn unknown_keys_are_warned_about_and_wrong_types_refused() {
+        let (config, warnings) = merged(&["stroe = 'x'\n[serve]\nport = 1\n[other]\na = 1"]);
+        assert_eq!(config.unwrap(), Config::default());
+        assert_eq!(warnings.len(), 3, "{warnings:?}");
+        for bad in ["store = 1", "node_cache = '10KB'", "node_cache = -1", "serve = 1", "[serve]\nnbd = [1]", "= 1"] {
+            let (config, _) = merged(&[bad]);
+            assert!(matches!(config, Err(Failure::Usage(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn s59_root_refuses_a_file_that_others_can_write() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("a.toml");
+        std::fs::write(&path, "store = 'file:/a'").unwrap();
+        for (mode, fine) in [(0o644, true), (0o600, true), (0o664, false), (0o646, false), (0o666, false)] {
+            std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            let meta = std::fs::metadata(&path).unwrap();
+            let owned = meta.uid() == 0;
+            assert_eq!(check_owner(&path, &meta).is_ok(), fine && owned, "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_named_file_must_exist() {
+        let result = load(Some(Path::new("/nonexistent/archipelago.toml")), &mut |_| {});
+        assert!(matches!(result, Err(e) if e.class().code() == 3));
+    }
+}

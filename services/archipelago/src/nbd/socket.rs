@@ -1,0 +1,105 @@
+//! The sockets under the endpoint, and the three system calls that the standard library does not offer on them.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+/// A connected socket. Shared: one thread does its input and output, any other may shut it down.
+#[derive(Debug)]
+pub enum Stream {
+    /// A Unix socket.
+    Unix(UnixStream),
+    /// A TCP socket.
+    Tcp(TcpStream),
+}
+
+impl Stream {
+    /// Reads what there is, waiting if there is nothing. 0 is the end.
+    pub fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Unix(s) => (&*s).read(buf),
+            Stream::Tcp(s) => (&*s).read(buf),
+        }
+    }
+
+    /// Reads until `buf` is full.
+    pub fn read_exact(&self, buf: &mut [u8]) -> io::Result<()> {
+        match self {
+            Stream::Unix(s) => (&*s).read_exact(buf),
+            Stream::Tcp(s) => (&*s).read_exact(buf),
+        }
+    }
+
+    /// Reads what there is now. `None` if there is nothing yet; 0 is the end.
+    pub fn try_read(&self, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        let fd = self.fd().as_raw_fd();
+        // SAFETY: `buf` is valid for writes of `buf.len()` bytes for the whole call, and the descriptor is open as long
+        // as `self` is borrowed.
+        let n = unsafe { libc::recv(fd, buf.as_mut_ptr().cast(), buf.len(), libc::MSG_DONTWAIT) };
+        if n >= 0 {
+            return Ok(Some(n as usize));
+        }
+        let error = io::Error::last_os_error();
+        match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(None),
+            _ => Err(error),
+        }
+    }
+
+    /// Writes some of `parts`, waiting for room. A vanished peer is an error, not a signal: Rust programs start with
+    /// SIGPIPE ignored.
+    pub fn write_vectored(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Stream::Unix(s) => (&*s).write_vectored(parts),
+            Stream::Tcp(s) => (&*s).write_vectored(parts),
+        }
+    }
+
+    /// Longest wait of one read and of one write; `None` waits for ever.
+    pub fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        // Zero would mean "for ever" to the system, and is an error in the standard library.
+        let timeout = timeout.map(|t| t.max(Duration::from_millis(1)));
+        match self {
+            Stream::Unix(s) => s.set_read_timeout(timeout).and_then(|()| s.set_write_timeout(timeout)),
+            Stream::Tcp(s) => s.set_read_timeout(timeout).and_then(|()| s.set_write_timeout(timeout)),
+        }
+    }
+
+    /// Ends one or both directions, and wakes whoever waits on them. A socket that has ended already is no error.
+    pub fn shutdown(&self, how: Shutdown) {
+        let _ = match self {
+            Stream::Unix(s) => s.shutdown(how),
+            Stream::Tcp(s) => s.shutdown(how),
+        };
+    }
+
+    /// Makes the system notice a peer whose machine is gone, so that its export is not held for ever.
+    pub fn keep_alive(&self) -> io::Result<()> {
+        let Stream::Tcp(s) = self else { return Ok(()) };
+        let on: libc::c_int = 1;
+        let len = size_of_val(&on) as libc::socklen_t;
+        // SAFETY: the option's value is one `c_int` that outlives the call, and `len` is its size.
+        match unsafe {
+            libc::setsockopt(s.as_raw_fd(), libc::SOL_SOCKET, libc::SO_KEEPALIVE, (&raw const on).cast(), len)
+        } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        use std::os::fd::AsFd;
+        match self {
+            Stream::Unix(s) => s.as_fd(),
+            Stream::Tcp(s) => s.as_fd(),
+        }
+    }
+}
+
+/// Wakes a thread that waits in `accept` on this socket, for good: every later `accept` fails.
+pub fn shutdown_listener(listener: BorrowedFd<'_>) {
+    // SAFETY: plain integers; the descriptor is open as long as it is borrowed. An error means that it is shut down already.
+    let _ = unsafe { libc::shutdown(listener.as_raw_fd(), libc::SHUT_RDWR) };
+}
