@@ -28,8 +28,6 @@ pub fn check_io_error(seam: Seam, seed: u64) -> Result<Outcome, String> {
     let (mut live, calls) = measured(seam, &history)?;
     let failing = live.base + 1 + rng.below(calls);
     live.disk.fail_at(failing, libc::EIO);
-    // Dropping a handle flushes too, but cannot say that it failed.
-    live.careful = true;
 
     let context =
         |e: String| format!("{seam:?} seam, seed {seed}, call {failing} fails: {}\n{history}", explain(&e, &history));
@@ -60,7 +58,7 @@ pub fn check_io_error(seam: Seam, seed: u64) -> Result<Outcome, String> {
     for crash in 0..4 {
         let disk = live.disk.crash_at(u64::MAX, crash);
         recover(&disk, &allowed, &live.touched, &mut rng)
-            .and_then(|found| use_it(disk, found, &live.touched, seed, &mut rng))
+            .and_then(|found| use_it(disk, found, &live.touched, seed, None, &mut rng))
             .map_err(|e| context(format!("cut after the error (crash seed {crash}): {e}")))?;
     }
 
@@ -68,7 +66,7 @@ pub fn check_io_error(seam: Seam, seed: u64) -> Result<Outcome, String> {
     // it flushes from now on may not.
     let found = recover(&live.disk, &allowed, &live.touched, &mut rng)
         .map_err(|e| context(format!("opened again after the error: {e}")))?;
-    let mut again = use_it(live.disk.clone(), found, &live.touched, seed, &mut rng)
+    let mut again = use_it(live.disk.clone(), found, &live.touched, seed, None, &mut rng)
         .map_err(|e| context(format!("opened again after the error: {e}")))?;
     let (flushed, _) = again.allowed_at(u64::MAX);
     again.abandon();
@@ -88,9 +86,17 @@ pub fn check_io_error(seam: Seam, seed: u64) -> Result<Outcome, String> {
 
 /// A store for the history, and the number of calls that the history makes.
 fn measured(seam: Seam, history: &History) -> Result<(Live, u64), String> {
-    let start = || new_disk(seam).and_then(|disk| Live::start(disk, history.seed, true)).map_err(|e| e.to_string());
+    let start = || {
+        let mut live =
+            new_disk(seam).and_then(|disk| Live::start(disk, history.seed, true)).map_err(|e| e.to_string())?;
+        // Dropping a handle flushes too, but cannot say that it failed.
+        live.careful = true;
+        Ok::<Live, String>(live)
+    };
     let mut rehearsal = start()?;
-    rehearsal.run(history)?;
+    for step in &history.steps {
+        rehearsal.apply(step).map_err(|e| format!("{step}: {e}"))?;
+    }
     let calls = rehearsal.disk.steps() - rehearsal.base;
     Ok((start()?, calls))
 }
@@ -182,7 +188,7 @@ pub fn check_no_space(seam: Seam, seed: u64) -> Result<bool, String> {
         // Giving up the handles flushed them: what was allowed before still is, and nothing else.
         let disk = live.disk.crash_at(u64::MAX, crash);
         let found = recover(&disk, &allowed, &live.touched, &mut rng);
-        let used = found.and_then(|found| use_it(disk, found, &live.touched, seed, &mut rng));
+        let used = found.and_then(|found| use_it(disk, found, &live.touched, seed, None, &mut rng));
         used.map_err(|e| context(format!("cut at the end (crash seed {crash}): {e}")))?;
     }
     Ok(refused)

@@ -16,7 +16,7 @@ use archipelago_core::{
     WriteFlags,
 };
 
-use crate::history::{BLOCK, History, Op, Step, fill, mix};
+use crate::history::{BLOCK, History, Op, Rng, Step, fill, mix};
 use crate::reference::{Allowed, Effect, State, Touched, effect};
 
 /// The two places at which the engine can be cut off from its disk.
@@ -133,11 +133,32 @@ fn wrong<T>(what: String) -> Result<T, Fault> {
 
 /// One call: the step counter around it, and what it did.
 struct Span {
-    what: String,
+    step: Step,
     before: u64,
     after: u64,
     during: Allowed,
     done: State,
+}
+
+/// Where in a timeline a cut falls.
+#[derive(Clone, Copy)]
+pub enum Place<'a> {
+    /// Before the first operation.
+    Start,
+    /// Inside an operation.
+    During(&'a Step),
+    /// After an operation returned, before the next.
+    After(&'a Step),
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Start => write!(f, "before the first operation"),
+            Place::During(step) => write!(f, "during {step}"),
+            Place::After(step) => write!(f, "after {step}"),
+        }
+    }
 }
 
 /// Options under which every store of these tests runs: deterministic, single-threaded, with small journals.
@@ -221,7 +242,7 @@ impl Live {
         self.observe_tail(step, &mut effect)?;
         if self.record {
             let done = effect.after.clone();
-            self.timeline.push(Span { what: step.to_string(), before, after, during: effect.during, done });
+            self.timeline.push(Span { step: step.clone(), before, after, during: effect.during, done });
         } else {
             self.disk.forget_history();
         }
@@ -237,13 +258,13 @@ impl Live {
     }
 
     /// What a cut after `step` calls may show, and the call that it fell into.
-    pub fn allowed_at(&self, step: u64) -> (Allowed, String) {
+    pub fn allowed_at(&self, step: u64) -> (Allowed, Place<'_>) {
         if let Some(span) = self.timeline.iter().find(|s| s.before < step && step < s.after) {
-            return (span.during.clone(), format!("during {}", span.what));
+            return (span.during.clone(), Place::During(&span.step));
         }
         match self.timeline.iter().rev().find(|s| s.after <= step) {
-            Some(span) => (Allowed::just(&span.done), format!("after {}", span.what)),
-            None => (Allowed::just(&self.start), "before the first operation".to_string()),
+            Some(span) => (Allowed::just(&span.done), Place::After(&span.step)),
+            None => (Allowed::just(&self.start), Place::Start),
         }
     }
 
@@ -263,6 +284,16 @@ impl Live {
         let volume = self.store()?.open_volume(name, mode)?;
         self.handles.insert(name.to_string(), volume.clone());
         Ok(volume)
+    }
+
+    /// Opens each map with an even chance.
+    pub fn open_some(&mut self, rng: &mut Rng) -> Result<(), Fault> {
+        for name in self.state.keys().cloned().collect::<Vec<_>>() {
+            if rng.one_in(2) {
+                self.volume(&name)?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives up all handles and the store without closing them one by one.
