@@ -1,4 +1,5 @@
 //! Every backend keeps the contract of `Blocker`.
+#![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

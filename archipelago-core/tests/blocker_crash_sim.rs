@@ -377,6 +377,13 @@ fn a_failure_of_the_memory_backend_takes_nothing_from_what_was_acknowledged() {
     }
 }
 
+#[test]
+fn a_failure_of_the_file_backend_takes_nothing_from_what_was_acknowledged() {
+    for run in runs(16) {
+        failures_run(run, SimDisk::new, mount_file).unwrap();
+    }
+}
+
 // --- objects ---
 
 const ATOM: u64 = 512;
@@ -508,10 +515,13 @@ fn check_objects(blocker: &dyn Blocker, shelf: &Shelf, flying: Option<&ObjectCal
     Ok(())
 }
 
+/// An object, its length and its bytes.
+type Seen = (Object, Option<u64>, Vec<u8>);
+
 /// What the next process reads stays, once it has synced.
 fn check_sync_after<D: Crashable>(left: &Arc<D>, mount: Mount<D>, blocker: &dyn Blocker) -> Checked {
     let text = |error: Error| format!("going on: {error}");
-    let image = |blocker: &dyn Blocker| -> Result<Vec<(Object, Option<u64>, Vec<u8>)>, Error> {
+    let image = |blocker: &dyn Blocker| -> Result<Vec<Seen>, Error> {
         let mut all = Vec::new();
         for object in blocker.objects(VOLUME)? {
             let len = blocker.len(object)?;

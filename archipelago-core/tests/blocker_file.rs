@@ -1,4 +1,5 @@
 //! What only the file backend promises: how it takes damaged files, links, full disks, other processes and permissions.
+#![allow(clippy::unwrap_used)]
 
 use std::fs::{self, OpenOptions};
 use std::io::{IoSlice, IoSliceMut};

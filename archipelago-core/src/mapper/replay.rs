@@ -40,7 +40,7 @@ pub fn load(blocker: &dyn Blocker, cache: &NodeCache, header: &Header) -> Result
         tail = replay.own(header.id, start, &mut epoch)?;
     }
     let overlay = replay.overlay.into_iter().map(|(block, map)| (block, Arc::new(map))).collect();
-    Ok(Replayed { view: MapView { tree: replay.tree, overlay, size: header.size }, epoch, tail })
+    Ok(Replayed { view: MapView { tree: replay.tree, overlay, size: header.size, shrunk: header.shrunk }, epoch, tail })
 }
 
 struct Replay<'a> {

@@ -19,6 +19,8 @@ pub struct MapView {
     pub overlay: BTreeMap<u64, Arc<BlockMap>>,
     /// Size in bytes.
     pub size: u64,
+    /// The tree still holds what lies past the end.
+    pub shrunk: bool,
 }
 
 impl MapView {
@@ -65,6 +67,14 @@ impl MapView {
 
     /// Sectors mapped. Cheap when nothing is unfolded.
     pub fn mapped(&self, blocker: &dyn Blocker, cache: &NodeCache) -> Result<u64> {
+        if self.shrunk {
+            let mut mapped = 0;
+            self.runs(blocker, cache, 0, self.size.div_ceil(1 << SECTOR_SHIFT), &mut |_, sectors, source| {
+                mapped += if source == Source::Zero { 0 } else { sectors };
+                Ok(true)
+            })?;
+            return Ok(mapped);
+        }
         let mut mapped = self.tree.mapped();
         for (block, map) in &self.overlay {
             mapped = mapped.saturating_sub(self.tree.lookup(blocker, cache, *block)?.mapped());

@@ -7,6 +7,7 @@
 use crate::blocker::{LockMode, LockOutcome, Object, RecordKey, VolumeId};
 use crate::error::{Error, Owner, Result};
 use crate::format::header::{Header, Kind};
+use crate::format::superblock::READ_COMPAT_KNOWN;
 use crate::limits::{MAX_VOLUME_SIZE, MIN_VOLUME_SIZE, SECTOR};
 use crate::mapper::tree::Tree;
 use crate::store::VolumeInfo;
@@ -73,6 +74,8 @@ fn heal(shared: &Shared, name: &str) -> Result<()> {
 pub fn claim_name(shared: &Shared, name: &str, id: VolumeId) -> Result<()> {
     ensure_free(shared, name)?;
     match shared.blocker.bind_name(name, id) {
+        // Left by an earlier attempt that did not get as far as the header.
+        Err(Error::Exists(_)) if shared.blocker.lookup(name)? == Some(id) => Ok(()),
         Err(Error::Exists(_)) => {
             heal(shared, name)?;
             shared.blocker.bind_name(name, id).map_err(|e| named(e, name))
@@ -94,8 +97,20 @@ pub fn publish(shared: &Shared, header: &Header) -> Result<()> {
     publish_many(shared, std::slice::from_ref(header))
 }
 
+/// A store with features that only forbid writing can still be read by a build that does not know them.
+fn check_writable(shared: &Shared) -> Result<()> {
+    match shared.superblock.read_compat & !READ_COMPAT_KNOWN {
+        0 => Ok(()),
+        bits => Err(Error::TooNew {
+            object: RecordKey::Store.to_string(),
+            detail: format!("it uses features {bits:#x}, with which this version can only read it"),
+        }),
+    }
+}
+
 /// Publishes new maps, all or none.
 pub fn publish_many(shared: &Shared, headers: &[Header]) -> Result<()> {
+    check_writable(shared)?;
     let batch: Vec<_> = headers.iter().map(|h| (h.id, h.name.clone(), h.encode())).collect();
     match shared.blocker.create_named(&batch) {
         Err(Error::Exists(_)) => {
@@ -147,6 +162,7 @@ pub fn holder(shared: &Shared, id: VolumeId) -> Result<Option<Owner>> {
 
 /// Takes the exclusive lock of a map, or says who has it.
 pub fn lock(shared: &Shared, header: &Header, advice: &'static str) -> Result<Box<dyn crate::blocker::LockGuard>> {
+    check_writable(shared)?;
     let owner = serde_json::to_vec(&shared.owner()).map_err(|e| Error::InvalidArgument(e.to_string()))?;
     match shared.blocker.lock(header.id, LockMode::Exclusive, &owner)? {
         LockOutcome::Held(guard) => Ok(guard),

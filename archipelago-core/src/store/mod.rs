@@ -642,7 +642,7 @@ impl Store {
         let shared = &self.shared;
         let (mut volumes, mut snapshots) = (0, 0);
         for id in shared.blocker.headers()? {
-            match catalog::read_header(shared, id)? {
+            match usage::readable(shared, id)? {
                 Some((h, _)) if h.removed => {}
                 Some((h, _)) if h.kind == Kind::Volume => volumes += 1,
                 Some(_) => snapshots += 1,

@@ -99,23 +99,31 @@ pub fn for_writing(shared: &Arc<Shared>, name: &str) -> Result<Arc<Inner>> {
 }
 
 /// Makes what was replayed durable, and the place behind it zero, before anything is appended there.
+///
+/// The records are written again, not only synced: after a failed sync of a former owner the kernel may show bytes that
+/// it no longer intends to write. At most the unfolded journal, so a second's work.
 fn recover(shared: &Shared, header: &Header, tail: &Tail) -> Result<()> {
     let Some(start) = header.log else { return Ok(()) };
-    if tail.stray {
-        let object = Object::Log(header.id, tail.next.pos.segment);
-        let from = u64::from(tail.next.pos.offset);
-        let mut rest = vec![0; (u64::from(tail.segment_len) - from) as usize];
-        shared.blocker.read(object, &mut [IoSliceMut::new(&mut rest)], from)?;
-        let last = rest.iter().rposition(|b| *b != 0).map_or(0, |i| i + 1);
-        rest[..last].fill(0);
-        shared.blocker.write(object, &[IoSlice::new(&rest[..last])], from)?;
+    if tail.bytes == 0 && !tail.stray {
+        return Ok(());
     }
-    if tail.bytes > 0 || tail.stray {
-        let objects: Vec<Object> =
-            (start.pos.segment..=tail.next.pos.segment).map(|n| Object::Log(header.id, n)).collect();
-        shared.blocker.sync(&objects)?;
+    let blocker = &*shared.blocker;
+    let mut objects = Vec::new();
+    for number in start.pos.segment..=tail.next.pos.segment {
+        let object = Object::Log(header.id, number);
+        let len = blocker.len(object)?.unwrap_or(0);
+        let from = if number == start.pos.segment { u64::from(start.pos.offset) } else { 0 };
+        let mut bytes = vec![0; len.saturating_sub(from) as usize];
+        blocker.read(object, &mut [IoSliceMut::new(&mut bytes)], from)?;
+        let last = bytes.iter().rposition(|b| *b != 0).map_or(0, |i| i + 1);
+        if number == tail.next.pos.segment {
+            let end = (u64::from(tail.next.pos.offset) - from) as usize;
+            bytes[end.min(last)..last].fill(0);
+        }
+        blocker.write(object, &[IoSlice::new(&bytes[..last])], from)?;
+        objects.push(object);
     }
-    Ok(())
+    blocker.sync(&objects)
 }
 
 /// Opens a map for reading: a snapshot without any lock, a volume only while nobody writes it.

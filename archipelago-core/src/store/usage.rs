@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::blocker::VolumeId;
 use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind};
 use crate::format::node::Source;
@@ -24,7 +25,7 @@ pub fn view(shared: &Arc<Shared>, header: &Header) -> Result<(Option<Arc<Inner>>
     }
     if header.kind == Kind::Volume && shared.blocker.lock_holder(header.id)?.is_some() {
         let tree = Tree::from_root(&format!("catalog/h.{}", header.id), &header.root, header.block_shift)?;
-        return Ok((None, MapView { tree, overlay: BTreeMap::new(), size: header.size }));
+        return Ok((None, MapView { tree, overlay: BTreeMap::new(), size: header.size, shrunk: header.shrunk }));
     }
     Ok((None, replay::load(&*shared.blocker, &shared.cache, header)?.view))
 }
@@ -119,6 +120,14 @@ pub fn diff(shared: &Arc<Shared>, a: &str, b: &str, each: &mut dyn FnMut(DiffExt
     last.map_or(Ok(()), each)
 }
 
+/// A header, unless it is one that a creation left half-written when the power went: no name leads to it.
+pub fn readable(shared: &Shared, id: VolumeId) -> Result<Option<(Header, u64)>> {
+    match catalog::read_header(shared, id) {
+        Err(Error::Damaged { .. }) => Ok(None),
+        other => other,
+    }
+}
+
 /// See [`crate::Store::usage`].
 pub fn usage(shared: &Arc<Shared>, name: &str) -> Result<Usage> {
     let (blocker, cache) = (&*shared.blocker, &shared.cache);
@@ -134,7 +143,7 @@ pub fn usage(shared: &Arc<Shared>, name: &str) -> Result<Usage> {
         if id == own.id || rest.as_ref().is_some_and(|r| r.is_empty()) {
             continue;
         }
-        let header = match catalog::read_header(shared, id)? {
+        let header = match readable(shared, id)? {
             Some((header, _)) if !header.removed && header.block_shift == own.block_shift => header,
             _ => continue,
         };

@@ -274,7 +274,12 @@ impl Inner {
     pub fn view(&self) -> MapView {
         // The overlay first: see `locate`.
         let overlay = self.overlay.capture().into_iter().collect();
-        MapView { overlay, tree: self.tree.read().clone(), size: self.size.load(Ordering::Acquire) }
+        MapView {
+            overlay,
+            tree: self.tree.read().clone(),
+            size: self.size.load(Ordering::Acquire),
+            shrunk: self.header.lock().header.shrunk,
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Durability is not tested here, since a backend cannot be asked what a power cut would leave: the simulated disk and
 //! the tests over it do that.
+#![allow(clippy::unwrap_used)]
 
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
@@ -397,7 +398,7 @@ fn a_record_is_at_most_max_record_bytes(b: &Arc<dyn Blocker>) {
     b.create_record(key, &fits).unwrap();
     assert!(matches!(b.commit_record(key, 1, &too_long), Err(Error::InvalidArgument(_))));
     b.commit_record(key, 1, &[]).unwrap();
-    assert_eq!(b.read_record(key).unwrap().bytes, []);
+    assert_eq!(b.read_record(key).unwrap().bytes, Vec::<u8>::new());
     assert!(b.create_named(&[(W, "too-long".into(), too_long)]).is_err());
     assert_eq!(b.lookup("too-long").unwrap(), None);
 }

@@ -96,7 +96,7 @@ impl Process {
         loop {
             let mut line = String::new();
             assert!(self.answers.read_line(&mut line).unwrap() > 0, "the child ended");
-            if let Some((_, answer)) = line.trim_end().split_once(MARK) {
+            if let Some((_, answer)) = line.trim_end_matches('\n').split_once(MARK) {
                 return match answer.split_once(' ') {
                     Some(("ok", text)) => Ok(text.to_string()),
                     Some(("err", errno)) => Err(errno.parse().unwrap()),
@@ -221,10 +221,7 @@ pub fn run() {
     for line in io::stdin().lines() {
         match state.obey(&line.unwrap()) {
             Ok(text) => println!("{MARK}ok {text}"),
-            Err(error) => {
-                eprintln!("child {}: {error}", std::process::id());
-                println!("{MARK}err {}", error.errno());
-            }
+            Err(error) => println!("{MARK}err {}", error.errno()),
         }
     }
     // Not one destructor runs.

@@ -1,6 +1,7 @@
 //! Sessions of the NBD endpoint played byte by byte over a socket: what well-behaved clients never send, and what happens
 //! when they leave.
-#![allow(missing_docs)]
+// Helpers outside of test functions may stop the test, too.
+#![allow(missing_docs, clippy::unwrap_used)]
 
 #[path = "support/memory_disk.rs"]
 mod memory_disk;

@@ -186,7 +186,7 @@ impl Descriptors {
         match call() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 match self.sys.mkdir(&names::data_dir(names::slot(volume))) {
-                    Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+                    Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
                     _ => call(),
                 }
             }

@@ -2,12 +2,12 @@
 //!
 //! | File | Its job |
 //! |---|---|
-//! | [`names`] | paths, and what a path stands for |
-//! | [`objects`] | reads, writes and syncs of logs, packs and data |
-//! | [`descriptors`] | the cache of open files and what is known of their durability |
-//! | [`reserve`] | the room that data writes leave |
-//! | [`records`] | headers, the superblock, and the names that lead to them |
-//! | [`locks`] | one writer per volume |
+//! | `names` | paths, and what a path stands for |
+//! | `objects` | reads, writes and syncs of logs, packs and data |
+//! | `descriptors` | the cache of open files and what is known of their durability |
+//! | `reserve` | the room that data writes leave |
+//! | `records` | headers, the superblock, and the names that lead to them |
+//! | `locks` | one writer per volume |
 //!
 //! All system calls go through [`Sys`], so that the whole backend runs over a simulated disk.
 
@@ -226,3 +226,6 @@ fn fail(op: &'static str, path: impl Into<String>, e: io::Error) -> Error {
         _ => Error::io(op, path, e),
     }
 }
+
+#[cfg(test)]
+mod tests;

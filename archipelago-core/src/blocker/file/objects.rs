@@ -29,6 +29,9 @@ struct Piece {
     len: u64,
 }
 
+/// An object that waits for the sync of its directory, with its files whose entries are new.
+type Waiting = (Object, SmallVec<[Arc<OpenFile>; 1]>);
+
 /// Cuts a request at the borders of parts.
 fn pieces(object: Object, offset: u64, len: u64) -> Result<SmallVec<[Piece; 2]>> {
     let too_far = || Error::InvalidArgument(format!("{object}: {len} bytes at offset {offset} are out of reach"));
@@ -216,8 +219,7 @@ impl FileBlocker {
     }
 
     pub(super) fn sync_objects(&self, objects: &[Object]) -> Result<()> {
-        // What waits for a directory: the object, and its files whose entries are new.
-        let mut waiting: SmallVec<[(Object, SmallVec<[Arc<OpenFile>; 1]>); 4]> = SmallVec::new();
+        let mut waiting: SmallVec<[Waiting; 4]> = SmallVec::new();
         for &object in objects {
             if self.files.has_failed(object) {
                 return Err(Error::Poisoned(object.to_string()));

@@ -156,12 +156,12 @@ impl FileBlocker {
     /// Takes back what a batch made, names first, so that no name is left without its header. Nothing is reported: the
     /// caller already has the error that counts, and what may be left after a second one is a header that nobody names.
     fn undo_named(&self, made: &Made) {
-        for names in [&made.names, &made.headers] {
-            let mut gone = true;
-            for path in names {
-                gone &= self.sys.unlink(path).is_ok();
+        for paths in [&made.names, &made.headers] {
+            if paths.is_empty() {
+                continue;
             }
-            if !names.is_empty() && !(gone && self.sync_dir(names::CATALOG).is_ok()) {
+            let left = paths.iter().filter(|path| self.sys.unlink(path).is_err()).count();
+            if left > 0 || self.sync_dir(names::CATALOG).is_err() {
                 return;
             }
         }
@@ -217,6 +217,12 @@ impl FileBlocker {
         if !self.known.is(key, expected) {
             // Its writer may have died before it was durable. The other slot, which is the only durable one then, must
             // not be overwritten before that has changed.
+            // Written again, too: after a failed sync it may be in memory only and count as written, so that a sync by
+            // itself would do nothing.
+            let found = encode_slot(stored.id, stored.version, &stored.payload)?;
+            self.sys
+                .pwritev(file.fd, &[IoSlice::new(&found)], slot_of(stored.version) * SLOT as u64)
+                .map_err(|e| fail("write", &path, e))?;
             self.sys.fdatasync(file.fd).map_err(|e| fail("sync", &path, e))?;
             self.sync_dir(names::record_dir(key))?;
         }

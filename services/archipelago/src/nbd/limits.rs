@@ -40,8 +40,8 @@ pub const MAX_PAYLOAD: u32 = 32 << 20;
 /// Receive buffer of a connection, in bytes: one call takes in 32 writes of 4 KiB, or thousands of reads.
 pub const RECEIVE_BUFFER: usize = 256 << 10;
 /// Writes above this, in bytes, are not collected in the receive buffer but received where the device takes them from.
-/// Small enough that the receive buffer holds at least a few such writes whole.
-pub const LARGE_WRITE: usize = 64 << 10;
+/// What is collected may have to be moved to the front of the buffer first: at this size that costs less than a system call.
+pub const LARGE_WRITE: usize = 32 << 10;
 /// Largest piece in which payloads are passed between socket and device, in bytes: bounds a connection's memory, and
 /// stays in the processor's cache on its way.
 pub const PIECE: usize = 1 << 20;
