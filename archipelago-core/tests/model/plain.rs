@@ -150,7 +150,11 @@ fn diff(live: &Live, a: &str, b: &str) -> Result<(), Fault> {
     }
     let differs = |i: &usize| same[*i] && left.live.get(*i).copied().unwrap_or(0) != right.live[*i];
     match (0..same.len()).find(differs) {
-        Some(at) => wrong(format!("{a} to {b}: byte {at} differs and is not reported: {found:?}")),
+        Some(at) => wrong(format!(
+            "{a} to {b}: byte {at} differs and is not reported: {found:?}, sizes {} and {}",
+            left.size(),
+            right.size()
+        )),
         None => Ok(()),
     }
 }

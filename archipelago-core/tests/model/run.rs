@@ -286,6 +286,13 @@ impl Live {
         Ok(volume)
     }
 
+    /// A flush that is no part of the history succeeded.
+    pub fn settle(&mut self, name: &str) {
+        if let Some(map) = self.state.get_mut(name) {
+            map.settle();
+        }
+    }
+
     /// Opens each map with an even chance.
     pub fn open_some(&mut self, rng: &mut Rng) -> Result<(), Fault> {
         for name in self.state.keys().cloned().collect::<Vec<_>>() {
