@@ -127,9 +127,9 @@ pub trait Blocker: Send + Sync {
     /// Creates an object filled with `zeroed` bytes of written (not sparse) zeros, durable on return, or an empty one for 0.
     /// `Exists` if it is there already.
     fn create(&self, object: Object, zeroed: u64) -> Result<()>;
-    /// Fills `bufs` from `offset`; what was never written reads as zeros, also past the end and in an object that does
-    /// not exist when `object` is [`Object::Data`]. A missing log or pack, or one that ends within the range, is
-    /// [`Damaged`](crate::Error::Damaged).
+    /// Fills `bufs` from `offset`; what was never written inside an object reads as zeros. An object that is missing or
+    /// ends within the range is [`Damaged`](crate::Error::Damaged) ("cut short"), data as well as logs and packs: callers
+    /// read only what a map names, and a map names only what was written. Asking for no bytes of a data object succeeds.
     fn read(&self, object: Object, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()>;
     /// Writes all of `bufs` at `offset`. A [`Object::Data`] that does not exist is created (durable with the next sync).
     fn write(&self, object: Object, bufs: &[IoSlice<'_>], offset: u64) -> Result<()>;

@@ -19,11 +19,8 @@ pub fn contract(make: impl Fn() -> Arc<dyn Blocker>) {
     type Test = fn(&Arc<dyn Blocker>);
     let tests: &[(&str, Test)] = &[
         ("a_created_object_holds_the_zeros_asked_for", a_created_object_holds_the_zeros_asked_for),
-        ("what_was_never_written_to_data_reads_as_zeros", what_was_never_written_to_data_reads_as_zeros),
-        (
-            "a_log_or_pack_that_is_missing_or_too_short_is_damaged",
-            a_log_or_pack_that_is_missing_or_too_short_is_damaged,
-        ),
+        ("what_was_never_written_inside_data_reads_as_zeros", what_was_never_written_inside_data_reads_as_zeros),
+        ("an_object_that_is_missing_or_too_short_is_damaged", an_object_that_is_missing_or_too_short_is_damaged),
         ("many_buffers_are_written_and_read_as_one_range", many_buffers_are_written_and_read_as_one_range),
         ("a_write_across_parts_is_one_range", a_write_across_parts_is_one_range),
         ("a_punched_range_reads_as_zeros_and_the_rest_stays", a_punched_range_reads_as_zeros_and_the_rest_stays),
@@ -99,35 +96,42 @@ fn a_created_object_holds_the_zeros_asked_for(b: &Arc<dyn Blocker>) {
     assert!(matches!(b.create(Object::Pack(V, 2), 0), Err(Error::Exists(_))));
 }
 
-fn what_was_never_written_to_data_reads_as_zeros(b: &Arc<dyn Blocker>) {
+fn what_was_never_written_inside_data_reads_as_zeros(b: &Arc<dyn Blocker>) {
     let data = Object::Data(V, 1);
-    assert_eq!(b.len(data).unwrap(), None);
-    assert_eq!(read(b, data, 12345, 5000).unwrap(), vec![0; 5000]);
-    assert_eq!(b.len(data).unwrap(), None, "reading creates nothing");
     write(b, data, 10_000, &[7; 100]);
     assert_eq!(b.len(data).unwrap(), Some(10_100));
-    let mut expected = vec![0; 20_000];
-    expected[10_000..10_100].fill(7);
-    assert_eq!(read(b, data, 0, 20_000).unwrap(), expected);
-    assert_eq!(read(b, data, 10_100, 10).unwrap(), [0; 10]);
-    assert_eq!(read(b, data, 1 << 40, 10).unwrap(), [0; 10]);
+    let mut expected = vec![0; 10_100];
+    expected[10_000..].fill(7);
+    assert_eq!(read(b, data, 0, 10_100).unwrap(), expected);
+    write(b, Object::Data(V, 2), 20_000, b"x");
     assert_eq!(read(b, Object::Data(V, 2), 10_000, 100).unwrap(), [0; 100], "epochs are apart");
+    write(b, Object::Data(W, 1), 20_000, b"x");
     assert_eq!(read(b, Object::Data(W, 1), 10_000, 100).unwrap(), [0; 100], "volumes are apart");
 }
 
-fn a_log_or_pack_that_is_missing_or_too_short_is_damaged(b: &Arc<dyn Blocker>) {
-    for object in [Object::Log(V, 1), Object::Pack(V, 1)] {
-        assert!(matches!(read(b, object, 0, 1), Err(Error::Damaged { .. })), "{object} is missing");
-        assert!(b.write(object, &[IoSlice::new(b"x")], 0).is_err(), "only data is created by a write");
-        assert_eq!(b.len(object).unwrap(), None);
+fn an_object_that_is_missing_or_too_short_is_damaged(b: &Arc<dyn Blocker>) {
+    let cut_short = |result: Result<Vec<u8>>, why: &str| match result {
+        Err(Error::Damaged { detail, .. }) => assert!(detail.contains("cut short"), "{why}: {detail}"),
+        other => panic!("{why}: {other:?}"),
+    };
+    for object in [Object::Log(V, 1), Object::Pack(V, 1), Object::Data(V, 1)] {
+        cut_short(read(b, object, 0, 1), &format!("{object} is missing"));
+        assert_eq!(b.len(object).unwrap(), None, "reading creates nothing");
+        if !matches!(object, Object::Data(..)) {
+            assert!(b.write(object, &[IoSlice::new(b"x")], 0).is_err(), "only data is created by a write");
+            assert_eq!(b.len(object).unwrap(), None);
+        }
         b.create(object, 0).unwrap();
         write(b, object, 0, &[5; 1000]);
         assert_eq!(read(b, object, 0, 1000).unwrap(), [5; 1000]);
-        assert!(matches!(read(b, object, 0, 1001), Err(Error::Damaged { .. })), "{object} ends within the range");
-        assert!(matches!(read(b, object, 5000, 1), Err(Error::Damaged { .. })), "{object} ends before the range");
+        cut_short(read(b, object, 0, 1001), &format!("{object} ends within the range"));
+        cut_short(read(b, object, 5000, 1), &format!("{object} ends before the range"));
         write(b, object, 1000, &[6; 10]);
         assert_eq!(read(b, object, 999, 2).unwrap(), [5, 6]);
     }
+    let parts = Object::Data(V, 2);
+    write(b, parts, DATA_PART - 10, &[1; 10]);
+    cut_short(read(b, parts, DATA_PART - 10, 11), "the next part is missing");
 }
 
 fn many_buffers_are_written_and_read_as_one_range(b: &Arc<dyn Blocker>) {
@@ -139,12 +143,11 @@ fn many_buffers_are_written_and_read_as_one_range(b: &Arc<dyn Blocker>) {
     list.insert(1100, IoSlice::new(&[]));
     b.write(data, &list, 777).unwrap();
     assert_eq!(read(b, data, 777, bytes.len()).unwrap(), bytes);
-    // Back in other pieces, the last ones past the end.
-    let mut got = vec![0xee; bytes.len() + 100];
+    // Back in other pieces.
+    let mut got = vec![0xee; bytes.len()];
     let mut pieces: Vec<IoSliceMut<'_>> = got.chunks_mut(5).map(IoSliceMut::new).collect();
     b.read(data, &mut pieces, 777).unwrap();
-    assert_eq!(got[..bytes.len()], bytes);
-    assert_eq!(got[bytes.len()..], [0; 100]);
+    assert_eq!(got, bytes);
     b.write(data, &[], 0).unwrap();
     b.read(data, &mut [], 0).unwrap();
     assert_eq!(b.len(data).unwrap(), Some(777 + bytes.len() as u64));
@@ -160,7 +163,6 @@ fn a_write_across_parts_is_one_range(b: &Arc<dyn Blocker>) {
     assert_eq!(b.objects(V).unwrap(), [data]);
     assert_eq!(read(b, data, at, 10_000).unwrap(), bytes);
     assert_eq!(read(b, data, DATA_PART, 100).unwrap(), bytes[4321..4421]);
-    assert_eq!(read(b, data, DATA_PART * 2 - 50, 100).unwrap(), [0; 100]);
     b.sync(&[data]).unwrap();
     b.punch(data, DATA_PART - 100, 200).unwrap();
     let mut expected = bytes.clone();
@@ -171,7 +173,6 @@ fn a_write_across_parts_is_one_range(b: &Arc<dyn Blocker>) {
     assert_eq!(got, expected);
     b.remove(data).unwrap();
     assert_eq!(b.len(data).unwrap(), None);
-    assert_eq!(read(b, data, at, 10_000).unwrap(), vec![0; 10_000]);
 }
 
 fn a_punched_range_reads_as_zeros_and_the_rest_stays(b: &Arc<dyn Blocker>) {
@@ -267,6 +268,10 @@ fn random_writes_and_punches_agree_with_a_plain_array(b: &Arc<dyn Blocker>) {
     let data = Object::Data(V, seed);
     let base = random.below(3) * (DATA_PART - SIZE / 2);
     let mut model = vec![0u8; SIZE as usize];
+    // Nothing past the end is read; an end in the second part does not make the first one longer.
+    for end in [SIZE, DATA_PART.saturating_sub(base).min(SIZE)] {
+        write(b, data, base + end - 1, &[0]);
+    }
     for step in 0..300 {
         let offset = random.below(SIZE);
         let len = random.below((SIZE - offset).min(20_000) + 1);

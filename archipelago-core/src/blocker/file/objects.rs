@@ -63,16 +63,6 @@ fn ranges(lens: impl Iterator<Item = usize>, from: u64, len: u64) -> impl Iterat
     })
 }
 
-/// Fills everything from byte `from` on with zeros.
-fn zero_from(bufs: &mut [IoSliceMut<'_>], from: usize) {
-    let mut skip = from;
-    for buf in bufs {
-        let start = skip.min(buf.len());
-        buf[start..].fill(0);
-        skip -= start;
-    }
-}
-
 impl FileBlocker {
     pub(super) fn create_object(&self, object: Object, zeroed: u64) -> Result<()> {
         let path = names::object_path(object, 0);
@@ -135,27 +125,19 @@ impl FileBlocker {
     }
 
     fn read_part(&self, object: Object, piece: &Piece, bufs: &mut [IoSliceMut<'_>]) -> Result<()> {
-        let sparse = matches!(object, Object::Data(..));
         let path = || names::object_path(object, piece.part);
         let file = self.files.get(object, piece.part, Access::Read).map_err(|e| fail("open", path(), e))?;
         let Some(file) = file else {
-            if !sparse {
-                return Err(Error::damaged(path(), "cut short: the file is missing"));
-            }
-            zero_from(bufs, 0);
-            return Ok(());
+            return Err(Error::damaged(path(), "cut short: the file is missing"));
         };
         let read = self.sys.preadv(file.fd, bufs, piece.offset).map_err(|e| fail("read", path(), e))?;
         if read as u64 == piece.len {
             return Ok(());
         }
-        if !sparse {
-            let end = piece.offset + read as u64;
-            let detail = format!("cut short: {} bytes wanted at offset {}, ends at {end}", piece.len, piece.offset);
-            return Err(Error::damaged(path(), detail));
-        }
-        zero_from(bufs, read);
-        Ok(())
+        // Never zeros instead: whoever reads was told by a map that something was written here.
+        let end = piece.offset + read as u64;
+        let detail = format!("cut short: {} bytes wanted at offset {}, ends at {end}", piece.len, piece.offset);
+        Err(Error::damaged(path(), detail))
     }
 
     pub(super) fn write_object(&self, object: Object, bufs: &[IoSlice<'_>], offset: u64) -> Result<()> {

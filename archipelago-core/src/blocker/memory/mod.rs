@@ -167,9 +167,13 @@ impl Inner {
         match (self.held().content(object), object) {
             (Some(content), _) => Ok(Some(content.current())),
             (None, Object::Data(..)) => Ok(None),
-            (None, _) => Err(Error::damaged(object.to_string(), "it is missing")),
+            (None, _) => Err(missing(object)),
         }
     }
+}
+
+fn missing(object: Object) -> Error {
+    Error::damaged(object.to_string(), "cut short: it is missing")
 }
 
 /// The end of a range, if offsets can express it.
@@ -206,17 +210,16 @@ impl Blocker for MemoryBlocker {
     fn read(&self, object: Object, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()> {
         let inner = self.inner.lock();
         let end = range_end(object, offset, bufs.iter().map(|buf| buf.len() as u64).sum())?;
-        let pages = inner.pages(object)?;
-        let len = pages.map_or(0, Pages::len);
-        if end > len && !matches!(object, Object::Data(..)) {
-            return Err(Error::damaged(object.to_string(), format!("it ends at {len}, before {end}")));
+        let Some(pages) = inner.pages(object)? else {
+            return if end == offset { Ok(()) } else { Err(missing(object)) };
+        };
+        let len = pages.len();
+        if end > len && end > offset {
+            return Err(Error::damaged(object.to_string(), format!("cut short: it ends at {len}, before {end}")));
         }
         let mut at = offset;
         for buf in bufs {
-            match pages {
-                Some(pages) => pages.read(at, buf),
-                None => buf.fill(0),
-            }
+            pages.read(at, buf);
             at += buf.len() as u64;
         }
         Ok(())
