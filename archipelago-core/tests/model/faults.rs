@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use archipelago_core::{Error, Kind};
 
-use crate::history::{History, Op, Rng, Step, mix};
+use crate::history::{History, Op, Rng, mix};
 use crate::reference::{Allowed, State};
 use crate::run::{Fault, Live, Seam, new_disk};
 use crate::verify::{explain, recover, shape, use_it, used_name};
