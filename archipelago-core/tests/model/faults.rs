@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use archipelago_core::{Error, Kind};
 
-use crate::history::{History, Op, Rng, Step, mix};
+use crate::history::{History, Op, Rng, mix};
 use crate::reference::{Allowed, State};
 use crate::run::{Fault, Live, Seam, new_disk};
 use crate::verify::{explain, recover, shape, use_it, used_name};
@@ -34,18 +34,20 @@ pub fn check_io_error(seam: Seam, seed: u64) -> Result<Outcome, String> {
     let mut allowed = Allowed::just(&live.state);
     let mut outcome = Outcome::Unseen;
     for step in &history.steps {
-        let effect = live.effect_of(step);
         match live.apply(step) {
             Ok(_) => allowed = Allowed::just(&live.state),
             Err(Fault::Engine(error)) if error.errno() == libc::EIO => {
-                if let Some(effect) = effect {
+                outcome = Outcome::Reported;
+                if let Some(name) = flushed(&step.op).filter(|_| is_failed_sync(&error)) {
+                    if flushes_again(&mut live, name).map_err(|e| context(format!("{step}: {e}")))? {
+                        live.settle(name);
+                    } else {
+                        outcome = Outcome::Poisoned;
+                    }
+                }
+                if let Some(effect) = live.effect_of(step) {
                     allowed = effect.during;
                     allowed.states.extend([live.state.clone(), effect.after]);
-                }
-                outcome = Outcome::Reported;
-                if flushes(&step.op) && is_failed_sync(&error) {
-                    stays_poisoned(&mut live, step).map_err(|e| context(format!("{step}: {e}")))?;
-                    outcome = Outcome::Poisoned;
                 }
                 break;
             }
@@ -101,24 +103,34 @@ fn measured(seam: Seam, history: &History) -> Result<(Live, u64), String> {
     Ok((start()?, calls))
 }
 
-fn flushes(op: &Op) -> bool {
-    matches!(op, Op::Flush { .. } | Op::Write { fua: true, .. } | Op::Zeroes { fua: true, .. })
+/// The volume that an operation flushes.
+fn flushed(op: &Op) -> Option<&str> {
+    match op {
+        Op::Flush { name } | Op::Write { name, fua: true, .. } | Op::Zeroes { name, fua: true, .. } => Some(name),
+        _ => None,
+    }
 }
 
 fn is_failed_sync(error: &Error) -> bool {
     matches!(error, Error::Io { op, .. } if op.contains("sync"))
 }
 
-fn stays_poisoned(live: &mut Live, step: &Step) -> Result<(), String> {
-    let (Op::Flush { name } | Op::Write { name, .. } | Op::Zeroes { name, .. }) = &step.op else { return Ok(()) };
+/// Flushes again after a failed sync. Either no flush ever succeeds, or (what failed was thrown away and made anew) all
+/// do, and then they promise what a flush promises.
+fn flushes_again(live: &mut Live, name: &str) -> Result<bool, String> {
+    let mut results = vec![];
     for _ in 0..3 {
         let volume = live.volume(name).map_err(|e| e.to_string())?;
-        match volume.flush() {
-            Err(error) if error.errno() == libc::EIO => {}
-            other => return Err(format!("a flush after a failed sync gave {other:?}")),
-        }
+        results.push(match volume.flush() {
+            Ok(()) => true,
+            Err(error) if error.errno() == libc::EIO => false,
+            Err(error) => return Err(format!("a flush after a failed sync: {error}")),
+        });
     }
-    Ok(())
+    if results.iter().any(|r| *r != results[0]) {
+        return Err(format!("flushes after a failed sync first failed and then did not: {results:?}"));
+    }
+    Ok(results[0])
 }
 
 /// What may be found by a cut after the store was used again: pages that a failed sync dropped read as new until they

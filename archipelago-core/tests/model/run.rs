@@ -286,6 +286,13 @@ impl Live {
         Ok(volume)
     }
 
+    /// A flush that is no part of the history succeeded.
+    pub fn settle(&mut self, name: &str) {
+        if let Some(map) = self.state.get_mut(name) {
+            map.settle();
+        }
+    }
+
     /// Opens each map with an even chance.
     pub fn open_some(&mut self, rng: &mut Rng) -> Result<(), Fault> {
         for name in self.state.keys().cloned().collect::<Vec<_>>() {
@@ -305,9 +312,9 @@ impl Live {
     fn perform(&mut self, step: &Step) -> Result<(), Fault> {
         let odd = step.stamp % 2 == 1;
         match &step.op {
-            Op::Create { name, size } => {
-                let info = self.store()?.create(name, &CreateOptions { size: *size, block_size: None })?;
-                if info.size != *size || info.name != *name || info.kind != Kind::Volume {
+            Op::Create { name, size, block } => {
+                let info = self.store()?.create(name, &CreateOptions { size: *size, block_size: Some(*block) })?;
+                if (info.size, info.block_size) != (*size, *block) || info.name != *name || info.kind != Kind::Volume {
                     return wrong(format!("created {info:?}"));
                 }
             }
@@ -317,6 +324,14 @@ impl Live {
                 fill(self.seed, step.stamp, *offset, &mut bytes);
                 let (first, second) = bytes.split_at(bytes.len() / (1 + step.stamp as usize % 3));
                 volume.write(&[IoSlice::new(first), IoSlice::new(second)], *offset, WriteFlags { fua: *fua })?;
+            }
+            Op::Scatter { name, offset, count } => {
+                let volume = self.volume(name)?;
+                for at in (0..*count).map(|i| offset + i * 2 * SECTOR) {
+                    let mut bytes = [0; SECTOR as usize];
+                    fill(self.seed, step.stamp, at, &mut bytes);
+                    volume.write_at(&bytes, at)?;
+                }
             }
             Op::Zeroes { name, offset, len, allocate, fua } => {
                 self.volume(name)?.write_zeroes(*offset, *len, *allocate, WriteFlags { fua: *fua })?;
@@ -447,6 +462,7 @@ impl Live {
     /// After a refused operation: every map is there as it was, but for the range that it was to write.
     pub fn check_untouched(&mut self, step: &Step) -> Result<(), Fault> {
         let (of, from, to) = match &step.op {
+            Op::Scatter { name, .. } => (name.as_str(), 0, self.state[name].size()),
             Op::Write { name, offset, len, .. }
             | Op::Zeroes { name, offset, len, .. }
             | Op::Discard { name, offset, len } => (name.as_str(), *offset, offset + len),
