@@ -22,6 +22,8 @@ use crate::volume::overlay::Overlay;
 /// What a second writer is told.
 const WRITER_ADVICE: &str =
     "ask that process for what you need, or stop it first; snapshots of the volume can be read and cloned meanwhile";
+/// Wait between two attempts to get the lock of a volume that is being closed in this process.
+const CLOSING_PAUSE: Duration = Duration::from_millis(1);
 /// What a reader of a volume in use is told.
 const READER_ADVICE: &str = "take a snapshot of it and read that";
 
@@ -36,11 +38,11 @@ pub fn for_writing(shared: &Arc<Shared>, name: &str) -> Result<Arc<Inner>> {
         return Ok(inner);
     }
     let lock = loop {
+        // Looked at before the lock: afterwards it may just have been given up.
+        let closing = shared.holds(header.id);
         match catalog::lock(shared, &header, WRITER_ADVICE) {
-            // The last handle in this process is being dropped: its owner is closing the volume.
-            Err(Error::OpenElsewhere { .. }) if shared.open.lock().contains_key(&header.id) => {
-                std::thread::sleep(Duration::from_millis(1));
-            }
+            // The volume is being closed in this process.
+            Err(Error::OpenElsewhere { .. }) if closing => std::thread::sleep(CLOSING_PAUSE),
             other => break other?,
         }
     };
@@ -82,8 +84,7 @@ pub fn for_writing(shared: &Arc<Shared>, name: &str) -> Result<Arc<Inner>> {
             commit: Mutex::new(CommitState::default()),
             fold: Mutex::new(()),
             jobs: Mutex::new(VecDeque::new()),
-            captures: AtomicU64::new(0),
-            newest_fold: AtomicU64::new(0),
+            publish: Mutex::new(()),
             overfull: Mutex::new(overfull),
             data_dirty: AtomicBool::new(true),
             flush_ticket: AtomicU64::new(0),
@@ -133,12 +134,19 @@ pub fn for_reading(shared: &Arc<Shared>, name: &str) -> Result<Arc<Inner>> {
     let (mut header, mut version) = catalog::find(shared, name)?;
     let mut lock = None;
     if header.kind == Kind::Volume {
-        if let Some(inner) = shared.opened(header.id) {
-            return Ok(inner);
-        }
-        match shared.blocker.lock(header.id, LockMode::Shared, &[])? {
-            LockOutcome::Held(guard) => lock = Some(guard),
-            LockOutcome::Refused(record) => return Err(catalog::elsewhere(&header, &record, READER_ADVICE)),
+        loop {
+            if let Some(inner) = shared.opened(header.id) {
+                return Ok(inner);
+            }
+            let closing = shared.holds(header.id);
+            match shared.blocker.lock(header.id, LockMode::Shared, &[])? {
+                LockOutcome::Held(guard) => {
+                    lock = Some(guard);
+                    break;
+                }
+                LockOutcome::Refused(_) if closing => std::thread::sleep(CLOSING_PAUSE),
+                LockOutcome::Refused(record) => return Err(catalog::elsewhere(&header, &record, READER_ADVICE)),
+            }
         }
         match catalog::read_header(shared, header.id)? {
             Some((h, v)) if h.name == name && !h.removed => (header, version) = (h, v),
