@@ -82,6 +82,8 @@ pub fn for_writing(shared: &Arc<Shared>, name: &str) -> Result<Arc<Inner>> {
             commit: Mutex::new(CommitState::default()),
             fold: Mutex::new(()),
             jobs: Mutex::new(VecDeque::new()),
+            captures: AtomicU64::new(0),
+            newest_fold: AtomicU64::new(0),
             overfull: Mutex::new(overfull),
             data_dirty: AtomicBool::new(true),
             flush_ticket: AtomicU64::new(0),

@@ -125,6 +125,7 @@ impl Inner {
     /// The map as it is, to be folded later. Changes are stopped by the caller.
     pub fn capture(&self, writer: &Writer) -> FoldJob {
         FoldJob {
+            number: writer.captures.fetch_add(1, Ordering::AcqRel) + 1,
             changed: self.overlay.capture(),
             at: self.header.lock().header.log.map(|_| writer.journal.end()),
             appended: writer.journal.appended(),
@@ -197,6 +198,11 @@ impl Inner {
 
     /// Folds one captured map: nodes, sync, header.
     fn fold(&self, writer: &Writer, job: FoldJob) -> Result<()> {
+        // A checkpoint that captured the map after this snapshot may have been quicker. Folding the snapshot's older map over
+        // it would take the volume back; the snapshot is complete with its ranges and stays as it is.
+        if job.number < writer.newest_fold.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let tree = self.tree.read().clone();
         let header_is_current = {
             let state = self.header.lock();
@@ -239,6 +245,7 @@ impl Inner {
             })?;
             *self.tree.write() = folded;
         }
+        writer.newest_fold.store(job.number, Ordering::Release);
         self.overlay.forget(&job.changed);
         writer.journal.set_folded(job.at.map_or(LogPos::default(), |at| at.pos), job.appended);
         match job.snapshot {

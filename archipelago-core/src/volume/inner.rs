@@ -41,6 +41,10 @@ pub struct Writer {
     pub fold: Mutex<()>,
     /// Captured maps of snapshots that wait to be folded, oldest first.
     pub jobs: Mutex<VecDeque<FoldJob>>,
+    /// Numbers the captured maps, in the order of the moments that they show.
+    pub captures: AtomicU64,
+    /// Number of the newest map that was folded; older ones must not replace it. Changed under `fold`.
+    pub newest_fold: AtomicU64,
     /// Blocks with more extents than a node takes.
     pub overfull: Mutex<BTreeSet<u64>>,
     /// The live data object has writes that no sync covered.
@@ -62,6 +66,8 @@ pub struct CommitState {
 
 /// A map to be folded, as captured at one moment.
 pub struct FoldJob {
+    /// Place among the captured maps of this owner.
+    pub number: u64,
     /// Changed blocks, sorted.
     pub changed: Vec<Changed>,
     /// What is in the journal from here on is not in `changed`.

@@ -107,6 +107,9 @@ impl Sys for Recorder {
     fn try_lock(&self, fd: Fd, mode: LockMode) -> io::Result<bool> {
         self.disk.try_lock(fd, mode)
     }
+    fn is_locked(&self, fd: Fd) -> io::Result<bool> {
+        self.disk.is_locked(fd)
+    }
     fn space(&self) -> io::Result<Space> {
         self.disk.space()
     }
