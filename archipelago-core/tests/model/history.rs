@@ -75,6 +75,7 @@ pub enum Op {
     Create {
         name: String,
         size: u64,
+        block: u64,
     },
     Write {
         name: String,
@@ -93,6 +94,12 @@ pub enum Op {
         name: String,
         offset: u64,
         len: u64,
+    },
+    /// Writes every other sector from `offset` on, `count` of them, one by one.
+    Scatter {
+        name: String,
+        offset: u64,
+        count: u64,
     },
     Flush {
         name: String,
