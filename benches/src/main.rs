@@ -1,2 +1,43 @@
-//! Measurements of the engine against its peers.
-fn main() {}
+//! Measurements of the engine against its peers, side by side in one run.
+//!
+//! `archipelago-benches [--dir DIR] [--json] [GROUP...]`: groups are `meta` (bytes of snapshot and clone), `clone` (durable
+//! clones), `first` (first writes into a clone) and `depth` (reads after a thousand snapshots); all of them without any.
+
+mod bars;
+mod count;
+
+fn main() {
+    let mut dir = std::env::temp_dir();
+    let mut groups = Vec::new();
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--dir" => match args.next() {
+                Some(d) => dir = d.into(),
+                None => fail("--dir needs a directory"),
+            },
+            name if !name.starts_with('-') => groups.push(name.to_string()),
+            other => fail(&format!("{other}: not known; see the head of benches/src/main.rs")),
+        }
+    }
+    let wanted = |name: &str| groups.is_empty() || groups.iter().any(|g| g == name);
+    let run: [(&str, fn(&std::path::Path) -> bars::Outcome); 4] = [
+        ("meta", bars::meta::run),
+        ("clone", bars::clone::run),
+        ("first", bars::first::run),
+        ("depth", bars::depth::run),
+    ];
+    for (name, job) in run {
+        if wanted(name) {
+            println!("== {name}");
+            if let Err(error) = job(&dir) {
+                fail(&format!("{name}: {error}"));
+            }
+        }
+    }
+}
+
+fn fail(text: &str) -> ! {
+    eprintln!("archipelago-benches: {text}");
+    std::process::exit(1)
+}

@@ -1,11 +1,13 @@
 //! Histories on a disk that reports errors.
 
-use archipelago_core::Error;
+use std::collections::BTreeMap;
 
-use crate::history::{History, Op, Rng, Step, mix};
+use archipelago_core::{Error, Kind};
+
+use crate::history::{History, Op, Rng, mix};
 use crate::reference::{Allowed, State};
 use crate::run::{Fault, Live, Seam, new_disk};
-use crate::verify::{explain, recover, shape, use_it};
+use crate::verify::{explain, recover, shape, use_it, used_name};
 
 /// What became of a planned error.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,26 +28,26 @@ pub fn check_io_error(seam: Seam, seed: u64) -> Result<Outcome, String> {
     let (mut live, calls) = measured(seam, &history)?;
     let failing = live.base + 1 + rng.below(calls);
     live.disk.fail_at(failing, libc::EIO);
-    // Dropping a handle flushes too, but cannot say that it failed.
-    live.careful = true;
 
     let context =
         |e: String| format!("{seam:?} seam, seed {seed}, call {failing} fails: {}\n{history}", explain(&e, &history));
     let mut allowed = Allowed::just(&live.state);
     let mut outcome = Outcome::Unseen;
     for step in &history.steps {
-        let effect = live.effect_of(step);
         match live.apply(step) {
             Ok(_) => allowed = Allowed::just(&live.state),
             Err(Fault::Engine(error)) if error.errno() == libc::EIO => {
-                if let Some(effect) = effect {
+                outcome = Outcome::Reported;
+                if let Some(name) = flushed(&step.op).filter(|_| is_failed_sync(&error)) {
+                    if flushes_again(&mut live, name).map_err(|e| context(format!("{step}: {e}")))? {
+                        live.settle(name);
+                    } else {
+                        outcome = Outcome::Poisoned;
+                    }
+                }
+                if let Some(effect) = live.effect_of(step) {
                     allowed = effect.during;
                     allowed.states.extend([live.state.clone(), effect.after]);
-                }
-                outcome = Outcome::Reported;
-                if flushes(&step.op) && is_failed_sync(&error) {
-                    stays_poisoned(&mut live, step).map_err(|e| context(format!("{step}: {e}")))?;
-                    outcome = Outcome::Poisoned;
                 }
                 break;
             }
@@ -58,7 +60,7 @@ pub fn check_io_error(seam: Seam, seed: u64) -> Result<Outcome, String> {
     for crash in 0..4 {
         let disk = live.disk.crash_at(u64::MAX, crash);
         recover(&disk, &allowed, &live.touched, &mut rng)
-            .and_then(|found| use_it(disk, found, &live.touched, seed, &mut rng))
+            .and_then(|found| use_it(disk, found, &live.touched, seed, None, &mut rng))
             .map_err(|e| context(format!("cut after the error (crash seed {crash}): {e}")))?;
     }
 
@@ -66,7 +68,7 @@ pub fn check_io_error(seam: Seam, seed: u64) -> Result<Outcome, String> {
     // it flushes from now on may not.
     let found = recover(&live.disk, &allowed, &live.touched, &mut rng)
         .map_err(|e| context(format!("opened again after the error: {e}")))?;
-    let mut again = use_it(live.disk.clone(), found, &live.touched, seed, &mut rng)
+    let mut again = use_it(live.disk.clone(), found, &live.touched, seed, None, &mut rng)
         .map_err(|e| context(format!("opened again after the error: {e}")))?;
     let (flushed, _) = again.allowed_at(u64::MAX);
     again.abandon();
@@ -86,31 +88,49 @@ pub fn check_io_error(seam: Seam, seed: u64) -> Result<Outcome, String> {
 
 /// A store for the history, and the number of calls that the history makes.
 fn measured(seam: Seam, history: &History) -> Result<(Live, u64), String> {
-    let start = || new_disk(seam).and_then(|disk| Live::start(disk, history.seed, true)).map_err(|e| e.to_string());
+    let start = || {
+        let mut live =
+            new_disk(seam).and_then(|disk| Live::start(disk, history.seed, true)).map_err(|e| e.to_string())?;
+        // Dropping a handle flushes too, but cannot say that it failed.
+        live.careful = true;
+        Ok::<Live, String>(live)
+    };
     let mut rehearsal = start()?;
-    rehearsal.run(history)?;
+    for step in &history.steps {
+        rehearsal.apply(step).map_err(|e| format!("{step}: {e}"))?;
+    }
     let calls = rehearsal.disk.steps() - rehearsal.base;
     Ok((start()?, calls))
 }
 
-fn flushes(op: &Op) -> bool {
-    matches!(op, Op::Flush { .. } | Op::Write { fua: true, .. } | Op::Zeroes { fua: true, .. })
+/// The volume that an operation flushes.
+fn flushed(op: &Op) -> Option<&str> {
+    match op {
+        Op::Flush { name } | Op::Write { name, fua: true, .. } | Op::Zeroes { name, fua: true, .. } => Some(name),
+        _ => None,
+    }
 }
 
 fn is_failed_sync(error: &Error) -> bool {
     matches!(error, Error::Io { op, .. } if op.contains("sync"))
 }
 
-fn stays_poisoned(live: &mut Live, step: &Step) -> Result<(), String> {
-    let (Op::Flush { name } | Op::Write { name, .. } | Op::Zeroes { name, .. }) = &step.op else { return Ok(()) };
+/// Flushes again after a failed sync. Either no flush ever succeeds, or (what failed was thrown away and made anew) all
+/// do, and then they promise what a flush promises.
+fn flushes_again(live: &mut Live, name: &str) -> Result<bool, String> {
+    let mut results = vec![];
     for _ in 0..3 {
         let volume = live.volume(name).map_err(|e| e.to_string())?;
-        match volume.flush() {
-            Err(error) if error.errno() == libc::EIO => {}
-            other => return Err(format!("a flush after a failed sync gave {other:?}")),
-        }
+        results.push(match volume.flush() {
+            Ok(()) => true,
+            Err(error) if error.errno() == libc::EIO => false,
+            Err(error) => return Err(format!("a flush after a failed sync: {error}")),
+        });
     }
-    Ok(())
+    if results.iter().any(|r| *r != results[0]) {
+        return Err(format!("flushes after a failed sync first failed and then did not: {results:?}"));
+    }
+    Ok(results[0])
 }
 
 /// What may be found by a cut after the store was used again: pages that a failed sync dropped read as new until they
@@ -118,7 +138,11 @@ fn stays_poisoned(live: &mut Live, step: &Step) -> Result<(), String> {
 fn keep_doubt(after: Allowed, before: &Allowed) -> Allowed {
     let mut states: Vec<State> = after.states;
     for state in &mut states {
+        // `use_it` took a snapshot of each volume, in their order.
+        let volumes = state.iter().filter(|(_, m)| m.kind == Kind::Volume).map(|(n, _)| n.clone());
+        let copies: BTreeMap<String, String> = volumes.enumerate().map(|(i, n)| (used_name(i), n)).collect();
         for (name, map) in state.iter_mut() {
+            let name = copies.get(name).unwrap_or(name);
             before.states.iter().filter_map(|s| s.get(name)).for_each(|earlier| map.doubt(earlier));
         }
     }
@@ -133,17 +157,25 @@ pub fn check_no_space(seam: Seam, seed: u64) -> Result<bool, String> {
         new_disk(seam).and_then(|disk| Live::start(disk, seed, true)).map_err(|e| format!("seed {seed}: {e}"))?;
     let context = |e: String| format!("{seam:?} seam, seed {seed}: {}\n{history}", explain(&e, &history));
     let full_at = rng.below(history.steps.len() as u64) as usize;
-    let mut refused = false;
+    // Dropping a handle flushes too, but cannot say that it failed.
+    live.careful = true;
+    let (mut refused, mut in_doubt) = (false, None);
     for (i, step) in history.steps.iter().enumerate() {
         if i == full_at {
             // Small file systems keep a small reserve, so that writes get to feel the end itself.
             let total = *rng.pick(&[1 << 40, 8 << 20, 1 << 20]);
             live.disk.set_space(total, rng.below(200 << 10));
         }
+        let effect = live.effect_of(step);
         match live.apply(step) {
             Ok(_) => {}
             Err(Fault::Engine(Error::NoSpace(_))) => {
                 refused = true;
+                if matches!(step.op, Op::Close { .. } | Op::Reopen | Op::Remove { .. }) {
+                    // A close that fails gives the volume up all the same: what was not flushed is in doubt.
+                    in_doubt = effect;
+                    break;
+                }
                 live.check_untouched(step).map_err(|e| context(format!("after {step} found no space: {e}")))?;
                 live.disk.set_space(1 << 40, 1 << 39);
                 live.apply(step).map_err(|e| context(format!("{step}, again with room: {e}")))?;
@@ -152,14 +184,23 @@ pub fn check_no_space(seam: Seam, seed: u64) -> Result<bool, String> {
         }
     }
     live.disk.set_space(1 << 40, 1 << 39);
-    live.check_all().map_err(|e| context(format!("at the end: {e}")))?;
-    let (allowed, _) = live.allowed_at(u64::MAX);
+    let allowed = match in_doubt {
+        Some(effect) => {
+            let mut allowed = effect.during;
+            allowed.states.push(effect.after);
+            allowed
+        }
+        None => {
+            live.check_all().map_err(|e| context(format!("at the end: {e}")))?;
+            live.allowed_at(u64::MAX).0
+        }
+    };
     live.abandon();
     for crash in 0..4 {
         // Giving up the handles flushed them: what was allowed before still is, and nothing else.
         let disk = live.disk.crash_at(u64::MAX, crash);
         let found = recover(&disk, &allowed, &live.touched, &mut rng);
-        let used = found.and_then(|found| use_it(disk, found, &live.touched, seed, &mut rng));
+        let used = found.and_then(|found| use_it(disk, found, &live.touched, seed, None, &mut rng));
         used.map_err(|e| context(format!("cut at the end (crash seed {crash}): {e}")))?;
     }
     Ok(refused)

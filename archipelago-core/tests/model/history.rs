@@ -11,6 +11,12 @@ use archipelago_core::limits::{ATOM, MAX_LOGGED_WRITE, SECTOR};
 pub const BLOCK: u64 = 64 << 10;
 /// Largest volume of a history.
 const MAX_BLOCKS: u64 = 16;
+/// Block size of some volumes: large enough that a block can have more extents than its map may keep.
+const LARGE_BLOCK: u64 = 1 << 20;
+/// Sectors of one [`Op::Scatter`]: more than the extents of a block.
+const SCATTERED: u64 = 70;
+/// Length of a chain of clones: more than the journals that a header can name.
+const CHAIN: u32 = 10;
 
 /// splitmix64: small, well mixed from any seed, and stable for ever, which a crate's generator is not.
 pub struct Rng(u64);
@@ -69,6 +75,7 @@ pub enum Op {
     Create {
         name: String,
         size: u64,
+        block: u64,
     },
     Write {
         name: String,
@@ -87,6 +94,12 @@ pub enum Op {
         name: String,
         offset: u64,
         len: u64,
+    },
+    /// Writes every other sector from `offset` on, `count` of them, one by one.
+    Scatter {
+        name: String,
+        offset: u64,
+        count: u64,
     },
     Flush {
         name: String,
@@ -158,9 +171,12 @@ impl fmt::Display for History {
 }
 
 impl History {
-    /// A history short enough to cut after each of its I/Os: 6 to 14 operations.
+    /// A history short enough to cut after each of its I/Os: 6 to 15 operations, or one of few forms that need more.
     pub fn short(seed: u64) -> History {
         let mut rng = Rng::new(mix(seed, 1));
+        if rng.one_in(24) {
+            return History::chain(seed, rng);
+        }
         let count = 6 + rng.below(9);
         History::generate(seed, rng, count, 8)
     }
@@ -176,9 +192,25 @@ impl History {
         History { seed: self.seed, steps }
     }
 
+    /// Clones of snapshots of clones, each written a little, none of them closed: the longest list of journals.
+    fn chain(seed: u64, rng: Rng) -> History {
+        let mut generator = Generator::new(rng, 64);
+        let mut ops = vec![generator.create()];
+        for _ in 0..CHAIN {
+            ops.push(generator.write());
+            ops.push(generator.snapshot());
+            // Only the newest volume goes on.
+            let (snapshot, size) = generator.snapshots[generator.snapshots.len() - 1].clone();
+            let name = generator.name("clone");
+            generator.volumes = vec![(name.clone(), size)];
+            ops.push(Op::Clone { snapshot, name, size: None });
+        }
+        let steps = ops.into_iter().enumerate().map(|(i, op)| Step { stamp: i as u32, op }).collect();
+        History { seed, steps }
+    }
+
     fn generate(seed: u64, rng: Rng, count: u64, maps: usize) -> History {
-        let mut generator =
-            Generator { rng, volumes: vec![], snapshots: vec![], free: vec![], hot: vec![0], named: 0, maps };
+        let mut generator = Generator::new(rng, maps);
         let mut steps: Vec<Step> =
             (0..count).map(|stamp| Step { stamp: stamp as u32, op: generator.next_op() }).collect();
         if generator.rng.one_in(3) {
@@ -202,6 +234,10 @@ struct Generator {
 }
 
 impl Generator {
+    fn new(rng: Rng, maps: usize) -> Generator {
+        Generator { rng, volumes: vec![], snapshots: vec![], free: vec![], hot: vec![0], named: 0, maps }
+    }
+
     fn next_op(&mut self) -> Op {
         if self.volumes.is_empty() {
             return self.create();
@@ -210,7 +246,8 @@ impl Generator {
             return self.remove();
         }
         match self.rng.below(100) {
-            0..38 => self.write(),
+            0..2 => self.scatter(),
+            2..38 => self.write(),
             38..46 => Op::Flush { name: self.volume().0 },
             46..52 => {
                 let (name, offset, len) = self.range();
@@ -227,8 +264,8 @@ impl Generator {
             82..87 => self.resize(),
             87..90 => Op::Close { name: self.volume().0 },
             90..92 => Op::Reopen,
-            92..95 => Op::Checkpoint { name: self.volume().0 },
-            95..97 => Op::Background,
+            92..94 => Op::Checkpoint { name: self.volume().0 },
+            94..97 => Op::Background,
             97..98 => self.create(),
             _ => self.read(),
         }
@@ -319,6 +356,16 @@ impl Generator {
         Op::Write { name, offset, len, fua: self.rng.one_in(6) }
     }
 
+    fn scatter(&mut self) -> Op {
+        let (name, size) = self.volume();
+        if size <= LARGE_BLOCK / 2 {
+            return self.write();
+        }
+        let offset = SECTOR * self.rng.below(16);
+        let count = ((size - offset) / (2 * SECTOR)).min(SCATTERED);
+        Op::Scatter { name, offset, count }
+    }
+
     fn read(&mut self) -> Op {
         if !self.snapshots.is_empty() && self.rng.one_in(2) {
             let (name, size) = self.rng.pick(&self.snapshots).clone();
@@ -331,8 +378,10 @@ impl Generator {
 
     fn create(&mut self) -> Op {
         let (name, size) = (self.name("vol"), self.size());
+        let large = self.rng.one_in(6);
+        let (size, block) = if large { (size + LARGE_BLOCK, LARGE_BLOCK) } else { (size, BLOCK) };
         self.volumes.push((name.clone(), size));
-        Op::Create { name, size }
+        Op::Create { name, size, block }
     }
 
     fn snapshot(&mut self) -> Op {
@@ -408,5 +457,5 @@ fn all_kinds_of_operations_are_generated() {
             seen.insert(format!("{:?}", step.op).split(' ').next().unwrap().to_string());
         }
     }
-    assert_eq!(seen.len(), 16, "{seen:?}");
+    assert_eq!(seen.len(), 17, "{seen:?}");
 }

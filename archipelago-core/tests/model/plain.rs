@@ -1,7 +1,7 @@
 //! Long histories without cuts: every read, and every answer about where data is, against the reference.
 
-use archipelago_core::MapSource;
 use archipelago_core::limits::SECTOR;
+use archipelago_core::{Error, MapSource};
 
 use crate::history::{History, Op, Rng, mix};
 use crate::reference::{Map, whole_sectors};
@@ -125,8 +125,15 @@ fn usage(live: &Live, name: &str) -> Result<(), Fault> {
 }
 
 fn diff(live: &Live, a: &str, b: &str) -> Result<(), Fault> {
+    let store = live.store()?;
+    if store.info(a)?.block_size != store.info(b)?.block_size {
+        return match store.diff(a, b, &mut |_| Ok(())) {
+            Err(Error::InvalidArgument(_)) => Ok(()),
+            other => wrong(format!("{a} to {b}: maps of different block sizes were compared: {other:?}")),
+        };
+    }
     let mut found = vec![];
-    live.store()?.diff(a, b, &mut |extent| {
+    store.diff(a, b, &mut |extent| {
         found.push(extent);
         Ok(())
     })?;
@@ -150,7 +157,11 @@ fn diff(live: &Live, a: &str, b: &str) -> Result<(), Fault> {
     }
     let differs = |i: &usize| same[*i] && left.live.get(*i).copied().unwrap_or(0) != right.live[*i];
     match (0..same.len()).find(differs) {
-        Some(at) => wrong(format!("{a} to {b}: byte {at} differs and is not reported: {found:?}")),
+        Some(at) => wrong(format!(
+            "{a} to {b}: byte {at} differs and is not reported: {found:?}, sizes {} and {}",
+            left.size(),
+            right.size()
+        )),
         None => Ok(()),
     }
 }

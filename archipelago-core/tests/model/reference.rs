@@ -150,6 +150,11 @@ pub struct Effect {
     pub after: State,
 }
 
+/// Bytes from the first to the last of `count` scattered sectors.
+fn scattered(count: u64) -> u64 {
+    (2 * count).saturating_sub(1) * SECTOR
+}
+
 /// The whole sectors inside a range: what a discard frees.
 pub fn whole_sectors(offset: u64, len: u64) -> (u64, u64) {
     let first = offset.next_multiple_of(SECTOR);
@@ -184,7 +189,7 @@ pub fn effect(state: &State, step: &Step, seed: u64, open: &BTreeSet<String>) ->
     };
 
     match &step.op {
-        Op::Create { name, size } => {
+        Op::Create { name, size, .. } => {
             if state.contains_key(name) {
                 return None;
             }
@@ -204,6 +209,18 @@ pub fn effect(state: &State, step: &Step, seed: u64, open: &BTreeSet<String>) ->
                 return None;
             }
             written(name, *offset, &vec![0; *len as usize], *fua)
+        }
+        Op::Scatter { name, offset, count } => {
+            if !writable(name) || !fits(name, *offset, scattered(*count)) {
+                return None;
+            }
+            let map = after.get_mut(name)?;
+            for at in (0..*count).map(|i| offset + i * 2 * SECTOR) {
+                let mut bytes = [0; SECTOR as usize];
+                fill(seed, step.stamp, at, &mut bytes);
+                map.write(at, &bytes);
+            }
+            Some(Effect { during: Allowed::just(&after), after })
         }
         Op::Discard { name, offset, len } => {
             if !writable(name) || !fits(name, *offset, *len) {
@@ -301,6 +318,7 @@ impl Touched {
             Op::Write { offset, len, .. } | Op::Zeroes { offset, len, .. } | Op::Discard { offset, len, .. } => {
                 range(*offset, *len)
             }
+            Op::Scatter { offset, count, .. } => range(*offset, scattered(*count)),
             Op::Create { size, .. } | Op::Resize { size, .. } | Op::Clone { size: Some(size), .. } => range(*size, 0),
             _ => {}
         }

@@ -16,7 +16,7 @@ use archipelago_core::{
     WriteFlags,
 };
 
-use crate::history::{BLOCK, History, Op, Step, fill, mix};
+use crate::history::{BLOCK, History, Op, Rng, Step, fill, mix};
 use crate::reference::{Allowed, Effect, State, Touched, effect};
 
 /// The two places at which the engine can be cut off from its disk.
@@ -133,11 +133,32 @@ fn wrong<T>(what: String) -> Result<T, Fault> {
 
 /// One call: the step counter around it, and what it did.
 struct Span {
-    what: String,
+    step: Step,
     before: u64,
     after: u64,
     during: Allowed,
     done: State,
+}
+
+/// Where in a timeline a cut falls.
+#[derive(Clone, Copy)]
+pub enum Place<'a> {
+    /// Before the first operation.
+    Start,
+    /// Inside an operation.
+    During(&'a Step),
+    /// After an operation returned, before the next.
+    After(&'a Step),
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Start => write!(f, "before the first operation"),
+            Place::During(step) => write!(f, "during {step}"),
+            Place::After(step) => write!(f, "after {step}"),
+        }
+    }
 }
 
 /// Options under which every store of these tests runs: deterministic, single-threaded, with small journals.
@@ -221,7 +242,7 @@ impl Live {
         self.observe_tail(step, &mut effect)?;
         if self.record {
             let done = effect.after.clone();
-            self.timeline.push(Span { what: step.to_string(), before, after, during: effect.during, done });
+            self.timeline.push(Span { step: step.clone(), before, after, during: effect.during, done });
         } else {
             self.disk.forget_history();
         }
@@ -237,13 +258,13 @@ impl Live {
     }
 
     /// What a cut after `step` calls may show, and the call that it fell into.
-    pub fn allowed_at(&self, step: u64) -> (Allowed, String) {
+    pub fn allowed_at(&self, step: u64) -> (Allowed, Place<'_>) {
         if let Some(span) = self.timeline.iter().find(|s| s.before < step && step < s.after) {
-            return (span.during.clone(), format!("during {}", span.what));
+            return (span.during.clone(), Place::During(&span.step));
         }
         match self.timeline.iter().rev().find(|s| s.after <= step) {
-            Some(span) => (Allowed::just(&span.done), format!("after {}", span.what)),
-            None => (Allowed::just(&self.start), "before the first operation".to_string()),
+            Some(span) => (Allowed::just(&span.done), Place::After(&span.step)),
+            None => (Allowed::just(&self.start), Place::Start),
         }
     }
 
@@ -265,6 +286,23 @@ impl Live {
         Ok(volume)
     }
 
+    /// A flush that is no part of the history succeeded.
+    pub fn settle(&mut self, name: &str) {
+        if let Some(map) = self.state.get_mut(name) {
+            map.settle();
+        }
+    }
+
+    /// Opens each map with an even chance.
+    pub fn open_some(&mut self, rng: &mut Rng) -> Result<(), Fault> {
+        for name in self.state.keys().cloned().collect::<Vec<_>>() {
+            if rng.one_in(2) {
+                self.volume(&name)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Gives up all handles and the store without closing them one by one.
     pub fn abandon(&mut self) {
         self.handles.clear();
@@ -274,9 +312,9 @@ impl Live {
     fn perform(&mut self, step: &Step) -> Result<(), Fault> {
         let odd = step.stamp % 2 == 1;
         match &step.op {
-            Op::Create { name, size } => {
-                let info = self.store()?.create(name, &CreateOptions { size: *size, block_size: None })?;
-                if info.size != *size || info.name != *name || info.kind != Kind::Volume {
+            Op::Create { name, size, block } => {
+                let info = self.store()?.create(name, &CreateOptions { size: *size, block_size: Some(*block) })?;
+                if (info.size, info.block_size) != (*size, *block) || info.name != *name || info.kind != Kind::Volume {
                     return wrong(format!("created {info:?}"));
                 }
             }
@@ -286,6 +324,14 @@ impl Live {
                 fill(self.seed, step.stamp, *offset, &mut bytes);
                 let (first, second) = bytes.split_at(bytes.len() / (1 + step.stamp as usize % 3));
                 volume.write(&[IoSlice::new(first), IoSlice::new(second)], *offset, WriteFlags { fua: *fua })?;
+            }
+            Op::Scatter { name, offset, count } => {
+                let volume = self.volume(name)?;
+                for at in (0..*count).map(|i| offset + i * 2 * SECTOR) {
+                    let mut bytes = [0; SECTOR as usize];
+                    fill(self.seed, step.stamp, at, &mut bytes);
+                    volume.write_at(&bytes, at)?;
+                }
             }
             Op::Zeroes { name, offset, len, allocate, fua } => {
                 self.volume(name)?.write_zeroes(*offset, *len, *allocate, WriteFlags { fua: *fua })?;
@@ -339,7 +385,8 @@ impl Live {
                         } else {
                             self.store()?.rename(old, new)?;
                         }
-                        if open.name() != *new {
+                        // A reader of a snapshot is not told.
+                        if !open.read_only() && open.name() != *new {
                             return wrong(format!("renamed to {new} but the handle says {}", open.name()));
                         }
                         self.handles.insert(new.clone(), open);
@@ -415,6 +462,7 @@ impl Live {
     /// After a refused operation: every map is there as it was, but for the range that it was to write.
     pub fn check_untouched(&mut self, step: &Step) -> Result<(), Fault> {
         let (of, from, to) = match &step.op {
+            Op::Scatter { name, .. } => (name.as_str(), 0, self.state[name].size()),
             Op::Write { name, offset, len, .. }
             | Op::Zeroes { name, offset, len, .. }
             | Op::Discard { name, offset, len } => (name.as_str(), *offset, offset + len),

@@ -9,7 +9,7 @@ use archipelago_core::{Kind, ListOptions, Mode, Store};
 
 use crate::history::{History, Op, Rng, Step, fill, mix};
 use crate::reference::{Allowed, Map, Mismatch, State, Touched};
-use crate::run::{Disk, Live, Seam, new_disk, store_options};
+use crate::run::{Disk, Live, Place, Seam, new_disk, store_options};
 
 /// What is done with a history.
 #[derive(Clone, Debug)]
@@ -104,13 +104,17 @@ fn check_cut(live: &Live, history: &History, step: u64, seed: u64) -> Result<u64
     let (allowed, place) = live.allowed_at(step);
     let mut rng = Rng::new(mix(mix(history.seed, step), seed));
     let at = |e: String| format!("cut {place}: {}", explain(&e, history));
+    let cut_short = match place {
+        Place::During(step) => Some(step),
+        _ => None,
+    };
     let disk = live.disk.crash_at(step, seed);
     let again = recover(&disk, &allowed, &live.touched, &mut rng)
-        .and_then(|found| use_it(disk, found, &live.touched, live.seed, &mut rng));
+        .and_then(|found| use_it(disk, found, &live.touched, live.seed, cut_short, &mut rng));
     let mut again = again.map_err(at)?;
 
     // Cut again: sometimes every I/O of recovery and use, mostly one or two of them.
-    if !rng.one_in(6) {
+    if !rng.one_in(4) {
         return Ok(0);
     }
     let end = again.disk.steps();
@@ -280,12 +284,31 @@ pub fn explain(text: &str, history: &History) -> String {
 /// Stamp of the first operation after recovery: above those of any short history.
 const FIRST_USE: u32 = 900;
 
-/// A recovered store is a store: every volume can be written, flushed and snapshotted, and reads back.
-pub fn use_it(disk: Disk, found: Found, touched: &Touched, seed: u64, rng: &mut Rng) -> Result<Live, String> {
+/// Name of the snapshot that [`use_it`] takes of the `i`th volume.
+pub fn used_name(i: usize) -> String {
+    format!("used-{i:03}")
+}
+
+/// A recovered store is a store: an operation that was cut short can be repeated, every volume can be written, flushed and snapshotted, and reads back.
+pub fn use_it(
+    disk: Disk,
+    found: Found,
+    touched: &Touched,
+    seed: u64,
+    cut_short: Option<&Step>,
+    rng: &mut Rng,
+) -> Result<Live, String> {
     let Found { store, state, base } = found;
-    let volumes: Vec<(String, u64)> =
-        state.iter().filter(|(_, m)| m.kind == Kind::Volume).map(|(n, m)| (n.clone(), m.size())).collect();
     let mut again = Live::resume(disk, store, state, touched.clone(), seed, base, true);
+    if let Some(step) = cut_short {
+        // With the volume open or not, as it comes.
+        if rng.one_in(2) {
+            again.open_some(rng).map_err(|e| format!("opening volumes of the recovered store: {e}"))?;
+        }
+        again.apply(step).map_err(|e| format!("repeating {step}: {e}"))?;
+    }
+    let volumes: Vec<(String, u64)> =
+        again.state.iter().filter(|(_, m)| m.kind == Kind::Volume).map(|(n, m)| (n.clone(), m.size())).collect();
     let mut ops = vec![];
     for (i, (name, size)) in volumes.iter().enumerate() {
         // Where something was written before, if anything was.
@@ -296,7 +319,7 @@ pub fn use_it(disk: Disk, found: Found, touched: &Touched, seed: u64, rng: &mut 
         let len = (1 + rng.below(longest)).min(size - offset);
         ops.push(Op::Write { name: name.clone(), offset, len, fua: false });
         ops.push(Op::Flush { name: name.clone() });
-        ops.push(Op::Snapshot { volume: name.clone(), name: format!("used-{i:03}") });
+        ops.push(Op::Snapshot { volume: name.clone(), name: used_name(i) });
     }
     for (i, op) in ops.into_iter().enumerate() {
         let step = Step { stamp: FIRST_USE + i as u32, op };

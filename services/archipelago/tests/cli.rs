@@ -380,7 +380,7 @@ fn mapinfo_and_diff_show_ranges() {
 #[test]
 fn a_raw_disk_goes_in_and_out_unchanged() {
     let site = Site::new();
-    for size in [20 * MIB, 9 * MIB + 511, 5000] {
+    for size in [20 * MIB, 9 * MIB + 511, 10_001] {
         let disk = site.disk("disk", size);
         let document =
             site.json(&["import", &site.text("disk"), "volume", "--format", "raw", "--snapshot", "snapshot"]);
