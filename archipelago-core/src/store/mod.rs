@@ -359,7 +359,9 @@ impl Store {
         if !(1 << 20..=1 << 30).contains(&options.max_unfolded) {
             return Err(Error::InvalidArgument("the unfolded journal may be 1 MiB to 1 GiB long".into()));
         }
-        if !(64 << 10..=limits::SEGMENT_SIZE).contains(&options.first_segment) || options.first_segment % 4096 != 0 {
+        if !(64 << 10..=limits::SEGMENT_SIZE).contains(&options.first_segment)
+            || !options.first_segment.is_multiple_of(4096)
+        {
             return Err(Error::InvalidArgument("a first segment has 64 KiB to 16 MiB, in steps of 4 KiB".into()));
         }
         let threads = std::thread::available_parallelism().map_or(2, |n| n.get());
@@ -485,13 +487,13 @@ impl Store {
                 Err(error @ Error::OpenElsewhere { .. }) => error,
                 Err(error) => return Err(error),
             };
-            if let (Error::OpenElsewhere { owner, .. }, Some(root)) = (&refused, &self.shared.root) {
-                if !owner.process.is_empty() {
-                    match control::ask(root, &owner.process, &request(header.id.to_string()), ANSWER_TIME) {
-                        // It closed the volume before the request came; look again.
-                        Err(Error::NotOpen(_)) => {}
-                        answer => return answer,
-                    }
+            if let (Error::OpenElsewhere { owner, .. }, Some(root)) = (&refused, &self.shared.root)
+                && !owner.process.is_empty()
+            {
+                match control::ask(root, &owner.process, &request(header.id.to_string()), ANSWER_TIME) {
+                    // It closed the volume before the request came; look again.
+                    Err(Error::NotOpen(_)) => {}
+                    answer => return answer,
                 }
             }
             if Instant::now() >= deadline {

@@ -169,7 +169,7 @@ impl Inner {
             let job = {
                 let _gate = self.gate.write();
                 let size = self.size.load(Ordering::Acquire);
-                if self.header.lock().header.shrunk && size % SECTOR != 0 {
+                if self.header.lock().header.shrunk && !size.is_multiple_of(SECTOR) {
                     self.zero_tail(size)?;
                 }
                 self.compose(writer)?;
