@@ -109,7 +109,8 @@ impl Inner {
             let kept = at_gate()?;
             let old = self.epoch.load(Ordering::Acquire);
             if old == u64::MAX {
-                return Err(Error::InvalidArgument(format!("{}: its epochs are used up; export it", self.name())));
+                // One epoch per nanosecond would take five centuries to come here.
+                return Err(Error::damaged(format!("catalog/h.{}", self.id), "its epochs are used up"));
             }
             writer.journal.seal_pending(&mut writer.journal.lock(), old);
             if writer.data_dirty.swap(false, Ordering::AcqRel) {
