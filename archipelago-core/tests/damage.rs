@@ -6,6 +6,7 @@
 //!
 //! Not covered by any checksum, and so left out (docs/semantics.md, "What is not promised"): the bytes of data objects, and
 //! sectors in journal records that were folded. Their length is covered.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
