@@ -27,6 +27,17 @@ fn tests_below(dir: &Path, found: &mut HashSet<String>) {
     }
 }
 
+/// Names of all test functions of the project.
+fn all_tests() -> HashSet<String> {
+    let mut found = HashSet::new();
+    for folder in ["archipelago-core", "services/archipelago"] {
+        for part in ["src", "tests"] {
+            tests_below(&tree().join(folder).join(part), &mut found);
+        }
+    }
+    found
+}
+
 fn rows() -> Vec<(u32, String)> {
     let document = fs::read_to_string(tree().join("docs/security.md")).unwrap();
     let number = |line: &str| line.strip_prefix("| S")?.split(' ').next()?.parse().ok();
@@ -41,10 +52,7 @@ fn every_number_of_the_checklist_has_one_row() {
 
 #[test]
 fn every_test_named_in_the_checklist_exists() {
-    let mut found = HashSet::new();
-    for folder in ["archipelago-core/src", "archipelago-core/tests", "services/archipelago/src", "services/archipelago/tests"] {
-        tests_below(&tree().join(folder), &mut found);
-    }
+    let found = all_tests();
     let mut named = 0;
     for (number, row) in rows() {
         // What stands between backticks and has two underscores is a test; commands and prefixes have fewer.
@@ -61,14 +69,8 @@ fn every_test_named_in_the_checklist_exists() {
 
 #[test]
 fn every_test_that_bears_a_number_is_named_or_covered_by_its_row() {
-    let mut found = HashSet::new();
-    for folder in ["archipelago-core", "services/archipelago"] {
-        for part in ["src", "tests"] {
-            tests_below(&tree().join(folder).join(part), &mut found);
-        }
-    }
     let rows = rows();
-    for test in found {
+    for test in all_tests() {
         let Some(number) = test.strip_prefix('s').and_then(|t| t.split('_').next()).and_then(|n| n.parse::<u32>().ok())
         else {
             continue;
