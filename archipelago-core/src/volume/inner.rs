@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -107,6 +107,10 @@ pub struct Inner {
     pub poisoned: AtomicBool,
     /// Closed.
     pub closed: AtomicBool,
+    /// Users; see [`crate::volume::handle`].
+    pub handles: AtomicUsize,
+    /// The last user is gone: nobody finds the volume any more.
+    pub leaving: AtomicBool,
     /// The volume's lock.
     pub lock: Mutex<Option<Box<dyn LockGuard>>>,
 }
@@ -289,16 +293,6 @@ impl Inner {
             tree: self.tree.read().clone(),
             size: self.size.load(Ordering::Acquire),
             shrunk: self.header.lock().header.shrunk,
-        }
-    }
-}
-
-impl Drop for Inner {
-    /// The last handle closes the volume. What was not flushed may be lost if that fails; who wants to know calls
-    /// [`crate::Volume::close`].
-    fn drop(&mut self) {
-        if !self.closed.load(Ordering::Acquire) {
-            let _ = self.close();
         }
     }
 }
