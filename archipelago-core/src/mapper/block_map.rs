@@ -21,14 +21,13 @@ pub fn advance(source: Source, by: u16) -> Source {
     }
 }
 
-impl BlockMap {
-    /// A block of `sectors` sectors that lies whole in one place.
-    pub fn whole(sectors: u16, source: Source) -> BlockMap {
-        let mut map = BlockMap::default();
-        map.set(0, sectors, source);
-        map
-    }
+/// The runs of `start..start+len` of a block with these extents in order, zeros included, without gaps.
+pub fn runs(extents: &[Extent], start: u16, len: u16) -> Runs<'_> {
+    let first = extents.partition_point(|e| e.start + e.len <= start);
+    Runs { extents: &extents[first..], at: start, end: start + len }
+}
 
+impl BlockMap {
     /// From stored extents, which the decoder has checked to be sorted and disjoint.
     pub fn from_extents(extents: &[Extent]) -> BlockMap {
         BlockMap { extents: extents.iter().copied().collect() }
@@ -51,8 +50,7 @@ impl BlockMap {
 
     /// The runs of `start..start+len` in order, zeros included, without gaps.
     pub fn runs(&self, start: u16, len: u16) -> Runs<'_> {
-        let first = self.extents.partition_point(|e| e.start + e.len <= start);
-        Runs { extents: &self.extents[first..], at: start, end: start + len }
+        runs(&self.extents, start, len)
     }
 
     /// Gives `start..start+len` another source.
