@@ -19,10 +19,7 @@ fn file(path: &str) -> PathBuf {
 /// What stands between backticks and looks like `path.rs::test`.
 fn references(text: &str) -> Vec<(String, String)> {
     let quoted = text.split('`').skip(1).step_by(2);
-    quoted
-        .filter_map(|q| q.split_once(".rs::"))
-        .map(|(path, test)| (format!("{path}.rs"), test.to_string()))
-        .collect()
+    quoted.filter_map(|q| q.split_once(".rs::")).map(|(path, test)| (format!("{path}.rs"), test.to_string())).collect()
 }
 
 #[test]
