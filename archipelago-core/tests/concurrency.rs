@@ -1,6 +1,7 @@
 //! Many threads on one volume: nothing hangs, nothing is lost, and what is ordered stays ordered.
 //!
 //! Every test runs under a watchdog, so that a deadlock is a failure with a message and not a build that never ends.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

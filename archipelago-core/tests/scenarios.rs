@@ -1,5 +1,6 @@
 //! The acceptance scenarios of the storage layer, each under its number, and the faults of its predecessor that must
 //! not come back. What concerns many threads at once is in `concurrency.rs`.
+#![allow(clippy::unwrap_used)]
 
 use std::sync::Barrier;
 use std::thread;
