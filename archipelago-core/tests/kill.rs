@@ -7,6 +7,7 @@
 //! from the number which bytes that are.
 //!
 //! `ARCHIPELAGO_KILL_CYCLES` sets the number of kills (25), `ARCHIPELAGO_KILL_SEED` repeats a run as far as time allows.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, IoSlice, Write};

@@ -49,7 +49,8 @@ pub struct DataExtent {
 }
 
 /// An open volume. Cheap to clone; all calls may be made from any thread at once. Overlapping requests in flight have
-/// no defined order. The last clone to be dropped closes it; [`Volume::close`] also reports errors.
+/// no defined order. The last clone to be dropped closes it, as soon as background work under way lets go of it;
+/// [`Volume::close`] closes it before it returns, and reports errors.
 #[derive(Clone)]
 pub struct Volume {
     inner: Handle,
