@@ -41,7 +41,11 @@ pub struct Done {
 impl Done {
     /// Checks what is found after the server was gone.
     pub fn check(&self, found: &Versions, base: &Versions) -> Result<(), String> {
-        check(found, base, &self.changes, |c| c.number <= self.flushed || c.fua && c.answered)
+        check(found, base, &self.changes, |c| self.is_durable(c))
+    }
+
+    fn is_durable(&self, change: &Change) -> bool {
+        change.number <= self.flushed || change.fua && change.answered
     }
 }
 
@@ -142,6 +146,9 @@ struct Taken {
     name: String,
     /// The command succeeded.
     told: bool,
+    /// The server was killed meanwhile. The command may then have taken the snapshot itself, of the volume as it was found
+    /// after the kill: of the changes up to `from`, only those that were durable are in it for sure.
+    killed: bool,
     from: u32,
     to: u32,
 }
@@ -153,12 +160,12 @@ fn take_snapshots(site: &Site, volume: &str, cycle: u64, progress: &Progress, ki
         let name = format!("snap-{cycle}-{}", taken.len());
         let from = progress.answered.load(Ordering::SeqCst);
         let output = site.run(&["snapshot", volume, &name]);
-        let told = output.status.success();
+        let (told, killed) = (output.status.success(), killed.load(Ordering::SeqCst));
         let error = String::from_utf8_lossy(&output.stderr);
-        assert!(told || killed.load(Ordering::SeqCst), "{name}: {error}{}", site.log());
-        // If the server died, a change that was sent before may be in it.
-        let to = if told { progress.issued.load(Ordering::SeqCst) } else { u32::MAX };
-        taken.push(Taken { name, told, from, to });
+        assert!(told || killed, "{name}: {error}{}", site.log());
+        // Whatever was sent to the server before it died may be in it.
+        let to = if killed { u32::MAX } else { progress.issued.load(Ordering::SeqCst) };
+        taken.push(Taken { name, told, killed, from, to });
     }
     taken
 }
@@ -254,7 +261,8 @@ impl Run {
                     let failed = |e| format!("{} ({} to {}): {e}", taken.name, taken.from, taken.to);
                     let content = versions(&client.read_all(SIZE)).map_err(failed)?;
                     let end = done.changes.partition_point(|c| c.number <= taken.to);
-                    check(&content, &volume.holds, &done.changes[..end], |c| c.number <= taken.from).map_err(failed)?;
+                    let must = |c: &Change| c.number <= taken.from && (!taken.killed || done.is_durable(c));
+                    check(&content, &volume.holds, &done.changes[..end], must).map_err(failed)?;
                     self.snapshots.push((taken.name.clone(), content));
                     self.taken += 1;
                 }

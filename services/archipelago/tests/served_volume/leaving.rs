@@ -33,7 +33,7 @@ fn a_client_that_leaves_in_the_middle_of_writes_leaves_no_volume_open() {
     }
     // Every byte of the negotiation and of the first requests, the neighbourhood of each later one, and steps between.
     let near = |cut: &usize| requests.iter().any(|r| cut.abs_diff(*r) < 6);
-    let cuts = (0..=script.len()).filter(|cut| *cut < negotiated + 40 || near(cut) || cut % 4099 == 0);
+    let cuts = (0..=script.len()).filter(|cut| *cut < negotiated + 40 || near(cut) || cut % 2053 == 0);
     let mut count = 0;
     for cut in cuts {
         let mut stream = std::os::unix::net::UnixStream::connect(site.path("nbd")).unwrap();
