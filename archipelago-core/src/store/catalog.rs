@@ -163,7 +163,7 @@ pub fn holder(shared: &Shared, id: VolumeId) -> Result<Option<Owner>> {
 /// Takes the exclusive lock of a map, or says who has it.
 pub fn lock(shared: &Shared, header: &Header, advice: &'static str) -> Result<Box<dyn crate::blocker::LockGuard>> {
     check_writable(shared)?;
-    let owner = serde_json::to_vec(&shared.owner()).map_err(|e| Error::InvalidArgument(e.to_string()))?;
+    let owner = serde_json::to_vec(&shared.owner()).map_err(|e| Error::io("encode", "the lock's owner", e.into()))?;
     match shared.blocker.lock(header.id, LockMode::Exclusive, &owner)? {
         LockOutcome::Held(guard) => Ok(guard),
         LockOutcome::Refused(record) => Err(elsewhere(header, &record, advice)),

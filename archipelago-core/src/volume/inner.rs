@@ -179,10 +179,10 @@ impl Inner {
 
     /// After an error that leaves it open what is on the disk, nothing is promised until the volume is opened again.
     pub fn fail_stop<T>(&self, result: Result<T>) -> Result<T> {
-        if let Err(error) = &result {
-            if !matches!(error, Error::NoSpace(_)) {
-                self.poisoned.store(true, Ordering::Release);
-            }
+        if let Err(error) = &result
+            && !matches!(error, Error::NoSpace(_))
+        {
+            self.poisoned.store(true, Ordering::Release);
         }
         result
     }
@@ -206,10 +206,10 @@ impl Inner {
 
     /// Puts a changed map into its shard.
     pub fn put(&self, shard: &mut Shard, block: u64, map: BlockMap) {
-        if map.extents().len() > MAX_EXTENTS {
-            if let Some(writer) = &self.writer {
-                writer.overfull.lock().insert(block);
-            }
+        if map.extents().len() > MAX_EXTENTS
+            && let Some(writer) = &self.writer
+        {
+            writer.overfull.lock().insert(block);
         }
         shard.insert(block, Arc::new(map));
     }
