@@ -145,7 +145,9 @@ pub fn for_reading(shared: &Arc<Shared>, name: &str) -> Result<Arc<Inner>> {
                     break;
                 }
                 LockOutcome::Refused(_) if closing => std::thread::sleep(CLOSING_PAUSE),
-                LockOutcome::Refused(record) => return Err(catalog::elsewhere(&header, &record, READER_ADVICE)),
+                LockOutcome::Refused(record) => {
+                    return Err(catalog::elsewhere(shared, &header, &record, READER_ADVICE));
+                }
             }
         }
         match catalog::read_header(shared, header.id)? {
