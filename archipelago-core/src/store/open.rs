@@ -149,7 +149,9 @@ pub fn for_reading(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
                     break;
                 }
                 LockOutcome::Refused(_) if closing => std::thread::sleep(CLOSING_PAUSE),
-                LockOutcome::Refused(record) => return Err(catalog::elsewhere(&header, &record, READER_ADVICE)),
+                LockOutcome::Refused(record) => {
+                    return Err(catalog::elsewhere(shared, &header, &record, READER_ADVICE));
+                }
             }
         }
         match catalog::read_header(shared, header.id)? {
