@@ -412,7 +412,7 @@ fn a_directory_a_link_or_nothing_in_the_place_of_a_file_is_named() {
                 let case = Case::new(&built);
                 let path = case.root.join(&file);
                 if instead == "unreadable" {
-                    fs::set_permissions(&path, fs::Permissions::from_mode(0o0)).unwrap();
+                    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
                 } else {
                     let aside = case.root.join("aside");
                     fs::rename(&path, &aside).unwrap();

@@ -159,7 +159,7 @@ impl Inner {
             return Ok(());
         }
         let mut shard = self.overlay.shard(block).write();
-        let mut map = (*self.locate(&shard, block)?).clone();
+        let mut map = self.locate(&shard, block)?.to_map();
         map.clip(sectors);
         self.put(&mut shard, block, map);
         Ok(())
