@@ -486,6 +486,20 @@ fn perform_object(blocker: &dyn Blocker, call: &ObjectCall) -> Result<(), Error>
     }
 }
 
+/// Bytes of an object, as far as they are there: where a cut left data shorter than it was written, zeros stand for what
+/// nobody was promised.
+fn read_atoms(blocker: &dyn Blocker, object: Object, len: u64) -> Result<Vec<u8>, Error> {
+    let mut bytes = vec![0xEE; len as usize];
+    for (atom, part) in bytes.chunks_mut(ATOM as usize).enumerate() {
+        let read = blocker.read(object, &mut [IoSliceMut::new(part)], base(object) + atom as u64 * ATOM);
+        match read {
+            Err(Error::Damaged { .. }) if matches!(object, Object::Data(..)) => part.fill(0),
+            other => other?,
+        }
+    }
+    Ok(bytes)
+}
+
 fn check_objects(blocker: &dyn Blocker, shelf: &Shelf, flying: Option<&ObjectCall>) -> Checked {
     let listed = blocker.objects(VOLUME).map_err(|error| error.to_string())?;
     for object in OBJECTS {
@@ -502,9 +516,7 @@ fn check_objects(blocker: &dyn Blocker, shelf: &Shelf, flying: Option<&ObjectCal
         if let Some(call) = flying.filter(|call| !matches!(call, ObjectCall::Sync(_))) {
             after.note(call);
         }
-        let mut bytes = vec![0xEE; (ATOMS * ATOM) as usize];
-        let read = blocker.read(object, &mut [IoSliceMut::new(&mut bytes)], base(object));
-        read.map_err(|error| format!("{object}: {error}"))?;
+        let bytes = read_atoms(blocker, object, ATOMS * ATOM).map_err(|error| format!("{object}: {error}"))?;
         let none = Atoms::new();
         let allowed = after.objects.get(&object).unwrap_or(&none);
         for (atom, (found, allowed)) in bytes.chunks(ATOM as usize).zip(allowed).enumerate() {
@@ -527,8 +539,7 @@ fn check_sync_after<D: Crashable>(left: &Arc<D>, mount: Mount<D>, blocker: &dyn 
             let len = blocker.len(object)?;
             // A log or pack whose creation was cut short may be of any length.
             let from = if matches!(object, Object::Data(..)) { base(object) } else { 0 };
-            let mut bytes = vec![0; len.unwrap_or(0).saturating_sub(from).min(ATOMS * ATOM) as usize];
-            blocker.read(object, &mut [IoSliceMut::new(&mut bytes)], from)?;
+            let bytes = read_atoms(blocker, object, len.unwrap_or(0).saturating_sub(from).min(ATOMS * ATOM))?;
             all.push((object, len, bytes));
         }
         Ok(all)

@@ -47,7 +47,12 @@ impl CountingSys {
     /// The counters now.
     pub fn counts(&self) -> Counts {
         let get = |c: &AtomicU64| c.load(Ordering::Relaxed);
-        Counts { written: get(&self.written), prepared: get(&self.prepared), read: get(&self.read), syncs: get(&self.syncs) }
+        Counts {
+            written: get(&self.written),
+            prepared: get(&self.prepared),
+            read: get(&self.read),
+            syncs: get(&self.syncs),
+        }
     }
 }
 

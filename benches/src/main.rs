@@ -21,8 +21,12 @@ fn main() {
         }
     }
     let wanted = |name: &str| groups.is_empty() || groups.iter().any(|g| g == name);
-    let run: [(&str, fn(&std::path::Path) -> bars::Outcome); 4] =
-        [("meta", bars::meta::run), ("clone", bars::clone::run), ("first", bars::first::run), ("depth", bars::depth::run)];
+    let run: [(&str, fn(&std::path::Path) -> bars::Outcome); 4] = [
+        ("meta", bars::meta::run),
+        ("clone", bars::clone::run),
+        ("first", bars::first::run),
+        ("depth", bars::depth::run),
+    ];
     for (name, job) in run {
         if wanted(name) {
             println!("== {name}");

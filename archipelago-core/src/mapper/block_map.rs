@@ -21,14 +21,40 @@ pub fn advance(source: Source, by: u16) -> Source {
     }
 }
 
-impl BlockMap {
-    /// A block of `sectors` sectors that lies whole in one place.
-    pub fn whole(sectors: u16, source: Source) -> BlockMap {
-        let mut map = BlockMap::default();
-        map.set(0, sectors, source);
-        map
-    }
+/// The runs of `start..start+len` of a block with these extents in order, zeros included, without gaps.
+pub fn runs(extents: &[Extent], start: u16, len: u16) -> Runs<'_> {
+    let first = first_behind(extents, start);
+    Runs { extents: &extents[first..], at: start, end: start + len }
+}
 
+/// Index of the first extent that ends behind `sector`.
+///
+/// Looks first where the extent would be if all were spread evenly, then doubles its steps away from there: scattered
+/// writes are spread evenly, and a plain binary search would touch a cache line at each of its steps.
+fn first_behind(extents: &[Extent], sector: u16) -> usize {
+    let ends_before = |e: &Extent| e.start + e.len <= sector;
+    let Some(last) = extents.last() else { return 0 };
+    if ends_before(last) {
+        return extents.len();
+    }
+    let all = usize::from(last.start + last.len);
+    let guess = usize::from(sector) * extents.len() / all;
+    let (mut low, mut high, mut step) = (guess, guess, 1);
+    while low > 0 && !ends_before(&extents[low]) {
+        high = low;
+        low = low.saturating_sub(step);
+        step *= 2;
+    }
+    step = 1;
+    while high < extents.len() && ends_before(&extents[high]) {
+        low = high;
+        high = (high + step).min(extents.len());
+        step *= 2;
+    }
+    low + extents[low..high].partition_point(ends_before)
+}
+
+impl BlockMap {
     /// From stored extents, which the decoder has checked to be sorted and disjoint.
     pub fn from_extents(extents: &[Extent]) -> BlockMap {
         BlockMap { extents: extents.iter().copied().collect() }
@@ -51,8 +77,7 @@ impl BlockMap {
 
     /// The runs of `start..start+len` in order, zeros included, without gaps.
     pub fn runs(&self, start: u16, len: u16) -> Runs<'_> {
-        let first = self.extents.partition_point(|e| e.start + e.len <= start);
-        Runs { extents: &self.extents[first..], at: start, end: start + len }
+        runs(&self.extents, start, len)
     }
 
     /// Gives `start..start+len` another source.

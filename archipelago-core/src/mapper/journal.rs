@@ -5,7 +5,7 @@
 //! the journal never has a hole before a record that was acknowledged.
 
 use std::io::IoSlice;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -32,8 +32,23 @@ pub struct Journal {
     folded_pos: AtomicU64,
     /// A next segment is wanted.
     wants_segment: AtomicBool,
+    /// Segments made ahead of need. Held while one is made, so that nobody makes the same one twice; taken with the
+    /// journal's lock held, never the other way round.
+    ahead: Mutex<Ahead>,
+    /// Number of the newest segment made ahead, for those who must not wait while one is made.
+    made_ahead: AtomicU32,
     /// Segments with bytes that no sync covered yet.
     dirty: Mutex<Vec<u32>>,
+}
+
+/// Segments before they are used.
+struct Ahead {
+    /// Number and length of the one that waits.
+    made: Option<(u32, u32)>,
+    /// The highest that was ever made: never made again, for it may have records.
+    last: u32,
+    /// The volume is closed: nothing is made any more.
+    ended: bool,
 }
 
 /// What the journal's lock guards.
@@ -45,8 +60,6 @@ pub struct State {
     /// Generation of this owner; in force once its first record is written.
     generation: u64,
     opened: bool,
-    /// A segment made ahead: number and length.
-    ready: Option<(u32, u32)>,
     /// Everything before is durable.
     synced: LogPos,
     /// Map changes of the live epoch that wait for their data to be synced.
@@ -81,7 +94,6 @@ impl Journal {
                 segment_len: tail.segment_len,
                 generation,
                 opened: false,
-                ready: None,
                 synced: tail.next.pos,
                 live: RunMap::default(),
                 sealed: Vec::new(),
@@ -91,6 +103,8 @@ impl Journal {
             folded: AtomicU64::new(0),
             folded_pos: AtomicU64::new(pack_pos(folded)),
             wants_segment: AtomicBool::new(false),
+            ahead: Mutex::new(Ahead { made: None, last: tail.next.pos.segment, ended: false }),
+            made_ahead: AtomicU32::new(0),
             dirty: Mutex::new(Vec::new()),
         }
     }
@@ -143,15 +157,18 @@ impl Journal {
     pub fn prepare_segment(&self, blocker: &dyn Blocker) -> Result<()> {
         let (number, len) = {
             let state = self.state.lock();
-            if state.ready.is_some() || state.segment_len == 0 {
+            if state.segment_len == 0 {
                 return Ok(());
             }
             (state.next.pos.segment + 1, state.grow)
         };
-        self.make_segment(blocker, number, len)?;
-        let mut state = self.state.lock();
-        if state.ready.is_none() && state.next.pos.segment + 1 == number {
-            state.ready = Some((number, len));
+        let mut ahead = self.ahead.lock();
+        // Writers may have come here meanwhile, and made it themselves.
+        if !ahead.ended && number > ahead.last {
+            self.make_segment(blocker, number, len)?;
+            ahead.made = Some((number, len));
+            ahead.last = number;
+            self.made_ahead.store(number, Ordering::Relaxed);
         }
         self.wants_segment.store(false, Ordering::Relaxed);
         Ok(())
@@ -196,19 +213,26 @@ impl Journal {
         let marker = RECORD_HEAD as u32;
         if state.next.pos.offset + len + marker > state.segment_len {
             let number = state.next.pos.segment + 1;
-            let len = match state.ready.take() {
-                Some((n, len)) if n == number => len,
-                _ => {
-                    self.make_segment(blocker, number, state.grow)?;
-                    state.grow
-                }
+            let len = {
+                let mut ahead = self.ahead.lock();
+                let len = match ahead.made.take() {
+                    Some((n, len)) if n == number => len,
+                    _ => {
+                        self.make_segment(blocker, number, state.grow)?;
+                        state.grow
+                    }
+                };
+                ahead.last = number;
+                len
             };
             self.put(blocker, state, 0, Body::Next, &[])?;
             state.next.pos = LogPos { segment: number, offset: SEGMENT_HEAD };
             state.segment_len = len;
             state.grow = (u64::from(len) * 4).min(SEGMENT_SIZE) as u32;
         }
-        if u64::from(state.next.pos.offset) * 2 > u64::from(state.segment_len) && state.ready.is_none() {
+        if u64::from(state.next.pos.offset) * 2 > u64::from(state.segment_len)
+            && self.made_ahead.load(Ordering::Relaxed) <= state.next.pos.segment
+        {
             self.wants_segment.store(true, Ordering::Relaxed);
         }
         Ok(())
@@ -345,10 +369,11 @@ impl Journal {
         }
     }
 
-    /// Removes the segment that was made ahead, when the volume is closed.
-    pub fn drop_ready(&self, blocker: &dyn Blocker) -> Result<()> {
-        let ready = self.state.lock().ready.take();
-        ready.map_or(Ok(()), |(number, _)| blocker.remove(Object::Log(self.owner, number)))
+    /// Makes no segment from now on, and removes the one that was made ahead. For a volume that is closed.
+    pub fn end_use(&self, blocker: &dyn Blocker) -> Result<()> {
+        let mut ahead = self.ahead.lock();
+        ahead.ended = true;
+        ahead.made.take().map_or(Ok(()), |(number, _)| blocker.remove(Object::Log(self.owner, number)))
     }
 
     /// Where the journal ends now.

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::blocker::Blocker;
+use crate::blocker::{Blocker, Object};
 use crate::error::{Error, Result};
 use crate::format::header::Root;
-use crate::format::node::{Entry, Node, Pointer, Source};
+use crate::format::node::{Entry, Extent, Node, Pointer, Source};
 use crate::limits::{FANOUT, FANOUT_SHIFT, SECTOR_SHIFT};
 use crate::mapper::block_map::BlockMap;
 use crate::mapper::cache::NodeCache;
@@ -45,27 +45,36 @@ pub fn slot(block: u64, level: u8) -> u8 {
     ((block >> (FANOUT_SHIFT * u32::from(level))) & (FANOUT - 1)) as u8
 }
 
-/// Turns a stored entry into the map of its block.
-pub fn entry_map(blocker: &dyn Blocker, cache: &NodeCache, entry: &Entry, block_shift: u8) -> Result<BlockMap> {
-    let sectors = 1u32 << (u32::from(block_shift) - SECTOR_SHIFT);
-    let checked = |extents: &[crate::format::node::Extent]| {
-        if extents.iter().any(|e| u32::from(e.start) + u32::from(e.len) > sectors) {
-            return Err(Error::damaged("a tree node", "an extent reaches past its block"));
+/// The map of one block as the tree has it: borrowed from the node cache, because a read must not copy it.
+pub enum Stored {
+    /// Nothing mapped.
+    Empty,
+    /// The whole block in one place.
+    Whole([Extent; 1]),
+    /// Entry number `.1` of a leaf, which is a list of extents.
+    Inline(Arc<Node>, usize),
+    /// An extent node.
+    Listed(Arc<Node>),
+}
+
+impl Stored {
+    /// The extents of the block.
+    pub fn extents(&self) -> &[Extent] {
+        match self {
+            Stored::Empty => &[],
+            Stored::Whole(extent) => extent,
+            Stored::Inline(node, i) => match &**node {
+                Node::Leaf(entries) => match entries.get(*i) {
+                    Some((_, Entry::Extents(extents))) => extents,
+                    _ => &[],
+                },
+                _ => &[],
+            },
+            Stored::Listed(node) => match &**node {
+                Node::Extents(extents) => extents,
+                _ => &[],
+            },
         }
-        Ok(BlockMap::from_extents(extents))
-    };
-    match entry {
-        Entry::Owned { owner, epoch } => {
-            Ok(BlockMap::whole(sectors as u16, Source::Data { owner: *owner, epoch: *epoch }))
-        }
-        Entry::Extents(extents) => checked(extents),
-        Entry::ExtentNode(pointer) => match &*cache.get(blocker, pointer)? {
-            Node::Extents(extents) => checked(extents),
-            _ => Err(Error::damaged(
-                crate::blocker::Object::Pack(pointer.owner, pointer.pack).to_string(),
-                "a tree node where an extent list should be",
-            )),
-        },
     }
 }
 
@@ -136,14 +145,37 @@ impl Tree {
         Ok(Some(node))
     }
 
+    /// The map of one block as stored.
+    pub fn find(&self, blocker: &dyn Blocker, cache: &NodeCache, block: u64) -> Result<Stored> {
+        let Some(leaf) = self.leaf(blocker, cache, block)? else { return Ok(Stored::Empty) };
+        let Node::Leaf(entries) = &*leaf else { return Ok(Stored::Empty) };
+        let Ok(i) = entries.binary_search_by_key(&slot(block, 0), |(s, _)| *s) else { return Ok(Stored::Empty) };
+        let stored = match &entries[i].1 {
+            Entry::Owned { owner, epoch } => {
+                let source = Source::Data { owner: *owner, epoch: *epoch };
+                Stored::Whole([Extent { start: 0, len: self.sectors(), source }])
+            }
+            Entry::Extents(_) => Stored::Inline(leaf.clone(), i),
+            Entry::ExtentNode(pointer) => {
+                let node = cache.get(blocker, pointer)?;
+                if !matches!(*node, Node::Extents(_)) {
+                    let object = Object::Pack(pointer.owner, pointer.pack).to_string();
+                    return Err(Error::damaged(object, "a tree node where an extent list should be"));
+                }
+                Stored::Listed(node)
+            }
+        };
+        // Extents are sorted; the decoder cannot know how long a block is.
+        let end = stored.extents().last().map_or(0, |e| u32::from(e.start) + u32::from(e.len));
+        if end > u32::from(self.sectors()) {
+            return Err(Error::damaged("a tree node", format!("an extent reaches past block {block}")));
+        }
+        Ok(stored)
+    }
+
     /// The map of one block; empty if nothing of it is mapped.
     pub fn lookup(&self, blocker: &dyn Blocker, cache: &NodeCache, block: u64) -> Result<BlockMap> {
-        let Some(leaf) = self.leaf(blocker, cache, block)? else { return Ok(BlockMap::default()) };
-        let Node::Leaf(entries) = &*leaf else { return Ok(BlockMap::default()) };
-        match entries.binary_search_by_key(&slot(block, 0), |(s, _)| *s) {
-            Ok(i) => entry_map(blocker, cache, &entries[i].1, self.block_shift),
-            Err(_) => Ok(BlockMap::default()),
-        }
+        Ok(BlockMap::from_extents(self.find(blocker, cache, block)?.extents()))
     }
 
     /// The first block from `from` on that has an entry.
@@ -184,7 +216,7 @@ pub fn check_level(node: &Node, level: u8, pointer: &Pointer) -> Result<()> {
         return Ok(());
     }
     Err(Error::damaged(
-        crate::blocker::Object::Pack(pointer.owner, pointer.pack).to_string(),
+        Object::Pack(pointer.owner, pointer.pack).to_string(),
         format!("the node at {} is not of level {level}", pointer.offset),
     ))
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -16,31 +16,34 @@ use crate::mapper::journal::{Journal, Tail};
 use crate::mapper::replay::{self, Replayed};
 use crate::store::catalog;
 use crate::store::shared::Shared;
+use crate::volume::handle::Handle;
 use crate::volume::inner::{CommitState, HeaderState, Inner, Writer};
 use crate::volume::overlay::Overlay;
 
 /// What a second writer is told.
 const WRITER_ADVICE: &str =
     "ask that process for what you need, or stop it first; snapshots of the volume can be read and cloned meanwhile";
+/// Wait between two attempts to get the lock of a volume that is being closed in this process.
+const CLOSING_PAUSE: Duration = Duration::from_millis(1);
 /// What a reader of a volume in use is told.
 const READER_ADVICE: &str = "take a snapshot of it and read that";
 
 /// Opens a volume for writing. In this process that is shared: a second call gives the same volume.
-pub fn for_writing(shared: &Arc<Shared>, name: &str) -> Result<Arc<Inner>> {
+pub fn for_writing(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
     let _opening = shared.opening.lock();
     let (header, _) = catalog::find(shared, name)?;
     if header.kind != Kind::Volume {
         return Err(Error::ReadOnly(name.to_string()));
     }
     if let Some(inner) = shared.opened(header.id) {
-        return Ok(inner);
+        return Ok(Handle::new(inner));
     }
     let lock = loop {
+        // Looked at before the lock: afterwards it may just have been given up.
+        let closing = shared.holds(header.id);
         match catalog::lock(shared, &header, WRITER_ADVICE) {
-            // The last handle in this process is being dropped: its owner is closing the volume.
-            Err(Error::OpenElsewhere { .. }) if shared.open.lock().contains_key(&header.id) => {
-                std::thread::sleep(Duration::from_millis(1));
-            }
+            // The volume is being closed in this process.
+            Err(Error::OpenElsewhere { .. }) if closing => std::thread::sleep(CLOSING_PAUSE),
             other => break other?,
         }
     };
@@ -82,8 +85,7 @@ pub fn for_writing(shared: &Arc<Shared>, name: &str) -> Result<Arc<Inner>> {
             commit: Mutex::new(CommitState::default()),
             fold: Mutex::new(()),
             jobs: Mutex::new(VecDeque::new()),
-            captures: AtomicU64::new(0),
-            newest_fold: AtomicU64::new(0),
+            publish: Mutex::new(()),
             overfull: Mutex::new(overfull),
             data_dirty: AtomicBool::new(true),
             flush_ticket: AtomicU64::new(0),
@@ -91,13 +93,15 @@ pub fn for_writing(shared: &Arc<Shared>, name: &str) -> Result<Arc<Inner>> {
         }),
         poisoned: AtomicBool::new(false),
         closed: AtomicBool::new(false),
+        handles: AtomicUsize::new(0),
+        leaving: AtomicBool::new(false),
         lock: Mutex::new(Some(lock)),
     });
     if shrunk {
         inner.clip_last_block()?;
     }
     shared.open.lock().insert(inner.id, Arc::downgrade(&inner));
-    Ok(inner)
+    Ok(Handle::new(inner))
 }
 
 /// Makes what was replayed durable, and the place behind it zero, before anything is appended there.
@@ -129,16 +133,24 @@ fn recover(shared: &Shared, header: &Header, tail: &Tail) -> Result<()> {
 }
 
 /// Opens a map for reading: a snapshot without any lock, a volume only while nobody writes it.
-pub fn for_reading(shared: &Arc<Shared>, name: &str) -> Result<Arc<Inner>> {
+pub fn for_reading(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
     let (mut header, mut version) = catalog::find(shared, name)?;
     let mut lock = None;
     if header.kind == Kind::Volume {
-        if let Some(inner) = shared.opened(header.id) {
-            return Ok(inner);
-        }
-        match shared.blocker.lock(header.id, LockMode::Shared, &[])? {
-            LockOutcome::Held(guard) => lock = Some(guard),
-            LockOutcome::Refused(record) => return Err(catalog::elsewhere(&header, &record, READER_ADVICE)),
+        let _opening = shared.opening.lock();
+        loop {
+            if let Some(inner) = shared.opened(header.id) {
+                return Ok(Handle::new(inner));
+            }
+            let closing = shared.holds(header.id);
+            match shared.blocker.lock(header.id, LockMode::Shared, &[])? {
+                LockOutcome::Held(guard) => {
+                    lock = Some(guard);
+                    break;
+                }
+                LockOutcome::Refused(_) if closing => std::thread::sleep(CLOSING_PAUSE),
+                LockOutcome::Refused(record) => return Err(catalog::elsewhere(&header, &record, READER_ADVICE)),
+            }
         }
         match catalog::read_header(shared, header.id)? {
             Some((h, v)) if h.name == name && !h.removed => (header, version) = (h, v),
@@ -162,10 +174,12 @@ pub fn for_reading(shared: &Arc<Shared>, name: &str) -> Result<Arc<Inner>> {
         writer: None,
         poisoned: AtomicBool::new(false),
         closed: AtomicBool::new(false),
+        handles: AtomicUsize::new(0),
+        leaving: AtomicBool::new(false),
         lock: Mutex::new(lock),
     });
     if shrunk {
         inner.clip_last_block()?;
     }
-    Ok(inner)
+    Ok(Handle::new(inner))
 }

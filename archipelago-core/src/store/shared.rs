@@ -11,7 +11,7 @@ use parking_lot::{Condvar, Mutex};
 use super::control::{Answer, Handler, Request};
 use super::process::Registration;
 use super::{StoreOptions, os};
-use crate::blocker::{Blocker, VolumeId};
+use crate::blocker::{Blocker, LockGuard, VolumeId};
 use crate::error::{Error, Owner, Result};
 use crate::format::superblock::Superblock;
 use crate::mapper::cache::NodeCache;
@@ -106,7 +106,13 @@ impl Shared {
 
     /// A volume that this process has open for writing.
     pub fn opened(&self, id: VolumeId) -> Option<Arc<Inner>> {
-        self.open.lock().get(&id).and_then(Weak::upgrade)
+        let found = self.open.lock().get(&id).and_then(Weak::upgrade);
+        found.filter(|inner| !inner.closed.load(Ordering::Acquire) && !inner.leaving.load(Ordering::Acquire))
+    }
+
+    /// Whether this process has a volume open for writing, or is just closing it: its lock is held by this process then.
+    pub fn holds(&self, id: VolumeId) -> bool {
+        self.open.lock().contains_key(&id)
     }
 
     /// All volumes that this process has open for writing.
@@ -114,9 +120,15 @@ impl Shared {
         self.open.lock().values().filter_map(Weak::upgrade).collect()
     }
 
-    /// A volume was closed.
-    pub fn forget(&self, id: VolumeId) {
-        self.open.lock().remove(&id);
+    /// A volume was closed: gives up its lock. In one step with what [`Shared::holds`] says, so that nobody in this process
+    /// takes the lock of a volume that is being closed for somebody else's. A reader has no entry here, and must not
+    /// remove that of a writer.
+    pub fn forget(&self, id: VolumeId, writer: bool, lock: Option<Box<dyn LockGuard>>) {
+        let mut open = self.open.lock();
+        drop(lock);
+        if writer {
+            open.remove(&id);
+        }
     }
 
     /// There is work for the background thread.

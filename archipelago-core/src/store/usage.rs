@@ -15,6 +15,7 @@ use crate::mapper::tree::Tree;
 use crate::mapper::view::MapView;
 use crate::store::shared::Shared;
 use crate::store::{DiffExtent, MapExtent, MapSource, Usage, catalog, open};
+use crate::volume::handle::Handle;
 use crate::volume::inner::Inner;
 
 /// The map of a header that nobody changes, or as its last checkpoint left it if somebody does.
@@ -31,7 +32,7 @@ pub fn view(shared: &Arc<Shared>, header: &Header) -> Result<(Option<Arc<Inner>>
 }
 
 /// The map of a name, exactly as it is; the handle keeps it from changing hands meanwhile.
-fn exact(shared: &Arc<Shared>, name: &str) -> Result<(Arc<Inner>, MapView)> {
+fn exact(shared: &Arc<Shared>, name: &str) -> Result<(Handle, MapView)> {
     let inner = open::for_reading(shared, name)?;
     let view = inner.view();
     Ok((inner, view))

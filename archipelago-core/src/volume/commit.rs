@@ -125,7 +125,6 @@ impl Inner {
     /// The map as it is, to be folded later. Changes are stopped by the caller.
     pub fn capture(&self, writer: &Writer) -> FoldJob {
         FoldJob {
-            number: writer.captures.fetch_add(1, Ordering::AcqRel) + 1,
             changed: self.overlay.capture(),
             at: self.header.lock().header.log.map(|_| writer.journal.end()),
             appended: writer.journal.appended(),
@@ -157,6 +156,7 @@ impl Inner {
 
     fn checkpoint_locked(&self, writer: &Writer) -> Result<()> {
         self.fold_jobs(writer)?;
+        // What is captured from here on is newer than all that was folded, and older than what is queued later.
         for _ in 0..COMPOSE_TRIES {
             if writer.overfull.lock().is_empty() {
                 break;
@@ -164,7 +164,7 @@ impl Inner {
             let _gate = self.gate.read();
             self.compose(writer)?;
         }
-        let job = {
+        let (earlier, job) = {
             let mut commit = writer.commit.lock();
             let job = {
                 let _gate = self.gate.write();
@@ -182,9 +182,14 @@ impl Inner {
                 }
                 job
             };
+            let earlier = std::mem::take(&mut *writer.jobs.lock());
             self.finish_flush(writer, &mut commit)?;
-            job
+            (earlier, job)
         };
+        // Snapshots may have been taken since the queue was looked at. An older map over a newer one would undo writes.
+        for job in earlier {
+            self.fold(writer, job)?;
+        }
         self.fold(writer, job)
     }
 
@@ -198,11 +203,6 @@ impl Inner {
 
     /// Folds one captured map: nodes, sync, header.
     fn fold(&self, writer: &Writer, job: FoldJob) -> Result<()> {
-        // A checkpoint that captured the map after this snapshot may have been quicker. Folding the snapshot's older map over
-        // it would take the volume back; the snapshot is complete with its ranges and stays as it is.
-        if job.number < writer.newest_fold.load(Ordering::Acquire) {
-            return Ok(());
-        }
         let tree = self.tree.read().clone();
         let header_is_current = {
             let state = self.header.lock();
@@ -245,17 +245,17 @@ impl Inner {
             })?;
             *self.tree.write() = folded;
         }
-        writer.newest_fold.store(job.number, Ordering::Release);
         self.overlay.forget(&job.changed);
         writer.journal.set_folded(job.at.map_or(LogPos::default(), |at| at.pos), job.appended);
         match job.snapshot {
-            Some(snapshot) => self.finish_snapshot(snapshot, root),
+            Some(snapshot) => self.finish_snapshot(writer, snapshot, root),
             None => Ok(()),
         }
     }
 
     /// Gives a snapshot its folded root. Left alone if somebody else is busy with its header: it is complete as it is.
-    fn finish_snapshot(&self, snapshot: VolumeId, root: Root) -> Result<()> {
+    fn finish_snapshot(&self, writer: &Writer, snapshot: VolumeId, root: Root) -> Result<()> {
+        let _published = writer.publish.lock();
         let LockOutcome::Held(_lock) = self.blocker().lock(snapshot, LockMode::Exclusive, &[])? else { return Ok(()) };
         let key = RecordKey::Header(snapshot);
         let record = match self.blocker().read_record(key) {
@@ -345,6 +345,7 @@ impl Inner {
                 self.checkpoint()?;
             } else {
                 let _fold = writer.fold.lock();
+                self.check()?;
                 self.fold_jobs(writer)?;
             }
             worked = true;

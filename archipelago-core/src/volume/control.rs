@@ -72,12 +72,16 @@ impl Inner {
                 ..own.clone()
             }
         };
-        drop(commit);
-        catalog::publish(&self.shared, &header)?;
+        // Queued before anything newer can be captured, for maps must be folded in the order of their captures; folded
+        // after the header is published, for that is what folding it changes.
+        let publishing = writer.publish.lock();
         job.snapshot = Some(id);
         if !header.ranges.is_empty() {
             self.queue_fold(writer, job);
         }
+        drop(commit);
+        catalog::publish(&self.shared, &header)?;
+        drop(publishing);
         catalog::describe(&self.shared, &header, None)
     }
 
@@ -155,7 +159,7 @@ impl Inner {
             return Ok(());
         }
         let mut shard = self.overlay.shard(block).write();
-        let mut map = (*self.locate(&shard, block)?).clone();
+        let mut map = self.locate(&shard, block)?.to_map();
         map.clip(sectors);
         self.put(&mut shard, block, map);
         Ok(())
@@ -188,6 +192,7 @@ impl Inner {
         let writer = self.writer()?;
         self.check()?;
         let _commit = writer.commit.lock();
+        self.check()?;
         let old = self.name();
         catalog::claim_name(&self.shared, new, self.id)?;
         self.commit_header(|h| h.name = new.to_string())?;
@@ -200,16 +205,33 @@ impl Inner {
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::NotOpen(self.name()));
         }
-        let result = self.settle();
-        {
-            let _gate = self.gate.write();
-            self.closed.store(true, Ordering::Release);
-        }
-        // A request may have come between; what it wrote is in the journal or was not flushed by its caller.
+        let settled = self.settle();
+        let result = match &self.writer {
+            Some(writer) => self.end_use(writer, settled),
+            None if self.closed.swap(true, Ordering::AcqRel) => return Err(Error::NotOpen(self.name())),
+            None => settled,
+        };
         let lock: Option<Box<dyn LockGuard>> = self.lock.lock().take();
-        self.shared.forget(self.id);
-        drop(lock);
+        self.shared.forget(self.id, self.writer.is_some(), lock);
         result
+    }
+
+    /// Waits for everything that is under way, and lets nothing begin any more: after this the lock is given up, and
+    /// whoever has it next must be alone. What was written since `settle` is flushed, so that a write that succeeded is
+    /// never undone by closing.
+    fn end_use(&self, writer: &Writer, settled: Result<()>) -> Result<()> {
+        let _fold = writer.fold.lock();
+        let mut commit = writer.commit.lock();
+        let _gate = self.gate.write();
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Err(Error::NotOpen(self.name()));
+        }
+        let flushed = settled.and_then(|()| {
+            writer.journal.seal_pending(&mut writer.journal.lock(), self.epoch.load(Ordering::Acquire));
+            self.finish_flush(writer, &mut commit)
+        });
+        let ended = writer.journal.end_use(self.blocker());
+        flushed.and(ended)
     }
 
     fn settle(&self) -> Result<()> {
@@ -222,6 +244,6 @@ impl Inner {
         if dirty || self.log_end(writer) != self.header.lock().header.log {
             self.checkpoint()?;
         }
-        writer.journal.drop_ready(self.blocker())
+        Ok(())
     }
 }

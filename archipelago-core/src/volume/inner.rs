@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -12,11 +12,11 @@ use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind, LogStart};
 use crate::format::node::Source;
 use crate::limits::{MAX_EXTENTS, SECTOR_SHIFT};
-use crate::mapper::block_map::BlockMap;
+use crate::mapper::block_map::{self, BlockMap, Runs};
 use crate::mapper::fold::Changed;
 use crate::mapper::journal::Journal;
 use crate::mapper::pack::PackWriter;
-use crate::mapper::tree::Tree;
+use crate::mapper::tree::{Stored, Tree};
 use crate::mapper::view::MapView;
 use crate::store::shared::Shared;
 use crate::volume::overlay::{Overlay, Shard};
@@ -39,12 +39,11 @@ pub struct Writer {
     pub commit: Mutex<CommitState>,
     /// Serializes folds.
     pub fold: Mutex<()>,
-    /// Captured maps of snapshots that wait to be folded, oldest first.
+    /// Captured maps of snapshots that wait to be folded, oldest first. Filled with the commit lock held, like every
+    /// capture, so that their order is that of the captures.
     pub jobs: Mutex<VecDeque<FoldJob>>,
-    /// Numbers the captured maps, in the order of the moments that they show.
-    pub captures: AtomicU64,
-    /// Number of the newest map that was folded; older ones must not replace it. Changed under `fold`.
-    pub newest_fold: AtomicU64,
+    /// Held while a snapshot is published whose map is queued already.
+    pub publish: Mutex<()>,
     /// Blocks with more extents than a node takes.
     pub overfull: Mutex<BTreeSet<u64>>,
     /// The live data object has writes that no sync covered.
@@ -66,8 +65,6 @@ pub struct CommitState {
 
 /// A map to be folded, as captured at one moment.
 pub struct FoldJob {
-    /// Place among the captured maps of this owner.
-    pub number: u64,
     /// Changed blocks, sorted.
     pub changed: Vec<Changed>,
     /// What is in the journal from here on is not in `changed`.
@@ -110,6 +107,10 @@ pub struct Inner {
     pub poisoned: AtomicBool,
     /// Closed.
     pub closed: AtomicBool,
+    /// Users; see [`crate::volume::handle`].
+    pub handles: AtomicUsize,
+    /// The last user is gone: nobody finds the volume any more.
+    pub leaving: AtomicBool,
     /// The volume's lock.
     pub lock: Mutex<Option<Box<dyn LockGuard>>>,
 }
@@ -119,16 +120,23 @@ pub enum Found<'a> {
     /// Changed since the last fold.
     Dirty(&'a Arc<BlockMap>),
     /// As the tree has it.
-    Clean(BlockMap),
+    Clean(Stored),
 }
 
-impl std::ops::Deref for Found<'_> {
-    type Target = BlockMap;
-
-    fn deref(&self) -> &BlockMap {
+impl Found<'_> {
+    /// The runs of `start..start+len` in order, zeros included.
+    pub fn runs(&self, start: u16, len: u16) -> Runs<'_> {
         match self {
-            Found::Dirty(map) => map,
-            Found::Clean(map) => map,
+            Found::Dirty(map) => map.runs(start, len),
+            Found::Clean(stored) => block_map::runs(stored.extents(), start, len),
+        }
+    }
+
+    /// A copy to change.
+    pub fn to_map(&self) -> BlockMap {
+        match self {
+            Found::Dirty(map) => (***map).clone(),
+            Found::Clean(stored) => BlockMap::from_extents(stored.extents()),
         }
     }
 }
@@ -193,7 +201,7 @@ impl Inner {
             return Ok(Found::Dirty(map));
         }
         let tree = self.tree.read();
-        Ok(Found::Clean(tree.lookup(self.blocker(), &self.shared.cache, block)?))
+        Ok(Found::Clean(tree.find(self.blocker(), &self.shared.cache, block)?))
     }
 
     /// Puts a changed map into its shard.
@@ -285,16 +293,6 @@ impl Inner {
             tree: self.tree.read().clone(),
             size: self.size.load(Ordering::Acquire),
             shrunk: self.header.lock().header.shrunk,
-        }
-    }
-}
-
-impl Drop for Inner {
-    /// The last handle closes the volume. What was not flushed may be lost if that fails; who wants to know calls
-    /// [`crate::Volume::close`].
-    fn drop(&mut self) {
-        if !self.closed.load(Ordering::Acquire) {
-            let _ = self.close();
         }
     }
 }

@@ -142,7 +142,7 @@ impl Inner {
             }
         }
         let mut shard = shard.write();
-        let mut map = (*self.locate(&shard, block)?).clone();
+        let mut map = self.locate(&shard, block)?.to_map();
         let runs: SmallVec<[Extent; 8]> = map.runs(first, count).collect();
         let mut changed = Ok(());
         let mut i = 0;
@@ -345,7 +345,7 @@ impl Inner {
 
     fn zero_in_block(&self, writer: &Writer, block: u64, start: u16, len: u16) -> Result<()> {
         let mut shard = self.overlay.shard(block).write();
-        let mut map = (*self.locate(&shard, block)?).clone();
+        let mut map = self.locate(&shard, block)?.to_map();
         if map.runs(start, len).all(|r| r.source == Source::Zero) {
             return Ok(());
         }

@@ -9,12 +9,14 @@ use crate::store::VolumeInfo;
 
 mod commit;
 mod control;
+pub(crate) mod handle;
 pub(crate) mod inner;
 mod io;
 mod iov;
 pub(crate) mod overlay;
 pub(crate) mod queue;
 
+use handle::Handle;
 use inner::Inner;
 
 pub use queue::CompletionQueue;
@@ -47,16 +49,17 @@ pub struct DataExtent {
 }
 
 /// An open volume. Cheap to clone; all calls may be made from any thread at once. Overlapping requests in flight have
-/// no defined order. The last clone to be dropped closes it; [`Volume::close`] also reports errors.
+/// no defined order. The last clone to be dropped closes it, as soon as background work under way lets go of it;
+/// [`Volume::close`] closes it before it returns, and reports errors.
 #[derive(Clone)]
 pub struct Volume {
-    inner: Arc<Inner>,
+    inner: Handle,
     mode: Mode,
 }
 
 impl Volume {
     /// A handle on an open volume.
-    pub(crate) fn new(inner: Arc<Inner>, mode: Mode) -> Volume {
+    pub(crate) fn new(inner: Handle, mode: Mode) -> Volume {
         Volume { inner, mode }
     }
 

@@ -80,7 +80,11 @@ fn open_cost(store: &Store, path: &Path) -> Outcome {
     let open = names.iter().map(|n| store.open_volume(n, Mode::ReadWrite)).collect::<Result<Vec<_>, _>>()?;
     let after = (disk(path)?, resident());
     let each = |a: u64, b: u64| (a as i64 - b as i64) as f64 / BATCH as f64;
-    println!("{BATCH} clones open and idle: {:.0} bytes of disk each (bar 8192), {:.0} bytes of memory each (bar 16384)", each(after.0, before.0), each(after.1, before.1));
+    println!(
+        "{BATCH} clones open and idle: {:.0} bytes of disk each (bar 8192), {:.0} bytes of memory each (bar 16384)",
+        each(after.0, before.0),
+        each(after.1, before.1)
+    );
     drop(open);
     Ok(())
 }

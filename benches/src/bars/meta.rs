@@ -1,20 +1,25 @@
 //! Bytes that a snapshot and a clone cost, over size and mapped blocks: by system calls, and at a block device of their own.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 
-use archipelago_core::{CloneOptions, CreateOptions, Mode, StoreOptions};
+use archipelago_core::{Background, CloneOptions, CreateOptions, Mode, StoreOptions};
 
-use super::{Outcome, Scratch, counted, timed};
+use super::{Outcome, Scratch, counted, quartiles, timed};
 use crate::count::LoopFs;
 
 /// Snapshots and clones per row.
-const ROUNDS: u64 = 10;
+const ROUNDS: u64 = 50;
 
 /// Prints the table.
 pub fn run(dir: &Path) -> Outcome {
     let scratch = Scratch::new(dir, "meta")?;
     let device = LoopFs::new(&scratch.0, "24G").map_err(|e| format!("{e}; this group needs root and a loop device"))?;
-    println!("size        block     mapped 4 KiB places   operation   bytes by calls   bytes at device   us");
+    println!(
+        "4 MiB blocks; bytes by calls: most of {ROUNDS}; at the device: mean, the file system's journal included; us: median"
+    );
+    println!("size   4 KiB places mapped  operation     bytes by calls  bytes at device     us");
     for (name, size) in [("1 GiB", 1u64 << 30), ("1 TiB", 1 << 40), ("1 PiB", 1 << 50)] {
         for mapped in [0u64, 4096, 262_144] {
             row(&device, name, size, mapped, false)?;
@@ -27,7 +32,8 @@ fn row(device: &LoopFs, name: &str, size: u64, mapped: u64, unfolded: bool) -> O
     let path = device.mount.join(format!("store-{size}-{mapped}"));
     // For the row with unfolded writes the limit is raised, so that the checkpoint does not take them away.
     let max_unfolded = if unfolded { 1 << 30 } else { StoreOptions::default().max_unfolded };
-    let (store, sys) = counted(&path, StoreOptions { max_unfolded, ..StoreOptions::default() })?;
+    let (store, sys) =
+        counted(&path, StoreOptions { max_unfolded, background: Background::Manual, ..StoreOptions::default() })?;
     store.create("volume", &CreateOptions { size, block_size: None })?;
     let volume = store.open_volume("volume", Mode::ReadWrite)?;
     let step = if mapped == 0 { 0 } else { size / mapped };
@@ -38,37 +44,61 @@ fn row(device: &LoopFs, name: &str, size: u64, mapped: u64, unfolded: bool) -> O
     if !unfolded {
         volume.checkpoint()?;
     }
-    let settle = || {
-        while store.run_background().unwrap_or(false) {}
-        // The mount's own sync, so that what came before is not counted below.
-        let _ = std::process::Command::new("sync").arg("-f").arg(&device.mount).status();
-    };
-    settle();
-    for operation in ["snapshot", "clone"] {
-        let (mut calls, mut bytes, mut micros) = (0, 0, 0.0);
-        for i in 0..ROUNDS {
-            settle();
-            let (c0, d0) = (sys.counts(), device.written());
-            let (result, took) = timed(|| match operation {
-                "snapshot" => volume.snapshot(&format!("snapshot-{i}")).map(|_| ()),
-                _ => store.clone_snapshot("snapshot-0", &format!("clone-{i}"), &CloneOptions::default()).map(|_| ()),
+    while store.run_background()? {}
+    let mark = if unfolded { " unfolded" } else { "" };
+    for operation in ["snapshot", "clone", "4 KiB file"] {
+        let rounds = if unfolded && operation == "snapshot" { 1 } else { ROUNDS };
+        settle(device)?;
+        let (mut calls, mut took) = (0, vec![]);
+        let before = device.written();
+        for i in 0..rounds {
+            let counts = sys.counts();
+            let (result, time) = timed(|| -> Outcome {
+                match operation {
+                    "snapshot" => volume.snapshot(&format!("snapshot-{i}")).map(|_| ())?,
+                    "clone" => store
+                        .clone_snapshot("snapshot-0", &format!("clone-{i}"), &CloneOptions::default())
+                        .map(|_| ())?,
+                    _ => small_file(&path, i)?,
+                }
+                Ok(())
             });
             result?;
-            let c = sys.counts().since(c0);
+            let c = sys.counts().since(counts);
             calls = calls.max(c.written + c.prepared);
-            bytes = bytes.max(device.written() - d0);
-            micros += took.as_secs_f64() * 1e6 / ROUNDS as f64;
-            if unfolded && operation == "snapshot" {
-                // Only the first has all of them before it.
-                micros = took.as_secs_f64() * 1e6;
-                break;
-            }
+            took.push(time.as_secs_f64() * 1e6);
         }
-        let mark = if unfolded { " unfolded" } else { "" };
-        println!("{name:<11} 4 MiB {:>12}{mark:<14} {operation:<10} {calls:>12} {bytes:>17} {micros:>8.0}", mapped);
+        let at_device = (device.written() - before) / rounds;
+        if operation == "4 KiB file" {
+            calls = 4096;
+        }
+        let micros = quartiles(&mut took).0;
+        println!("{name:<6} {mapped:>9}{mark:<10} {operation:<11} {calls:>14} {at_device:>16} {micros:>8.0}");
+    }
+    let counts = sys.counts();
+    while store.run_background()? {}
+    if unfolded {
+        println!("       folding afterwards, in the background: {} bytes by calls", sys.counts().since(counts).written);
     }
     drop(volume);
     drop(store);
     std::fs::remove_dir_all(path)?;
     Ok(())
+}
+
+/// Writes everything out, so that what came before is not counted.
+fn settle(device: &LoopFs) -> Outcome {
+    std::process::Command::new("sync").arg("-f").arg(&device.mount).status()?;
+    Ok(())
+}
+
+/// The cheapest durable way to make one small file.
+fn small_file(path: &Path, i: u64) -> Outcome {
+    let dir = path.join("trash");
+    let (tmp, to) = (dir.join(format!("t{i}")), dir.join(format!("f{i}")));
+    let mut file = File::create_new(&tmp)?;
+    file.write_all(&[7; 4096])?;
+    file.sync_all()?;
+    std::fs::rename(tmp, to)?;
+    Ok(File::open(dir)?.sync_all()?)
 }

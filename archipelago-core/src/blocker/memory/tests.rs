@@ -8,9 +8,12 @@ fn write(blocker: &MemoryBlocker, object: Object, offset: u64, data: &[u8]) {
     blocker.write(object, &[IoSlice::new(data)], offset).unwrap();
 }
 
+/// What is there of a range; zeros stand for what lies behind the end, which a cut may leave anywhere.
 fn read(blocker: &MemoryBlocker, object: Object, offset: u64, len: usize) -> Vec<u8> {
-    let mut buf = vec![0xEE; len];
-    blocker.read(object, &mut [IoSliceMut::new(&mut buf)], offset).unwrap();
+    let mut buf = vec![0xee; len];
+    let there = blocker.len(object).unwrap().unwrap_or(0).saturating_sub(offset).min(len as u64) as usize;
+    blocker.read(object, &mut [IoSliceMut::new(&mut buf[..there])], offset).unwrap();
+    buf[there..].fill(0);
     buf
 }
 

@@ -1,0 +1,325 @@
+//! What is flushed outlives its process: a child writes several volumes under load and is killed with SIGKILL at a random
+//! moment; then everything it had been told is durable must be there, and every atom of 512 bytes must hold what it
+//! held at some moment after that.
+//!
+//! Child and parent draw the same operations from the same seed. The child reports the number of each operation that made
+//! what came before it durable (flush, write with FUA, snapshot) as soon as the engine acknowledged it; the parent knows
+//! from the number which bytes that are.
+//!
+//! `ARCHIPELAGO_KILL_CYCLES` sets the number of kills (25), `ARCHIPELAGO_KILL_SEED` repeats a run as far as time allows.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, IoSlice, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use archipelago_core::*;
+use tempfile::TempDir;
+
+#[path = "common/random.rs"]
+mod random;
+use random::{Random, bytes};
+
+const VOLUMES: usize = 3;
+const ATOM: usize = 512;
+/// Operations that a child has at most; the parent kills long before.
+const OPERATIONS: u64 = 1_000_000;
+/// Snapshots kept of each volume; the oldest is removed.
+const KEPT: usize = 4;
+/// Starts a line of the child that is for the parent; the test harness prints others.
+const MARK: &str = "@@";
+/// Set in the child: directory of the store, and seed of the cycle.
+const STORE: &str = "ARCHIPELAGO_KILL_STORE";
+const SEED: &str = "ARCHIPELAGO_KILL_CHILD_SEED";
+
+/// Small limits, so that segments roll over, checkpoints run and writers are throttled all the time.
+fn options() -> StoreOptions {
+    StoreOptions { max_unfolded: 1 << 20, first_segment: 64 << 10, ..StoreOptions::default() }
+}
+
+/// Sizes that end inside a block and inside a sector.
+fn size(volume: usize) -> u64 {
+    [6 << 20, (4 << 20) + 5000, 3 << 20][volume]
+}
+
+fn name(volume: usize) -> String {
+    format!("volume-{volume}")
+}
+
+/// One operation of a volume's history.
+enum Step {
+    Write { offset: u64, data: Vec<u8>, fua: bool },
+    Discard { offset: u64, len: u64 },
+    Zeroes { offset: u64, len: u64, allocate: bool },
+    Flush,
+    Checkpoint,
+    Snapshot,
+}
+
+/// Operation `index` of a volume in the cycle with this seed.
+fn step(seed: u64, volume: usize, index: u64) -> Step {
+    let mut random = Random(seed ^ (volume as u64) << 56 ^ index.wrapping_mul(0x1234_5678_9abc_def1));
+    let size = size(volume);
+    let (offset, most) = match random.below(8) {
+        0..=2 => (random.below(size >> 12) << 12, 4096),
+        3 => (random.below(size), 5000),
+        4 => (random.below(size >> 9) << 9, 512),
+        5 => (random.below(size >> 12) << 12, 32 << 10),
+        6 => (random.below(size >> 12) << 12, 200 << 10),
+        _ => (random.below(size), 500 << 10),
+    };
+    let exact = random.below(2) == 0;
+    let len = if exact { most } else { 1 + random.below(most) }.min(size - offset);
+    match random.below(40) {
+        0..=4 => Step::Flush,
+        5 => Step::Checkpoint,
+        6 => Step::Snapshot,
+        7..=9 => Step::Discard { offset, len },
+        10 => Step::Zeroes { offset, len, allocate: random.below(2) == 0 },
+        n => Step::Write { offset, data: bytes(random.next(), len as usize), fua: n == 11 },
+    }
+}
+
+impl Step {
+    /// Whether everything before it is durable once it succeeded.
+    fn settles(&self) -> bool {
+        matches!(self, Step::Flush | Step::Snapshot | Step::Write { fua: true, .. })
+    }
+
+    fn perform(&self, volume: &Volume, snapshot: &str) -> Result<()> {
+        match self {
+            Step::Write { offset, data, fua } => volume.write(&[IoSlice::new(data)], *offset, WriteFlags { fua: *fua }),
+            Step::Discard { offset, len } => volume.discard(*offset, *len),
+            Step::Zeroes { offset, len, allocate } => {
+                volume.write_zeroes(*offset, *len, *allocate, WriteFlags::default())
+            }
+            Step::Flush => volume.flush(),
+            Step::Checkpoint => volume.checkpoint(),
+            Step::Snapshot => volume.snapshot(snapshot).map(|_| ()),
+        }
+    }
+
+    /// Does to `model` what it does to the volume; returns the bytes that it touches.
+    fn apply(&self, model: &mut [u8]) -> std::ops::Range<usize> {
+        match self {
+            Step::Write { offset, data, .. } => {
+                let range = *offset as usize..*offset as usize + data.len();
+                model[range.clone()].copy_from_slice(data);
+                range
+            }
+            Step::Zeroes { offset, len, .. } => {
+                let range = *offset as usize..(*offset + *len) as usize;
+                model[range.clone()].fill(0);
+                range
+            }
+            Step::Discard { offset, len } => {
+                let range = offset.next_multiple_of(4096) as usize..((offset + len) & !4095) as usize;
+                if range.is_empty() {
+                    return 0..0;
+                }
+                model[range.clone()].fill(0);
+                range
+            }
+            Step::Flush | Step::Checkpoint | Step::Snapshot => 0..0,
+        }
+    }
+}
+
+fn snapshot_name(seed: u64, volume: usize, index: u64) -> String {
+    format!("snap-{volume}-{:06}-{index}", seed % 1_000_000)
+}
+
+/// Not a test by itself: the process that is killed.
+#[test]
+fn child_process() {
+    let (Ok(root), Ok(seed)) = (std::env::var(STORE), std::env::var(SEED)) else { return };
+    let seed: u64 = seed.parse().unwrap();
+    let store = Store::open(&Location::File(root.into()), options()).unwrap();
+    let report = |text: String| {
+        let mut out = std::io::stdout().lock();
+        out.write_all(format!("{MARK}{text}\n").as_bytes()).and_then(|()| out.flush()).unwrap();
+    };
+    let volumes: Vec<Volume> = (0..VOLUMES).map(|v| store.open_volume(&name(v), Mode::ReadWrite).unwrap()).collect();
+    report("ready".into());
+    thread::scope(|scope| {
+        for (v, volume) in volumes.iter().enumerate() {
+            scope.spawn(move || {
+                for index in 0..OPERATIONS {
+                    let step = step(seed, v, index);
+                    if let Err(error) = step.perform(volume, &snapshot_name(seed, v, index)) {
+                        report(format!("error {v} {index}: {error}"));
+                        return;
+                    }
+                    if step.settles() {
+                        report(format!("settled {v} {index}"));
+                    }
+                }
+            });
+            // Flushes of others must not get in the way of the order of things.
+            scope.spawn(move || {
+                while volume.flush().is_ok() {
+                    thread::sleep(Duration::from_millis(3));
+                }
+            });
+        }
+    });
+}
+
+/// What the parent knows of a volume.
+struct Known {
+    /// Its bytes before the child began.
+    base: Vec<u8>,
+    /// Snapshots with what they hold, oldest first.
+    snapshots: Vec<(String, Vec<u8>)>,
+}
+
+/// Runs a child for about `life` and kills it; returns for each volume the last operation that it reported as durable.
+fn run_child(root: &Path, seed: u64, life: Duration) -> [Option<u64>; VOLUMES] {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["child_process", "--exact", "--nocapture"])
+        .env(STORE, root)
+        .env(SEED, seed.to_string())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut settled = [None; VOLUMES];
+    let mut answer = |line: String| {
+        let text = line.split_once(MARK)?.1.to_string();
+        assert!(!text.starts_with("error"), "seed {seed}: {text}");
+        let mut words = text.split(' ');
+        if words.next() == Some("settled") {
+            let volume: usize = words.next().unwrap().parse().unwrap();
+            settled[volume] = Some(words.next().unwrap().parse().unwrap());
+        }
+        Some(text)
+    };
+    while answer(lines.next().expect("the child opens the store").unwrap()).as_deref() != Some("ready") {}
+    // Reads on meanwhile: a full pipe would hold the child up.
+    let reader = thread::spawn(move || lines.map_while(|l| l.ok()).collect::<Vec<String>>());
+    thread::sleep(life);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    for line in reader.join().unwrap() {
+        answer(line);
+    }
+    settled
+}
+
+fn read(volume: &Volume) -> Vec<u8> {
+    let mut out = vec![0xaa; volume.size() as usize];
+    for (i, part) in out.chunks_mut(1 << 20).enumerate() {
+        volume.read_at(part, (i as u64) << 20).unwrap();
+    }
+    out
+}
+
+/// A snapshot: its name, whether the child was told that it is there, and what it must hold.
+type Taken = (String, bool, Vec<u8>);
+
+/// Compares a volume with its history up to `settled`, and what may follow. Returns the snapshots of that history.
+fn verify(found: &[u8], base: &[u8], seed: u64, volume: usize, settled: Option<u64>) -> Vec<Taken> {
+    let mut model = base.to_vec();
+    let mut snapshots = Vec::new();
+    let next = settled.map_or(0, |s| s + 1);
+    for index in 0..next {
+        let step = step(seed, volume, index);
+        step.apply(&mut model);
+        if matches!(step, Step::Snapshot) {
+            snapshots.push((snapshot_name(seed, volume, index), true, model.clone()));
+        }
+    }
+    // What may have happened since: everything up to and with the next operation that would have been reported.
+    let mut allowed: HashMap<usize, Vec<Vec<u8>>> = HashMap::new();
+    let settled_model = model.clone();
+    for index in next..OPERATIONS {
+        let step = step(seed, volume, index);
+        let touched = step.apply(&mut model);
+        for atom in touched.start / ATOM..touched.end.div_ceil(ATOM) {
+            let end = (atom * ATOM + ATOM).min(model.len());
+            allowed.entry(atom).or_default().push(model[atom * ATOM..end].to_vec());
+        }
+        if matches!(step, Step::Snapshot) {
+            snapshots.push((snapshot_name(seed, volume, index), false, model.clone()));
+        }
+        if step.settles() {
+            break;
+        }
+    }
+    assert_eq!(found.len(), base.len());
+    for (atom, (found, settled_atom)) in found.chunks(ATOM).zip(settled_model.chunks(ATOM)).enumerate() {
+        let new = || allowed.get(&atom).is_some_and(|all| all.iter().any(|a| a == found));
+        assert!(
+            found == settled_atom || new(),
+            "seed {seed}, volume {volume}: atom {atom} (sector {}) is neither what was flushed with operation {settled:?} nor newer",
+            atom / 8
+        );
+    }
+    snapshots
+}
+
+#[test]
+fn what_was_flushed_is_there_after_a_kill_at_any_moment() {
+    let cycles: u64 = std::env::var("ARCHIPELAGO_KILL_CYCLES").map_or(25, |n| n.parse().unwrap());
+    let mut random = Random(random::seed("ARCHIPELAGO_KILL_SEED"));
+    let dir = TempDir::new().unwrap();
+    let root = dir.path().join("store");
+    let location = Location::File(root.clone());
+    Store::init(&location, &InitOptions { block_size: 256 << 10, ..InitOptions::default() }).unwrap();
+    let store = Store::open(&location, options()).unwrap();
+    for v in 0..VOLUMES {
+        store.create(&name(v), &CreateOptions { size: size(v), block_size: None }).unwrap();
+    }
+    drop(store);
+    let mut known: Vec<Known> =
+        (0..VOLUMES).map(|v| Known { base: vec![0; size(v) as usize], snapshots: Vec::new() }).collect();
+    let (mut operations, mut checked) = (0, 0);
+    let began = Instant::now();
+    for cycle in 0..cycles {
+        let seed = random.next();
+        // Now and then so short that the kill meets the recovery or the first operations.
+        let most = if random.below(4) == 0 { 5_000 } else { 250_000 };
+        let settled = run_child(&root, seed, Duration::from_micros(random.below(most)));
+        operations += settled.iter().flatten().sum::<u64>();
+        let store = Store::open(&location, options()).unwrap();
+        for (v, known) in known.iter_mut().enumerate() {
+            // Reading changes nothing, and must see the same as a writer after recovery.
+            let seen = read(&store.open_volume(&name(v), Mode::ReadOnly).unwrap());
+            let volume = store.open_volume(&name(v), Mode::ReadWrite).unwrap();
+            let found = read(&volume);
+            assert!(seen == found, "cycle {cycle}: recovery changed what volume {v} reads");
+            let taken = verify(&found, &known.base, seed, v, settled[v]);
+            for (name, told, content) in taken {
+                match store.open_volume(&name, Mode::ReadOnly) {
+                    Ok(_) => known.snapshots.push((name, content)),
+                    // Only the one that was being taken may be missing.
+                    Err(Error::NotFound(_)) if !told => {}
+                    Err(error) => panic!("cycle {cycle}: {name}: {error}"),
+                }
+            }
+            for (name, content) in &known.snapshots {
+                let snapshot = store.open_volume(name, Mode::ReadOnly).unwrap();
+                assert!(read(&snapshot) == *content, "cycle {cycle}: {name} changed");
+                checked += 1;
+            }
+            while known.snapshots.len() > KEPT {
+                // Any of them, not always the oldest.
+                let (name, _) = known.snapshots.remove(random.below(known.snapshots.len() as u64) as usize);
+                store.remove(&name).unwrap();
+            }
+            known.base = found;
+            drop(volume);
+            // Now and then the volume goes on as a clone of its newest snapshot.
+            if random.below(8) == 0 && !known.snapshots.is_empty() {
+                let (snapshot, content) = known.snapshots.last().unwrap();
+                store.remove(&name(v)).unwrap();
+                store.clone_snapshot(snapshot, &name(v), &CloneOptions::default()).unwrap();
+                known.base = content.clone();
+            }
+        }
+    }
+    println!("{cycles} kills in {:?}: {operations} operations settled, {checked} snapshots compared", began.elapsed());
+}
