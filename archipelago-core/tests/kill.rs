@@ -311,7 +311,7 @@ fn what_was_flushed_is_there_after_a_kill_at_any_moment() {
                 store.remove(&name).unwrap();
             }
             known.base = found;
-            drop(volume);
+            volume.close().unwrap();
             // Now and then the volume goes on as a clone of its newest snapshot.
             if random.below(8) == 0 && !known.snapshots.is_empty() {
                 let (snapshot, content) = known.snapshots.last().unwrap();

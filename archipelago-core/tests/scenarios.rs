@@ -556,6 +556,7 @@ fn fault_13_what_was_removed_leaves_no_name_and_is_counted_until_it_is_collected
         let volume = s.volume(name, MIB);
         volume.write_at(&[1; 100], 0).unwrap();
         volume.snapshot(&format!("snap-of-{name}")).unwrap();
+        volume.close().unwrap();
     }
     for name in ["volume-a", "snap-of-volume-b", "snap-of-volume-a", "volume-b"] {
         s.store.remove(name).unwrap();
