@@ -1,5 +1,6 @@
 //! A real file system image behind the tools of libnbd and qemu: facts, maps, copies, comparisons.
 
+use std::path::Path;
 use std::sync::OnceLock;
 
 use serde_json::{Value, json};
@@ -9,22 +10,26 @@ use crate::site::{MIB, Site, outcome, python, tool};
 
 const SIZE: u64 = 300 * MIB;
 
-/// An ext4 file system with documents of this machine on it: data, metadata and unused room as a real image has them. Most
-/// of the tests here need it, and none changes it.
+/// An ext4 file system with documents of this machine on it: data, metadata and unused room as a real image has them. Made
+/// once below the build's directory, and kept there; no test changes it.
 fn image() -> String {
-    static IMAGE: OnceLock<TempDir> = OnceLock::new();
-    let dir = IMAGE.get_or_init(|| {
-        let dir = TempDir::new().unwrap();
-        let path = dir.path().join("image").display().to_string();
-        // What a package keeps private is left out if the test does not run as root.
-        let files = dir.path().join("files").display().to_string();
+    static MADE: OnceLock<()> = OnceLock::new();
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let image = kept.join("documents.ext4");
+    MADE.get_or_init(|| {
+        if image.exists() {
+            return;
+        }
+        let dir = TempDir::new_in(kept).unwrap();
+        let (files, new) = (dir.path().join("files").display().to_string(), dir.path().join("image"));
+        // What cannot be read, and links to nothing, are left out.
         let copy = "mkdir \"$1\"; cp -rL --no-preserve=mode /usr/share/doc/[a-l]* \"$1\" 2>/dev/null; true";
         tool("bash", "bash", &["-c", copy, "bash", &files]);
-        tool("e2fsprogs", "mke2fs", &["-q", "-t", "ext4", "-d", &files, &path, "300M"]);
-        std::fs::remove_dir_all(&files).unwrap();
-        dir
+        tool("e2fsprogs", "mke2fs", &["-q", "-t", "ext4", "-d", &files, new.to_str().unwrap(), "300M"]);
+        // Another process may have been as fast: one of the two images stays, and nobody sees half of one.
+        std::fs::rename(new, &image).unwrap();
     });
-    dir.path().join("image").display().to_string()
+    image.display().to_string()
 }
 
 /// A store in which the image is the volume `volume`, its snapshot `golden` and the clone `clone1`.
