@@ -25,7 +25,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BINARY := $(abspath $(TARGET_DIR))/release/archipelago
 GUEST := $(CURDIR)/.demo/guest
 SHELL_SCRIPTS := .ci/run $(addprefix $(SCRIPTS)/,install-deps guest-image fsx-over-fuse with-served-volume)
-PYTHON_SCRIPTS := $(addprefix $(SCRIPTS)/,demo.py guestctl.py probe-kvm check-licences)
+PYTHON_SCRIPTS := $(addprefix $(SCRIPTS)/,demo.py guestctl.py probe-kvm check-licences check-links)
 # Programs run by `make test` after the cargo tests; each finds the built program in $$ARCHIPELAGO.
 INTEGRATION_TESTS ?=
 
@@ -60,6 +60,7 @@ fmt-check:
 lint: fmt-check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	@$(SCRIPTS)/check-licences
+	@$(SCRIPTS)/check-links
 	@for script in $(SHELL_SCRIPTS); do bash -n $$script; done
 	@if command -v shellcheck >/dev/null; then shellcheck $(SHELL_SCRIPTS); fi
 	@for script in $(PYTHON_SCRIPTS); do python3 -c 'import ast, sys; ast.parse(open(sys.argv[1]).read(), sys.argv[1])' $$script; done

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use archipelago_core::blocker::file::{FileBlocker, FileOptions};
-use archipelago_core::blocker::{Blocker, LockMode, LockOutcome, Object, RecordKey, VolumeId};
+use archipelago_core::blocker::{Blocker, LockMode, LockOutcome, MAX_OWNER, Object, RecordKey, VolumeId};
 use archipelago_core::limits::MAX_RECORD;
 use archipelago_core::{Error, Result};
 
@@ -58,13 +58,15 @@ fn files_lie_where_the_format_says() {
         ("archipelago.store", 8192),
         ("catalog/h.0123456789abcdef", 8192),
         ("catalog/n.debian-12", 8192),
-        ("data/ef/lock.0123456789abcdef", 2),
+        ("data/ef/lock.0123456789abcdef", 0),
         ("data/ef/log.0123456789abcdef.00000001", 1 << 20),
         ("data/ef/pack.0123456789abcdef.0000002a", 0),
         ("data/ef/data.0123456789abcdef.0000000000000003.00000001", 6),
     ] {
         assert_eq!(fs::metadata(dir.path().join(file)).unwrap().len(), len, "{file}");
     }
+    let owner = dir.path().join("data/ef/owner.0123456789abcdef");
+    assert_eq!(fs::read_link(&owner).unwrap(), Path::new("me"));
     let inode = |file: &str| fs::metadata(dir.path().join(file)).unwrap().ino();
     assert_eq!(inode("catalog/n.debian-12"), inode("catalog/h.0123456789abcdef"));
     // Zeros that were written and not left out: a sync of what is written there later changes no metadata.
@@ -166,6 +168,7 @@ fn a_symbolic_link_inside_the_store_is_refused() {
     assert!(matches!(b.create_record(RecordKey::Header(V), b"x"), Err(Error::Exists(_))));
 
     // A directory that is a link, and a file in a real one.
+    fs::remove_dir(root.join("data/ef")).unwrap();
     plant("data/ef", outside.join("ef"));
     assert!(write(&b, Object::Data(V, 1), 0, b"x").is_err());
     assert!(b.create(Object::Log(V, 1), 0).is_err());
@@ -230,7 +233,8 @@ fn files_and_directories_get_the_mode_and_group_of_the_store() {
         }
         seen += 1;
     }
-    assert_eq!(seen, 12);
+    // The root, 4 directories, 256 below `data`, and 6 files (two names of one header).
+    assert_eq!(seen, 1 + 4 + 256 + 6);
 }
 
 #[test]
@@ -360,7 +364,7 @@ const HOLDER: &str = "ARCHIPELAGO_TEST_LOCK_HOLDER";
 fn lock_holder_process() {
     let Some(dir) = std::env::var_os(HOLDER) else { return };
     let b = reopen(Path::new(&dir));
-    let held = b.lock(V, LockMode::Exclusive, b"the other process").unwrap();
+    let held = b.lock(V, LockMode::Exclusive, b"the-other-process").unwrap();
     assert!(matches!(held, LockOutcome::Held(_)));
     fs::write(Path::new(&dir).join("ready"), b"").unwrap();
     // Until killed; not for ever, should the parent die first.
@@ -385,7 +389,7 @@ fn a_lock_of_another_process_is_refused_with_its_record_and_ends_with_that_proce
     }
     for mode in [LockMode::Exclusive, LockMode::Shared] {
         match b.lock(V, mode, b"me").unwrap() {
-            LockOutcome::Refused(owner) => assert_eq!(owner, b"the other process"),
+            LockOutcome::Refused(owner) => assert_eq!(owner, b"the-other-process"),
             LockOutcome::Held(_) => panic!("taken while another process has it"),
         }
     }
@@ -399,6 +403,57 @@ fn a_lock_of_another_process_is_refused_with_its_record_and_ends_with_that_proce
     );
     drop(shared);
     assert!(matches!(b.lock(V, LockMode::Exclusive, b"me").unwrap(), LockOutcome::Held(_)));
+}
+
+#[test]
+fn a_locked_volume_takes_no_room_but_for_its_entries() {
+    let dir = tempfile::tempdir().unwrap();
+    let b = store(dir.path());
+    let _lock = b.lock(V, LockMode::Exclusive, &[b'x'; MAX_OWNER]).unwrap();
+    for file in ["lock.0123456789abcdef", "owner.0123456789abcdef"] {
+        assert_eq!(fs::symlink_metadata(dir.path().join("data/ef").join(file)).unwrap().blocks(), 0, "{file}");
+    }
+}
+
+#[test]
+fn a_record_left_by_a_dead_holder_is_replaced_and_never_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    let b = store(dir.path());
+    let owner = dir.path().join("data/ef/owner.0123456789abcdef");
+    let plant = |target: &str| {
+        let _ = fs::remove_file(&owner);
+        symlink(target, &owner).unwrap();
+    };
+    plant("dead");
+    assert_eq!(b.lock_holder(V).unwrap(), None, "there is no lock file yet");
+    let held = b.lock(V, LockMode::Exclusive, b"alive").unwrap();
+    assert_eq!(b.lock_holder(V).unwrap().unwrap(), b"alive");
+    // Whatever it is replaced with meanwhile: nobody is led anywhere.
+    for target in ["../../archipelago.store", "/etc/passwd", &"x".repeat(49), &"x".repeat(4000), "{\"pid\":1}"] {
+        plant(target);
+        assert_eq!(b.lock_holder(V).unwrap().unwrap(), b"", "{target}");
+    }
+    fs::remove_file(&owner).unwrap();
+    fs::write(&owner, b"a-file").unwrap();
+    assert_eq!(b.lock_holder(V).unwrap().unwrap(), b"");
+    drop(held);
+    assert!(!owner.exists(), "the record goes with its holder");
+    plant("dead");
+    assert_eq!(b.lock_holder(V).unwrap(), None);
+    let _shared = b.lock(V, LockMode::Shared, &[]).unwrap();
+    assert!(fs::symlink_metadata(&owner).is_err());
+}
+
+#[test]
+fn a_new_store_has_the_directories_of_all_volumes() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = std::time::Instant::now();
+    drop(store(dir.path()));
+    println!("init: {:?}", start.elapsed());
+    let mut found: Vec<_> = fs::read_dir(dir.path().join("data")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    found.sort();
+    let expected: Vec<_> = (0..256).map(|slot| format!("{slot:02x}")).collect();
+    assert_eq!(found, expected.iter().map(std::ffi::OsString::from).collect::<Vec<_>>());
 }
 
 #[test]

@@ -12,6 +12,7 @@
 //! | `ARCHIPELAGO_MODEL_SEED`, `_SEAM` | one history on one seam (`file`, `memory`) |
 //! | `ARCHIPELAGO_MODEL_KEEP` | of that history only the operations of these numbers |
 //! | `ARCHIPELAGO_MODEL_CUT`, `_CRASH` | of that history only the cut after this call, with this crash seed |
+#![allow(clippy::unwrap_used)]
 
 #[path = "model/faults.rs"]
 mod faults;

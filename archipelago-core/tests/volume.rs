@@ -1,4 +1,5 @@
 //! What a volume promises its user, one sentence a test, on a store in a real directory.
+#![allow(clippy::unwrap_used)]
 
 use archipelago_core::*;
 use tempfile::TempDir;

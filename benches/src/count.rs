@@ -123,6 +123,12 @@ impl Sys for CountingSys {
     fn unlink(&self, path: &str) -> io::Result<()> {
         self.inner.unlink(path)
     }
+    fn symlink(&self, target: &str, path: &str) -> io::Result<()> {
+        self.inner.symlink(target, path)
+    }
+    fn readlink(&self, path: &str) -> io::Result<Vec<u8>> {
+        self.inner.readlink(path)
+    }
     fn list(&self, path: &str) -> io::Result<Vec<String>> {
         self.inner.list(path)
     }

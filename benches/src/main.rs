@@ -6,6 +6,9 @@
 mod bars;
 mod count;
 
+/// A measurement, made in a directory of its own.
+type Bar = fn(&std::path::Path) -> bars::Outcome;
+
 fn main() {
     let mut dir = std::env::temp_dir();
     let mut groups = Vec::new();
@@ -21,7 +24,7 @@ fn main() {
         }
     }
     let wanted = |name: &str| groups.is_empty() || groups.iter().any(|g| g == name);
-    let run: [(&str, fn(&std::path::Path) -> bars::Outcome); 4] = [
+    let run: [(&str, Bar); 4] = [
         ("meta", bars::meta::run),
         ("clone", bars::clone::run),
         ("first", bars::first::run),

@@ -9,12 +9,12 @@
 //! | [`Object`] | sparse bytes; writes are durable after [`Blocker::sync`] | one file (split at 8 TiB) | two images: current and durable |
 //! | record ([`RecordKey`]) | at most [`MAX_RECORD`](crate::limits::MAX_RECORD) bytes, replaced atomically, durable on return | two slots in one file | a value |
 //! | name | index from a name to a volume id, exclusive, durable on return | hard link to the record's file | a map |
-//! | lock | exclusive or shared per volume, dropped by the system when its holder dies | OFD lock on a file of its own | a table |
+//! | lock | exclusive or shared per volume, dropped by the system when its holder dies | OFD lock on a file of its own, the holder's record in a symbolic link | a table |
 
 use std::fmt;
 use std::io::{IoSlice, IoSliceMut};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 pub mod file;
 pub mod memory;
@@ -101,6 +101,27 @@ pub enum LockMode {
 /// A lock that is held until it is dropped, or until its process dies.
 pub trait LockGuard: Send + Sync {}
 
+/// Longest record that an exclusive holder leaves, in bytes: as the target of a symbolic link it is kept in the inode (ext4:
+/// up to 59 bytes) and takes no block.
+pub const MAX_OWNER: usize = 48;
+
+/// Refuses a record that [`Blocker::lock`] does not take.
+pub(crate) fn check_owner(owner: &[u8]) -> Result<()> {
+    if is_owner(owner) {
+        return Ok(());
+    }
+    let text = format!(
+        "a lock record has at most {MAX_OWNER} letters, digits, dots and dashes; this one has {} bytes",
+        owner.len()
+    );
+    Err(Error::InvalidArgument(text))
+}
+
+/// Whether a record could have been left by [`Blocker::lock`].
+pub(crate) fn is_owner(owner: &[u8]) -> bool {
+    owner.len() <= MAX_OWNER && owner.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-'))
+}
+
 /// Result of trying to take a lock.
 pub enum LockOutcome {
     /// Taken.
@@ -169,7 +190,9 @@ pub trait Blocker: Send + Sync {
     /// Names that start with `prefix` and sort after `after`, in byte order, at most `limit`.
     fn names(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>>;
 
-    /// Takes the lock of a volume without waiting. An exclusive holder leaves `owner` (at most 4 KiB) for others to read.
+    /// Takes the lock of a volume without waiting. An exclusive holder leaves `owner` for others to read: at most
+    /// [`MAX_OWNER`] bytes of `0-9 a-z A-Z . -`, anything else is `InvalidArgument`. The record is a courtesy: a backend that
+    /// finds no room for it gives the lock all the same.
     fn lock(&self, volume: VolumeId, mode: LockMode, owner: &[u8]) -> Result<LockOutcome>;
     /// The record of the exclusive holder if there is one (empty if he left none). Takes nothing, so it disturbs nobody;
     /// the answer may be old when it arrives.

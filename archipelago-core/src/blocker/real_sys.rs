@@ -26,6 +26,8 @@ pub const LEAVE: u32 = u32::MAX;
 const IOV_MAX: usize = 1024;
 /// Directories below the root whose descriptors are kept, since most calls go through them.
 const KEPT: [&str; 4] = ["catalog", "trash", "data", "procs"];
+/// Longest text of a symbolic link on Linux (PATH_MAX without its NUL).
+const MAX_LINK: usize = 4095;
 /// Rounds of "open, or create if missing" before giving up: each needs somebody to create and remove the file in between.
 const OPEN_ROUNDS: usize = 8;
 
@@ -260,6 +262,25 @@ impl Sys for RealSys {
         let (dir, leaf) = self.parent(path)?;
         // SAFETY: `leaf` is a NUL-terminated string that outlives the call.
         check(|| unsafe { libc::unlinkat(dir.as_raw_fd(), leaf.as_ptr(), 0) })
+    }
+
+    fn symlink(&self, target: &str, path: &str) -> io::Result<()> {
+        // Without the store's group and mode: who may read a link is not asked, and who may replace it the directory says.
+        let (dir, leaf) = self.parent(path)?;
+        let target = CString::new(target)?;
+        // SAFETY: both are NUL-terminated strings that outlive the call.
+        check(|| unsafe { libc::symlinkat(target.as_ptr(), dir.as_raw_fd(), leaf.as_ptr()) })
+    }
+
+    fn readlink(&self, path: &str) -> io::Result<Vec<u8>> {
+        let (dir, leaf) = self.parent(path)?;
+        let mut text = vec![0; MAX_LINK];
+        // SAFETY: `leaf` is a NUL-terminated string that outlives the call, and the kernel writes at most `text.len()` bytes.
+        let len = retry(|| unsafe {
+            libc::readlinkat(dir.as_raw_fd(), leaf.as_ptr(), text.as_mut_ptr().cast(), text.len())
+        })?;
+        text.truncate(len);
+        Ok(text)
     }
 
     fn list(&self, path: &str) -> io::Result<Vec<String>> {

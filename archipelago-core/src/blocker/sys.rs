@@ -61,6 +61,11 @@ pub trait Sys: Send + Sync {
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a name.
     fn unlink(&self, path: &str) -> io::Result<()>;
+    /// Makes a symbolic link with `target` as its text, which nobody follows; EEXIST if the name is taken.
+    fn symlink(&self, target: &str, path: &str) -> io::Result<()>;
+    /// Text of the symbolic link at `path`, which is not followed; EINVAL if it is something else. A text longer than
+    /// 4095 bytes is cut.
+    fn readlink(&self, path: &str) -> io::Result<Vec<u8>>;
     /// Names in a directory, in no order, without `.` and `..`.
     fn list(&self, path: &str) -> io::Result<Vec<String>>;
     /// Takes a lock on the open file without waiting; `false` if somebody else has it. Dropped by [`Sys::close`] and

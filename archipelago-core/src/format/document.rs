@@ -3,7 +3,9 @@
 
 use super::header::{Header, Kind, LogPos, LogStart, Root, SealedRange};
 use super::log::{self, Body, Found, RecordHead, Run, RunKind, SegmentHead};
+
 use super::node::{self, Entry, Extent, Node, Pointer, Source};
+use super::owner::ShortOwner;
 use super::record::{self, Slots};
 use super::superblock::Superblock;
 use crate::blocker::VolumeId;
@@ -235,6 +237,9 @@ fn the_nodes_of_the_document_lead_from_one_to_the_next() {
 fn the_owner_of_the_document_is_read_as_one() {
     let owner: Owner = serde_json::from_str(block("json owner")).unwrap();
     assert_eq!((owner.pid, owner.process.as_str()), (4711, "00c0ffee00c0ffee"));
+    let short = ShortOwner::decode(block("text owner-link").as_bytes()).unwrap();
+    assert_eq!(short, ShortOwner::of(&owner));
+    assert_eq!(short.encode(), block("text owner-link"));
 }
 
 #[test]

@@ -160,12 +160,15 @@ fn open_sealed<'a>(object: &'a str, atom: &'a [u8], magic: u32, what: &str) -> R
 /// The head holds a checksum of the payload and one bit for each 512 bytes of it that is not all zeros, so that a
 /// record of which some sectors never reached a zero-filled disk is told from one that was altered.
 ///
-/// [`Error::InvalidArgument`] if the payload is not what the runs say, or a run, their number or a position is out of
-/// range.
+/// [`Error::Damaged`] if the payload is not what the runs say, or a run, their number or a position is out of range:
+/// no caller's argument leads there, only a state that is wrong already.
 pub fn encode_head(owner: VolumeId, head: &RecordHead, payload: &[&[u8]]) -> Result<[u8; RECORD_HEAD]> {
     let payload_len = payload.iter().map(|piece| piece.len()).sum::<usize>();
     if let Some(reason) = wrong_with(owner, head, payload_len as u64) {
-        return Err(Error::InvalidArgument(format!("journal record {}: {reason}", head.seq)));
+        return Err(Error::damaged(
+            format!("journal of {owner}"),
+            format!("record {} cannot be stored: {reason}", head.seq),
+        ));
     }
     let (kind, runs) = match &head.body {
         Body::Open { .. } => (OPEN, 0),

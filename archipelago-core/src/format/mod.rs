@@ -6,6 +6,7 @@
 pub mod header;
 pub mod log;
 pub mod node;
+pub mod owner;
 pub mod record;
 pub mod superblock;
 

@@ -171,10 +171,11 @@ impl Node {
     ///
     /// Equal arguments give equal bytes. Panics never; a node that breaks the invariants above (too many slots or
     /// extents, not sorted, an inline list that does not fit, a `base` that is not a multiple of the blocks beneath a
-    /// node of its level) is `InvalidArgument`.
+    /// node of its level) is `Damaged`: no caller's argument leads there, only a state that is wrong already.
     pub fn encode(&self, owner: VolumeId, base: u64) -> Result<Vec<u8>> {
         if let Some(reason) = self.wrong(owner, base) {
-            return Err(Error::InvalidArgument(format!("tree node at block {base}: {reason}")));
+            let text = format!("the tree node at block {base} cannot be stored: {reason}");
+            return Err(Error::damaged(format!("tree of {owner}"), text));
         }
         let mut payload = Writer::with_capacity(1024);
         let (kind, level, count) = match self {

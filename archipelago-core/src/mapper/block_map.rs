@@ -23,8 +23,35 @@ pub fn advance(source: Source, by: u16) -> Source {
 
 /// The runs of `start..start+len` of a block with these extents in order, zeros included, without gaps.
 pub fn runs(extents: &[Extent], start: u16, len: u16) -> Runs<'_> {
-    let first = extents.partition_point(|e| e.start + e.len <= start);
+    let first = first_behind(extents, start);
     Runs { extents: &extents[first..], at: start, end: start + len }
+}
+
+/// Index of the first extent that ends behind `sector`.
+///
+/// Looks first where the extent would be if all were spread evenly, then doubles its steps away from there: scattered
+/// writes are spread evenly, and a plain binary search would touch a cache line at each of its steps.
+fn first_behind(extents: &[Extent], sector: u16) -> usize {
+    let ends_before = |e: &Extent| e.start + e.len <= sector;
+    let Some(last) = extents.last() else { return 0 };
+    if ends_before(last) {
+        return extents.len();
+    }
+    let all = usize::from(last.start + last.len);
+    let guess = usize::from(sector) * extents.len() / all;
+    let (mut low, mut high, mut step) = (guess, guess, 1);
+    while low > 0 && !ends_before(&extents[low]) {
+        high = low;
+        low = low.saturating_sub(step);
+        step *= 2;
+    }
+    step = 1;
+    while high < extents.len() && ends_before(&extents[high]) {
+        low = high;
+        high = (high + step).min(extents.len());
+        step *= 2;
+    }
+    low + extents[low..high].partition_point(ends_before)
 }
 
 impl BlockMap {

@@ -52,6 +52,13 @@ pub fn differing_blocks(blocker: &dyn Blocker, cache: &NodeCache, a: &MapView, b
         // The block in which the shorter one ends is cut there.
         let end = a.size.min(b.size) >> a.tree.block_shift;
         blocks.insert(end);
+        // Past that end the shorter one may still hold what a resize cut off, the same as the longer one shows.
+        let longer = if a.size < b.size { b } else { a };
+        let mut at = end;
+        while let Some(block) = longer.next_mapped(blocker, cache, at)? {
+            blocks.insert(block);
+            at = block + 1;
+        }
     }
     Ok(blocks.into_iter().collect())
 }

@@ -205,20 +205,20 @@ impl Folder<'_> {
             match (next_old, next_new) {
                 (None, None) => break,
                 (Some(o), n) if n.is_none_or(|n| o < n) => {
-                    if let Some((s, entry)) = old.next() {
-                        if o < self.limit {
-                            entries.push((*s, entry.clone()));
-                        }
+                    if let Some((s, entry)) = old.next()
+                        && o < self.limit
+                    {
+                        entries.push((*s, entry.clone()));
                     }
                 }
                 (o, _) => {
                     if o == next_new {
                         old.next();
                     }
-                    if let Some((block, map)) = changed.next() {
-                        if let Some(entry) = self.entry(*block, map, shift)? {
-                            entries.push((slot(*block, 0), entry));
-                        }
+                    if let Some((block, map)) = changed.next()
+                        && let Some(entry) = self.entry(*block, map, shift)?
+                    {
+                        entries.push((slot(*block, 0), entry));
                     }
                 }
             }

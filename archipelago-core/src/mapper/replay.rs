@@ -158,10 +158,11 @@ impl Replay<'_> {
             // What lies here was never acknowledged: it may be half of a record. Only whole records testify.
             if rest[..ATOM].iter().any(|b| *b != 0) {
                 stray = true;
-                if let Ok(Found::Record(head, _)) = log::parse("", owner, rest) {
-                    if head.seq > next.seq && head.synced > next.pos {
-                        return Err(damaged(segment.object, next.pos.offset, "a record that was flushed is missing"));
-                    }
+                if let Ok(Found::Record(head, _)) = log::parse("", owner, rest)
+                    && head.seq > next.seq
+                    && head.synced > next.pos
+                {
+                    return Err(damaged(segment.object, next.pos.offset, "a record that was flushed is missing"));
                 }
             }
             offset += ATOM;

@@ -36,12 +36,12 @@ impl RunMap {
     /// Forgets what was said of `start..start+len`.
     pub fn remove(&mut self, start: u64, len: u64) {
         let end = start + len;
-        if let Some((&s, &(l, change))) = self.runs.range(..start).next_back() {
-            if s + l > start {
-                self.runs.insert(s, (start - s, change));
-                if s + l > end {
-                    self.runs.insert(end, (s + l - end, change));
-                }
+        if let Some((&s, &(l, change))) = self.runs.range(..start).next_back()
+            && s + l > start
+        {
+            self.runs.insert(s, (start - s, change));
+            if s + l > end {
+                self.runs.insert(end, (s + l - end, change));
             }
         }
         while let Some((&s, &(l, change))) = self.runs.range(start..end).next() {
@@ -56,18 +56,19 @@ impl RunMap {
     pub fn insert(&mut self, start: u64, len: u64, change: Change) {
         self.remove(start, len);
         let (mut start, mut len) = (start, len);
-        if let Some((&s, &(l, c))) = self.runs.range(..start).next_back() {
-            if s + l == start && c == change {
-                self.runs.remove(&s);
-                start = s;
-                len += l;
-            }
+        if let Some((&s, &(l, c))) = self.runs.range(..start).next_back()
+            && s + l == start
+            && c == change
+        {
+            self.runs.remove(&s);
+            start = s;
+            len += l;
         }
-        if let Some(&(l, c)) = self.runs.get(&(start + len)) {
-            if c == change {
-                self.runs.remove(&(start + len));
-                len += l;
-            }
+        if let Some(&(l, c)) = self.runs.get(&(start + len))
+            && c == change
+        {
+            self.runs.remove(&(start + len));
+            len += l;
         }
         self.runs.insert(start, (len, change));
     }

@@ -7,11 +7,12 @@
 use crate::blocker::{LockMode, LockOutcome, Object, RecordKey, VolumeId};
 use crate::error::{Error, Owner, Result};
 use crate::format::header::{Header, Kind};
+use crate::format::owner::ShortOwner;
 use crate::format::superblock::READ_COMPAT_KNOWN;
 use crate::limits::{MAX_VOLUME_SIZE, MIN_VOLUME_SIZE, SECTOR};
 use crate::mapper::tree::Tree;
-use crate::store::VolumeInfo;
 use crate::store::shared::Shared;
+use crate::store::{VolumeInfo, process};
 
 /// Checks a size in bytes.
 pub fn check_size(size: u64) -> Result<()> {
@@ -157,21 +158,31 @@ pub fn describe(shared: &Shared, header: &Header, mapped: Option<u64>) -> Result
 
 /// Who has a volume open for writing.
 pub fn holder(shared: &Shared, id: VolumeId) -> Result<Option<Owner>> {
-    Ok(shared.blocker.lock_holder(id)?.and_then(|record| serde_json::from_slice(&record).ok()))
+    Ok(shared.blocker.lock_holder(id)?.and_then(|record| owner(shared, &record)))
+}
+
+/// Who left this record at a lock: the record says which process, and the process has said more about itself in the store.
+fn owner(shared: &Shared, record: &[u8]) -> Option<Owner> {
+    let short = ShortOwner::decode(record)?;
+    let registered = shared.root.as_ref().and_then(|root| process::registered(root, &short.process));
+    // Gone or not readable for this user; in simulation no process registers.
+    let unknown = || ("unknown".to_string(), "unknown".to_string());
+    let (host, command) = registered.map_or_else(unknown, |owner| (owner.host, owner.command));
+    Some(Owner { pid: short.pid, host, command, since: short.since, process: short.process })
 }
 
 /// Takes the exclusive lock of a map, or says who has it.
 pub fn lock(shared: &Shared, header: &Header, advice: &'static str) -> Result<Box<dyn crate::blocker::LockGuard>> {
     check_writable(shared)?;
-    let owner = serde_json::to_vec(&shared.owner()).map_err(|e| Error::InvalidArgument(e.to_string()))?;
-    match shared.blocker.lock(header.id, LockMode::Exclusive, &owner)? {
+    let owner = ShortOwner::of(&shared.owner()).encode();
+    match shared.blocker.lock(header.id, LockMode::Exclusive, owner.as_bytes())? {
         LockOutcome::Held(guard) => Ok(guard),
-        LockOutcome::Refused(record) => Err(elsewhere(header, &record, advice)),
+        LockOutcome::Refused(record) => Err(elsewhere(shared, header, &record, advice)),
     }
 }
 
 /// The error for a lock that somebody else has.
-pub fn elsewhere(header: &Header, record: &[u8], advice: &'static str) -> Error {
+pub fn elsewhere(shared: &Shared, header: &Header, record: &[u8], advice: &'static str) -> Error {
     let unknown = || Owner {
         pid: 0,
         host: "this store".to_string(),
@@ -181,7 +192,7 @@ pub fn elsewhere(header: &Header, record: &[u8], advice: &'static str) -> Error 
     };
     Error::OpenElsewhere {
         name: header.name.clone(),
-        owner: Box::new(serde_json::from_slice(record).unwrap_or_else(|_| unknown())),
+        owner: Box::new(owner(shared, record).unwrap_or_else(unknown)),
         advice,
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -16,6 +16,7 @@ use crate::mapper::journal::{Journal, Tail};
 use crate::mapper::replay::{self, Replayed};
 use crate::store::catalog;
 use crate::store::shared::Shared;
+use crate::volume::handle::Handle;
 use crate::volume::inner::{CommitState, HeaderState, Inner, Writer};
 use crate::volume::overlay::Overlay;
 
@@ -28,14 +29,14 @@ const CLOSING_PAUSE: Duration = Duration::from_millis(1);
 const READER_ADVICE: &str = "take a snapshot of it and read that";
 
 /// Opens a volume for writing. In this process that is shared: a second call gives the same volume.
-pub fn for_writing(shared: &Arc<Shared>, name: &str) -> Result<Arc<Inner>> {
+pub fn for_writing(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
     let _opening = shared.opening.lock();
     let (header, _) = catalog::find(shared, name)?;
     if header.kind != Kind::Volume {
         return Err(Error::ReadOnly(name.to_string()));
     }
     if let Some(inner) = shared.opened(header.id) {
-        return Ok(inner);
+        return Ok(Handle::new(inner));
     }
     let lock = loop {
         // Looked at before the lock: afterwards it may just have been given up.
@@ -92,13 +93,15 @@ pub fn for_writing(shared: &Arc<Shared>, name: &str) -> Result<Arc<Inner>> {
         }),
         poisoned: AtomicBool::new(false),
         closed: AtomicBool::new(false),
+        handles: AtomicUsize::new(0),
+        leaving: AtomicBool::new(false),
         lock: Mutex::new(Some(lock)),
     });
     if shrunk {
         inner.clip_last_block()?;
     }
     shared.open.lock().insert(inner.id, Arc::downgrade(&inner));
-    Ok(inner)
+    Ok(Handle::new(inner))
 }
 
 /// Makes what was replayed durable, and the place behind it zero, before anything is appended there.
@@ -130,13 +133,14 @@ fn recover(shared: &Shared, header: &Header, tail: &Tail) -> Result<()> {
 }
 
 /// Opens a map for reading: a snapshot without any lock, a volume only while nobody writes it.
-pub fn for_reading(shared: &Arc<Shared>, name: &str) -> Result<Arc<Inner>> {
+pub fn for_reading(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
     let (mut header, mut version) = catalog::find(shared, name)?;
     let mut lock = None;
     if header.kind == Kind::Volume {
+        let _opening = shared.opening.lock();
         loop {
             if let Some(inner) = shared.opened(header.id) {
-                return Ok(inner);
+                return Ok(Handle::new(inner));
             }
             let closing = shared.holds(header.id);
             match shared.blocker.lock(header.id, LockMode::Shared, &[])? {
@@ -145,7 +149,9 @@ pub fn for_reading(shared: &Arc<Shared>, name: &str) -> Result<Arc<Inner>> {
                     break;
                 }
                 LockOutcome::Refused(_) if closing => std::thread::sleep(CLOSING_PAUSE),
-                LockOutcome::Refused(record) => return Err(catalog::elsewhere(&header, &record, READER_ADVICE)),
+                LockOutcome::Refused(record) => {
+                    return Err(catalog::elsewhere(shared, &header, &record, READER_ADVICE));
+                }
             }
         }
         match catalog::read_header(shared, header.id)? {
@@ -170,10 +176,12 @@ pub fn for_reading(shared: &Arc<Shared>, name: &str) -> Result<Arc<Inner>> {
         writer: None,
         poisoned: AtomicBool::new(false),
         closed: AtomicBool::new(false),
+        handles: AtomicUsize::new(0),
+        leaving: AtomicBool::new(false),
         lock: Mutex::new(lock),
     });
     if shrunk {
         inner.clip_last_block()?;
     }
-    Ok(inner)
+    Ok(Handle::new(inner))
 }

@@ -172,6 +172,15 @@ pub fn alive(root: &Path, process: &str) -> bool {
     }
 }
 
+/// What the process registered as `process` in the store at `root` says of itself, if that can be read. Whether it lives
+/// is not asked.
+pub fn registered(root: &Path, process: &str) -> Option<Owner> {
+    if !is_id(process) {
+        return None;
+    }
+    record(&open_dir(root).ok()?, process)
+}
+
 /// The directory of registrations, held open: its files are reached through the descriptor, whatever the length of the
 /// store's path (a socket's path has 107 bytes), and also after the store was moved or the process changed directory.
 pub(super) struct Dir(File);

@@ -107,7 +107,7 @@ impl Shared {
     /// A volume that this process has open for writing.
     pub fn opened(&self, id: VolumeId) -> Option<Arc<Inner>> {
         let found = self.open.lock().get(&id).and_then(Weak::upgrade);
-        found.filter(|inner| !inner.closed.load(Ordering::Acquire))
+        found.filter(|inner| !inner.closed.load(Ordering::Acquire) && !inner.leaving.load(Ordering::Acquire))
     }
 
     /// Whether this process has a volume open for writing, or is just closing it: its lock is held by this process then.

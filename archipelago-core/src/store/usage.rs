@@ -15,6 +15,7 @@ use crate::mapper::tree::Tree;
 use crate::mapper::view::MapView;
 use crate::store::shared::Shared;
 use crate::store::{DiffExtent, MapExtent, MapSource, Usage, catalog, open};
+use crate::volume::handle::Handle;
 use crate::volume::inner::Inner;
 
 /// The map of a header that nobody changes, or as its last checkpoint left it if somebody does.
@@ -31,7 +32,7 @@ pub fn view(shared: &Arc<Shared>, header: &Header) -> Result<(Option<Arc<Inner>>
 }
 
 /// The map of a name, exactly as it is; the handle keeps it from changing hands meanwhile.
-fn exact(shared: &Arc<Shared>, name: &str) -> Result<(Arc<Inner>, MapView)> {
+fn exact(shared: &Arc<Shared>, name: &str) -> Result<(Handle, MapView)> {
     let inner = open::for_reading(shared, name)?;
     let view = inner.view();
     Ok((inner, view))
@@ -98,9 +99,22 @@ pub fn diff(shared: &Arc<Shared>, a: &str, b: &str, each: &mut dyn FnMut(DiffExt
     let shift = u32::from(va.tree.block_shift) - SECTOR_SHIFT;
     let mut last: Option<DiffExtent> = None;
     for block in differing_blocks(blocker, cache, &va, &vb)? {
-        let (ma, mb) = (va.block(blocker, cache, block)?, vb.block(blocker, cache, block)?);
+        let (mut ma, mut mb) = (va.block(blocker, cache, block)?, vb.block(blocker, cache, block)?);
+        // What a resize cut off is still in the map of the shorter one, but not in the volume.
+        let end = va.size.min(vb.size).div_ceil(SECTOR).saturating_sub(block << shift);
+        let keep = end.min(u64::from(va.tree.sectors())) as u16;
+        if va.size < vb.size {
+            ma.clip(keep);
+        } else if vb.size < va.size {
+            mb.clip(keep);
+        }
         zip_runs(&ma, &mb, va.tree.sectors(), |start, len, x, y| {
-            if x == y {
+            let first = (block << shift) + u64::from(start);
+            // The sector in which `a` ends goes on in `b`: the same source there does not mean the same bytes.
+            let cut = va.size < vb.size
+                && !va.size.is_multiple_of(SECTOR)
+                && (first..first + u64::from(len)).contains(&(va.size >> SECTOR_SHIFT));
+            if x == y && !(cut && x != Source::Zero) {
                 return Ok(());
             }
             let offset = ((block << shift) + u64::from(start)) << SECTOR_SHIFT;

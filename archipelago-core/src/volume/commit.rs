@@ -109,7 +109,8 @@ impl Inner {
             let kept = at_gate()?;
             let old = self.epoch.load(Ordering::Acquire);
             if old == u64::MAX {
-                return Err(Error::InvalidArgument(format!("{}: its epochs are used up; export it", self.name())));
+                // One epoch per nanosecond would take five centuries to come here.
+                return Err(Error::damaged(format!("catalog/h.{}", self.id), "its epochs are used up"));
             }
             writer.journal.seal_pending(&mut writer.journal.lock(), old);
             if writer.data_dirty.swap(false, Ordering::AcqRel) {
@@ -169,7 +170,7 @@ impl Inner {
             let job = {
                 let _gate = self.gate.write();
                 let size = self.size.load(Ordering::Acquire);
-                if self.header.lock().header.shrunk && size % SECTOR != 0 {
+                if self.header.lock().header.shrunk && !size.is_multiple_of(SECTOR) {
                     self.zero_tail(size)?;
                 }
                 self.compose(writer)?;

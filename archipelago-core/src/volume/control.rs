@@ -54,10 +54,10 @@ impl Inner {
             let state = self.header.lock();
             let own = &state.header;
             let mut ranges = own.ranges.clone();
-            if let (Some(from), Some(to)) = (own.log, end) {
-                if from.pos < to {
-                    ranges.push(SealedRange { owner: self.id, from, to, epoch: epoch - 1, size: own.size });
-                }
+            if let (Some(from), Some(to)) = (own.log, end)
+                && from.pos < to
+            {
+                ranges.push(SealedRange { owner: self.id, from, to, epoch: epoch - 1, size: own.size });
             }
             Header {
                 id,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -107,6 +107,10 @@ pub struct Inner {
     pub poisoned: AtomicBool,
     /// Closed.
     pub closed: AtomicBool,
+    /// Users; see [`crate::volume::handle`].
+    pub handles: AtomicUsize,
+    /// The last user is gone: nobody finds the volume any more.
+    pub leaving: AtomicBool,
     /// The volume's lock.
     pub lock: Mutex<Option<Box<dyn LockGuard>>>,
 }
@@ -175,10 +179,10 @@ impl Inner {
 
     /// After an error that leaves it open what is on the disk, nothing is promised until the volume is opened again.
     pub fn fail_stop<T>(&self, result: Result<T>) -> Result<T> {
-        if let Err(error) = &result {
-            if !matches!(error, Error::NoSpace(_)) {
-                self.poisoned.store(true, Ordering::Release);
-            }
+        if let Err(error) = &result
+            && !matches!(error, Error::NoSpace(_))
+        {
+            self.poisoned.store(true, Ordering::Release);
         }
         result
     }
@@ -202,10 +206,10 @@ impl Inner {
 
     /// Puts a changed map into its shard.
     pub fn put(&self, shard: &mut Shard, block: u64, map: BlockMap) {
-        if map.extents().len() > MAX_EXTENTS {
-            if let Some(writer) = &self.writer {
-                writer.overfull.lock().insert(block);
-            }
+        if map.extents().len() > MAX_EXTENTS
+            && let Some(writer) = &self.writer
+        {
+            writer.overfull.lock().insert(block);
         }
         shard.insert(block, Arc::new(map));
     }
@@ -289,16 +293,6 @@ impl Inner {
             tree: self.tree.read().clone(),
             size: self.size.load(Ordering::Acquire),
             shrunk: self.header.lock().header.shrunk,
-        }
-    }
-}
-
-impl Drop for Inner {
-    /// The last handle closes the volume. What was not flushed may be lost if that fails; who wants to know calls
-    /// [`crate::Volume::close`].
-    fn drop(&mut self) {
-        if !self.closed.load(Ordering::Acquire) {
-            let _ = self.close();
         }
     }
 }

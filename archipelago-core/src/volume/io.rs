@@ -210,7 +210,7 @@ impl Inner {
         let mut slices = Slices::new();
         let (mut middle, mut middle_end) = (b0, b1);
         let head_part = (b0 % SECTOR) as usize;
-        if head_part != 0 || (last - first == 1 && b1 % SECTOR != 0) {
+        if head_part != 0 || (last - first == 1 && !b1.is_multiple_of(SECTOR)) {
             self.read_sector(map, block, first, &mut head)?;
             middle = b1.min((u64::from(first) + 1) << SECTOR_SHIFT);
             let n = (middle - b0) as usize;
@@ -352,14 +352,12 @@ impl Inner {
         for run in map.runs(start, len) {
             // Room can only be given back where no snapshot shares it. The punch ends before the range takes another
             // write, for the shard's lock is held.
-            if let Source::Data { .. } = run.source {
-                if self.is_live(&run.source) {
-                    if let Some((object, at)) = self.place(&run.source, block, u64::from(run.start) << SECTOR_SHIFT, 0)
-                    {
-                        self.blocker().punch(object, at, u64::from(run.len) << SECTOR_SHIFT)?;
-                        writer.data_dirty.store(true, Ordering::Release);
-                    }
-                }
+            if let Source::Data { .. } = run.source
+                && self.is_live(&run.source)
+                && let Some((object, at)) = self.place(&run.source, block, u64::from(run.start) << SECTOR_SHIFT, 0)
+            {
+                self.blocker().punch(object, at, u64::from(run.len) << SECTOR_SHIFT)?;
+                writer.data_dirty.store(true, Ordering::Release);
             }
         }
         map.set(start, len, Source::Zero);

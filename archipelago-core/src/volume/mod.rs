@@ -9,12 +9,14 @@ use crate::store::VolumeInfo;
 
 mod commit;
 mod control;
+pub(crate) mod handle;
 pub(crate) mod inner;
 mod io;
 mod iov;
 pub(crate) mod overlay;
 pub(crate) mod queue;
 
+use handle::Handle;
 use inner::Inner;
 
 pub use queue::CompletionQueue;
@@ -51,13 +53,13 @@ pub struct DataExtent {
 /// [`Volume::close`] closes it before it returns, and reports errors.
 #[derive(Clone)]
 pub struct Volume {
-    inner: Arc<Inner>,
+    inner: Handle,
     mode: Mode,
 }
 
 impl Volume {
     /// A handle on an open volume.
-    pub(crate) fn new(inner: Arc<Inner>, mode: Mode) -> Volume {
+    pub(crate) fn new(inner: Handle, mode: Mode) -> Volume {
         Volume { inner, mode }
     }
 

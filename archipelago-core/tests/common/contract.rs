@@ -7,7 +7,7 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
 
-use archipelago_core::blocker::{Blocker, LockMode, LockOutcome, Object, RecordKey, VolumeId};
+use archipelago_core::blocker::{Blocker, LockMode, LockOutcome, MAX_OWNER, Object, RecordKey, VolumeId};
 use archipelago_core::limits::{DATA_PART, MAX_RECORD};
 use archipelago_core::{Error, Result};
 
@@ -44,6 +44,7 @@ pub fn contract(make: impl Fn() -> Arc<dyn Blocker>) {
         ("a_name_is_bound_once_and_unbound_any_number_of_times", a_name_is_bound_once),
         ("names_are_paged_in_byte_order", names_are_paged_in_byte_order),
         ("an_exclusive_lock_excludes_every_other", an_exclusive_lock_excludes_every_other),
+        ("a_lock_record_is_short_and_plain", a_lock_record_is_short_and_plain),
         ("shared_locks_exclude_only_the_exclusive_one", shared_locks_exclude_only_the_exclusive_one),
         ("of_many_threads_one_at_a_time_has_the_lock", of_many_threads_one_at_a_time_has_the_lock),
         ("free_room_is_within_the_whole", free_room_is_within_the_whole),
@@ -254,7 +255,7 @@ fn objects_of_one_volume_are_listed_sorted(b: &Arc<dyn Blocker>) {
     }
     // The low 32 bits of the id are the same.
     b.create(Object::Data(W, 3), 0).unwrap();
-    drop(b.lock(V, LockMode::Exclusive, b"me").unwrap());
+    let _lock = b.lock(V, LockMode::Exclusive, b"me").unwrap();
     expected.sort();
     assert_eq!(b.objects(V).unwrap(), expected);
     assert_eq!(b.objects(W).unwrap(), [Object::Data(W, 3)]);
@@ -515,10 +516,11 @@ fn is_held(outcome: &LockOutcome) -> bool {
 }
 
 fn an_exclusive_lock_excludes_every_other(b: &Arc<dyn Blocker>) {
-    let held = b.lock(V, LockMode::Exclusive, b"a long record of the first owner").unwrap();
+    let held = b.lock(V, LockMode::Exclusive, b"a-long.record-of-the-first-owner").unwrap();
     assert!(is_held(&held));
     for mode in [LockMode::Exclusive, LockMode::Shared] {
-        assert_eq!(refused(b.lock(V, mode, b"other").unwrap()), b"a long record of the first owner");
+        assert_eq!(refused(b.lock(V, mode, b"other").unwrap()), b"a-long.record-of-the-first-owner");
+        assert_eq!(b.lock_holder(V).unwrap().unwrap(), b"a-long.record-of-the-first-owner");
     }
     let other = b.lock(W, LockMode::Exclusive, b"w").unwrap();
     assert!(is_held(&other), "each volume has its own");
@@ -531,8 +533,24 @@ fn an_exclusive_lock_excludes_every_other(b: &Arc<dyn Blocker>) {
         "nothing of the longer record is left"
     );
     drop(held);
-    assert!(is_held(&b.lock(V, LockMode::Exclusive, &[1; 4096]).unwrap()));
-    assert!(b.lock(V, LockMode::Exclusive, &[1; 4097]).is_err());
+    assert_eq!(b.lock_holder(V).unwrap(), None);
+    let held = b.lock(V, LockMode::Exclusive, &[]).unwrap();
+    assert!(is_held(&held));
+    assert_eq!(refused(b.lock(V, LockMode::Exclusive, b"x").unwrap()), b"", "he left none");
+    assert_eq!(b.lock_holder(V).unwrap(), Some(Vec::new()));
+}
+
+fn a_lock_record_is_short_and_plain(b: &Arc<dyn Blocker>) {
+    let longest = [b'z'; MAX_OWNER];
+    let held = b.lock(V, LockMode::Exclusive, &longest).unwrap();
+    assert!(is_held(&held));
+    assert_eq!(b.lock_holder(V).unwrap().unwrap(), longest);
+    drop(held);
+    for owner in [&[b'z'; MAX_OWNER + 1][..], b"a b", b"../x", b"nul\0", b"\xff", b"{}"] {
+        let refused = b.lock(V, LockMode::Exclusive, owner);
+        assert!(matches!(refused, Err(Error::InvalidArgument(_))), "{owner:?}");
+        assert_eq!(b.lock_holder(V).unwrap(), None, "and the lock is not taken");
+    }
 }
 
 fn shared_locks_exclude_only_the_exclusive_one(b: &Arc<dyn Blocker>) {

@@ -62,10 +62,14 @@ pub fn fill(seed: u64, stamp: u32, offset: u64, buf: &mut [u8]) {
         1 | 2 => 3,
         _ => u64::MAX,
     };
-    for (i, byte) in buf.iter_mut().enumerate() {
-        let at = offset + i as u64;
+    let (mut at, end) = (offset, offset + buf.len() as u64);
+    while at < end {
+        let stop = (at / 8 * 8 + 8).min(end);
         let blank = zeros != u64::MAX && mix(key, at / ATOM as u64).is_multiple_of(zeros);
-        *byte = if blank { 0 } else { (mix(key, at / 8) >> (8 * (at % 8))) as u8 };
+        let word = if blank { 0 } else { mix(key, at / 8) };
+        let (from, len) = ((at % 8) as usize, (stop - at) as usize);
+        buf[(at - offset) as usize..][..len].copy_from_slice(&word.to_le_bytes()[from..from + len]);
+        at = stop;
     }
 }
 
@@ -246,8 +250,8 @@ impl Generator {
             return self.remove();
         }
         match self.rng.below(100) {
-            0..2 => self.scatter(),
-            2..38 => self.write(),
+            0 => self.scatter(),
+            1..38 => self.write(),
             38..46 => Op::Flush { name: self.volume().0 },
             46..52 => {
                 let (name, offset, len) = self.range();

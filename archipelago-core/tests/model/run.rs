@@ -438,6 +438,9 @@ impl Live {
         let mut seen = vec![0xa5; len as usize];
         volume.read_at(&mut seen, offset)?;
         let expected = &self.state[name].live[offset as usize..(offset + len) as usize];
+        if seen == *expected {
+            return Ok(());
+        }
         match seen.iter().zip(expected).position(|(a, b)| a != b) {
             None => Ok(()),
             Some(at) => wrong(format!(

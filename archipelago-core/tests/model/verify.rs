@@ -242,14 +242,18 @@ fn compare(state: &State, seen: &BTreeMap<String, Vec<(u64, Vec<u8>)>>) -> Resul
 const BYTES: char = '«';
 
 fn describe(name: &str, kind: Kind, m: &Mismatch) -> String {
+    // Where the atom begins to differ from what was written last.
+    let differs = m.allowed.first().and_then(|live| m.seen.iter().zip(live).position(|(a, b)| a != b));
+    let start = differs.unwrap_or(0) / 16 * 16;
     let show = |bytes: &[u8]| {
-        let hex: String = bytes.iter().take(16).map(|b| format!("{b:02x}")).collect();
-        format!("{BYTES}{}:{hex}»", m.offset)
+        let hex: String = bytes.iter().skip(start).take(16).map(|b| format!("{b:02x}")).collect();
+        format!("{BYTES}{}:{hex}»", m.offset + start as u64)
     };
     let allowed: Vec<String> = m.allowed.iter().map(|a| show(a)).collect();
     format!(
-        "{name} ({kind:?}): the {ATOM} bytes at {} are {}, allowed {}",
+        "{name} ({kind:?}): in the {ATOM} bytes at {}, from byte {} on: {}, allowed {}",
         m.offset,
+        m.offset + start as u64,
         show(&m.seen),
         allowed.join(" or ")
     )

@@ -77,7 +77,9 @@ fn a_second_writer_is_told_who_has_the_volume_open() {
             Err(Error::OpenElsewhere { name, owner: who, .. }) => {
                 assert_eq!(name, DISK);
                 assert_eq!(who.pid, owner.pid());
-                assert!(!who.host.is_empty() && !who.command.is_empty());
+                let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+                let command = std::fs::read_to_string(format!("/proc/{}/comm", owner.pid())).unwrap();
+                assert_eq!((who.host.as_str(), who.command.as_str()), (host.trim(), command.trim_end()));
                 let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
                 assert!(who.since <= now && who.since + 60 > now, "since {}, now {now}", who.since);
             }
@@ -88,6 +90,24 @@ fn a_second_writer_is_told_who_has_the_volume_open() {
     assert_eq!(site.process().errno(&format!("open {DISK} rw")), libc::EBUSY);
     owner.ok("close");
     site.store.open_volume(DISK, Mode::ReadWrite).unwrap().close().unwrap();
+}
+
+#[test]
+fn an_owner_whose_registration_is_lost_is_still_named_by_its_pid() {
+    let site = Site::new();
+    let owner = site.owner();
+    for entry in std::fs::read_dir(site.root().join("procs")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().unwrap().to_string_lossy().starts_with("p.") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    let Err(Error::OpenElsewhere { owner: who, .. }) = site.store.open_volume(DISK, Mode::ReadWrite) else {
+        panic!("opened twice");
+    };
+    assert_eq!((who.pid, who.host.as_str(), who.command.as_str()), (owner.pid(), "unknown", "unknown"));
+    assert_ne!(who.since, 0);
+    assert_eq!(site.store.info(DISK).unwrap().open_by, Some(*who));
 }
 
 #[test]

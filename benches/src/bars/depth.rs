@@ -32,7 +32,7 @@ pub fn run(dir: &Path) -> Outcome {
         let mut numbers = Numbers(7);
         for i in 0..SNAPSHOTS {
             for _ in 0..WRITES {
-                volume.write_at(&[i as u8; 4096], numbers.next() % (SIZE >> 12) << 12)?;
+                volume.write_at(&[i as u8; 4096], (numbers.next() % (SIZE >> 12)) << 12)?;
             }
             if i % (SNAPSHOTS / snapshots) == SNAPSHOTS / snapshots - 1 {
                 volume.snapshot(&format!("{name}-snapshot-{i}"))?;
@@ -56,7 +56,7 @@ pub fn run(dir: &Path) -> Outcome {
         let (mut numbers, mut buf) = (Numbers(11), [0; 4096]);
         let before = cpu();
         for _ in 0..100_000 {
-            volume.read_at(&mut buf, numbers.next() % (SIZE >> 12) << 12)?;
+            volume.read_at(&mut buf, (numbers.next() % (SIZE >> 12)) << 12)?;
         }
         Ok((cpu() - before).as_secs_f64())
     };

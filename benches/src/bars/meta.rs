@@ -36,7 +36,7 @@ fn row(device: &LoopFs, name: &str, size: u64, mapped: u64, unfolded: bool) -> O
         counted(&path, StoreOptions { max_unfolded, background: Background::Manual, ..StoreOptions::default() })?;
     store.create("volume", &CreateOptions { size, block_size: None })?;
     let volume = store.open_volume("volume", Mode::ReadWrite)?;
-    let step = if mapped == 0 { 0 } else { size / mapped };
+    let step = size.checked_div(mapped).unwrap_or(0);
     for i in 0..mapped {
         volume.write_at(&[i as u8 | 1; 4096], i * step)?;
     }

@@ -5,6 +5,8 @@
 
 #[path = "support/memory_disk.rs"]
 mod memory_disk;
+#[path = "support/memory_server.rs"]
+mod memory_server;
 #[path = "support/raw_client.rs"]
 mod raw_client;
 
@@ -16,7 +18,8 @@ use std::time::{Duration, Instant};
 use archipelago_service::nbd::wire::{chunk, command, command_flag, flag, info, option, reply};
 use archipelago_service::nbd::{ServerOptions, errors, wire};
 use memory_disk::MemoryDisk;
-use raw_client::{Client, Fixture, SIZE, contexts, go, opt, request, serve, serve_with};
+use memory_server::{Fixture, SIZE, serve, serve_with};
+use raw_client::{Client, contexts, go, opt, request};
 
 /// Data in which no two nearby pieces are alike.
 fn pattern(len: usize, seed: u32) -> Vec<u8> {

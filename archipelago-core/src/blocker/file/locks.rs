@@ -2,17 +2,17 @@
 //!
 //! They belong to the descriptor and not to the process, so two handles in one process exclude each other, and closing
 //! some other descriptor of the same file drops nothing.
+//!
+//! The lock file stays empty. Who holds the lock exclusively is the text of a symbolic link beside it, which leads nowhere: it
+//! fits in the inode, so that an open volume takes no block for it.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io;
 use std::sync::Arc;
 
 use super::{FileBlocker, fail, names};
 use crate::blocker::sys::{Fd, Open, Sys};
-use crate::blocker::{LockGuard, LockMode, LockOutcome, VolumeId};
-use crate::error::{Error, Result};
-
-/// Longest record that an exclusive holder leaves, in bytes.
-const MAX_OWNER: usize = 4096;
+use crate::blocker::{LockGuard, LockMode, LockOutcome, VolumeId, check_owner, is_owner};
+use crate::error::Result;
 
 /// An open file, closed when dropped.
 pub(super) struct Handle {
@@ -32,14 +32,28 @@ impl Drop for Handle {
     }
 }
 
-impl LockGuard for Handle {}
+/// A lock that is held, and the record of its exclusive holder.
+struct Guard {
+    file: Handle,
+    volume: VolumeId,
+    /// The process that left a record. A forked child has a copy of this; the record is its parent's.
+    left_by: Option<u32>,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // Before the lock goes, after which it would be another's. Who is killed leaves it to the next holder.
+        if self.left_by == Some(std::process::id()) {
+            let _ = self.file.sys.unlink(&names::owner_path(self.volume));
+        }
+    }
+}
+
+impl LockGuard for Guard {}
 
 impl FileBlocker {
     pub(super) fn lock_volume(&self, volume: VolumeId, mode: LockMode, owner: &[u8]) -> Result<LockOutcome> {
-        if owner.len() > MAX_OWNER {
-            let (len, max) = (owner.len(), MAX_OWNER);
-            return Err(Error::InvalidArgument(format!("a lock record of {len} bytes; at most {max} fit")));
-        }
+        check_owner(owner)?;
         let path = names::lock_path(volume);
         let (fd, writable) = match self.files.with_dir(volume, || self.sys.open(&path, Open::Create)) {
             // Those who may only read the store share it.
@@ -50,19 +64,21 @@ impl FileBlocker {
         };
         let file = Handle::new(&self.sys, fd);
         if !self.sys.try_lock(fd, mode).map_err(|e| fail("lock", &path, e))? {
-            return Ok(LockOutcome::Refused(self.read_owner(fd).map_err(|e| fail("read", &path, e))?));
+            return Ok(LockOutcome::Refused(self.read_owner(volume)));
         }
-        // Not synced: the record says who holds the lock, and no lock outlives a power cut.
+        let mut guard = Guard { file, volume, left_by: None };
         match mode {
             LockMode::Exclusive => {
-                self.write_owner(fd, owner).map_err(|e| fail("write", &path, e))?;
+                guard.left_by = self.leave_owner(volume, owner)?.then(std::process::id);
                 self.files.reopen(volume);
             }
             // Nobody has it exclusively now, so what a dead holder left misleads.
-            LockMode::Shared if writable => self.write_owner(fd, &[]).map_err(|e| fail("write", &path, e))?,
+            LockMode::Shared if writable => {
+                self.leave_owner(volume, &[])?;
+            }
             LockMode::Shared => {}
         }
-        Ok(LockOutcome::Held(Box::new(file)))
+        Ok(LockOutcome::Held(Box::new(guard)))
     }
 
     pub(super) fn holder(&self, volume: VolumeId) -> Result<Option<Vec<u8>>> {
@@ -75,27 +91,53 @@ impl FileBlocker {
         if !self.sys.is_locked(file.fd).map_err(|e| fail("look at the lock of", &path, e))? {
             return Ok(None);
         }
-        self.read_owner(file.fd).map(Some).map_err(|e| fail("read", &path, e))
+        Ok(Some(self.read_owner(volume)))
     }
 
-    fn read_owner(&self, fd: Fd) -> io::Result<Vec<u8>> {
-        let mut owner = vec![0; MAX_OWNER];
-        let len = self.sys.preadv(fd, &mut [IoSliceMut::new(&mut owner)], 0)?;
-        owner.truncate(len);
-        Ok(owner)
+    /// What the holder of the lock left; empty if it cannot be read or is nothing that a holder leaves.
+    fn read_owner(&self, volume: VolumeId) -> Vec<u8> {
+        let path = names::owner_path(volume);
+        let owner = match self.sys.readlink(&path) {
+            // Its holder may just be replacing it.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => self.sys.readlink(&path),
+            other => other,
+        };
+        owner.ok().filter(|owner| is_owner(owner)).unwrap_or_default()
     }
 
-    fn write_owner(&self, fd: Fd, owner: &[u8]) -> io::Result<()> {
-        if self.sys.len(fd)? > 0 {
-            self.sys.ftruncate(fd, 0)?;
+    /// Replaces the record, which only the holder of the lock does; returns whether there is one now. Not synced: it
+    /// says who holds the lock, and no lock outlives a power cut.
+    fn leave_owner(&self, volume: VolumeId, owner: &[u8]) -> Result<bool> {
+        let path = names::owner_path(volume);
+        // All of it is ASCII, as was checked.
+        let target = String::from_utf8_lossy(owner);
+        let left = match &*target {
+            "" => self.drop_owner(&path).map(|()| false),
+            target => match self.sys.symlink(target, &path) {
+                // Of a holder that died.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                    self.drop_owner(&path).and_then(|()| self.sys.symlink(target, &path)).map(|()| true)
+                }
+                other => other.map(|()| true),
+            },
+        };
+        match left {
+            Err(e) if is_courtesy(&e) => Ok(false),
+            other => other.map_err(|e| fail("write", &path, e)),
         }
-        if owner.is_empty() {
-            return Ok(());
-        }
-        match self.sys.pwritev(fd, &[IoSlice::new(owner)], 0) {
-            // The record is a courtesy; a volume can be removed from a full disk.
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => self.sys.ftruncate(fd, 0),
+    }
+
+    fn drop_owner(&self, path: &str) -> io::Result<()> {
+        match self.sys.unlink(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         }
     }
+}
+
+/// Whether the record is done without: a volume can be locked, and so removed, on a full disk, and on a file system that
+/// has no links.
+fn is_courtesy(e: &io::Error) -> bool {
+    let code = e.raw_os_error();
+    matches!(code, Some(libc::ENOSPC | libc::EDQUOT | libc::EPERM | libc::EACCES | libc::EOPNOTSUPP | libc::ENOSYS))
 }

@@ -48,6 +48,11 @@ pub(super) fn lock_path(volume: VolumeId) -> String {
     format!("{DATA}/{:02x}/lock.{volume}", slot(volume))
 }
 
+/// Path of the link in which the exclusive holder of a volume's lock says who he is.
+pub(super) fn owner_path(volume: VolumeId) -> String {
+    format!("{DATA}/{:02x}/owner.{volume}", slot(volume))
+}
+
 /// Path of a record.
 pub(super) fn record_path(key: RecordKey) -> String {
     key.to_string()
@@ -74,7 +79,7 @@ pub(super) fn name_path(name: &str) -> Result<String> {
     Ok(format!("{CATALOG}/n.{name}"))
 }
 
-/// The object part that a file below `data` holds; `None` for locks and what is not the store's.
+/// The object part that a file below `data` holds; `None` for locks, owners and what is not the store's.
 pub(super) fn parse_object(file: &str) -> Option<(Object, u32)> {
     let mut fields = file.split('.');
     let kind = fields.next()?;
@@ -124,6 +129,7 @@ mod tests {
         for file in [
             "",
             "lock.0123456789abcdef",
+            "owner.0123456789abcdef",
             "log.0123456789abcdef",
             "log.0123456789abcdef.0000001",
             "log.0123456789ABCDEF.00000001",

@@ -101,6 +101,13 @@ impl Sys for Recorder {
         self.call("unlink", path);
         self.disk.unlink(path)
     }
+    fn symlink(&self, target: &str, path: &str) -> io::Result<()> {
+        self.call("symlink", path);
+        self.disk.symlink(target, path)
+    }
+    fn readlink(&self, path: &str) -> io::Result<Vec<u8>> {
+        self.disk.readlink(path)
+    }
     fn list(&self, path: &str) -> io::Result<Vec<String>> {
         self.disk.list(path)
     }
@@ -259,6 +266,50 @@ fn what_another_owner_wrote_in_between_is_made_durable_too() {
     let _lock = a.lock(V, LockMode::Exclusive, b"a").unwrap();
     a.sync(&[DATA]).unwrap();
     assert_eq!(read(&on(&disk.crash_at(u64::MAX, 0)), DATA, 0, 5).unwrap(), b"other");
+}
+
+#[test]
+fn a_lock_syncs_nothing_and_its_record_is_gone_with_it() {
+    let (b, calls) = recorded();
+    drop(b.lock(V, LockMode::Exclusive, b"one").unwrap());
+    let (lock, owner) = ("data/11/lock.0000000000000011", "data/11/owner.0000000000000011");
+    calls.take();
+    let held = b.lock(V, LockMode::Exclusive, b"two").unwrap();
+    assert_eq!(calls.take(), [format!("open {lock}"), format!("symlink {owner}")]);
+    drop(held);
+    assert_eq!(calls.take(), [format!("unlink {owner}")]);
+}
+
+#[test]
+fn a_record_that_survived_its_lock_is_not_believed_and_replaced() {
+    let (b, disk) = laid_out();
+    let _held = b.lock(V, LockMode::Exclusive, b"dead").unwrap();
+    for disk in [disk.kill_at(u64::MAX), disk.crash_at(u64::MAX, 1), disk.crash_at(u64::MAX, 0)] {
+        let b = on(&disk);
+        assert_eq!(b.lock_holder(V).unwrap(), None);
+        assert_eq!(b.objects(V).unwrap(), []);
+        let _held = b.lock(V, LockMode::Exclusive, b"alive").unwrap();
+        assert_eq!(b.lock_holder(V).unwrap().unwrap(), b"alive");
+    }
+}
+
+#[test]
+fn a_lock_is_given_where_its_record_cannot_be_left() {
+    for (errno, given) in [
+        (libc::ENOSPC, true),
+        (libc::EDQUOT, true),
+        (libc::EPERM, true),
+        (libc::EACCES, true),
+        (libc::EOPNOTSUPP, true),
+        (libc::EIO, false),
+    ] {
+        let (b, disk) = laid_out();
+        drop(b.lock(V, LockMode::Exclusive, b"x").unwrap());
+        disk.fail_at(disk.steps() + 1, errno);
+        let held = b.lock(V, LockMode::Exclusive, b"x");
+        assert_eq!(held.is_ok(), given, "errno {errno}");
+        assert_eq!(b.lock_holder(V).unwrap(), given.then(Vec::new), "errno {errno}");
+    }
 }
 
 #[test]

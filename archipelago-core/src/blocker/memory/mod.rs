@@ -14,15 +14,12 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::sim::{Change, Content, Crashable, PAGE, Pages, Room, Syncs, Timeline, UNLIMITED};
-use super::{Blocker, LockGuard, LockMode, LockOutcome, Object, Record, RecordKey, Space, VolumeId};
+use super::{Blocker, LockGuard, LockMode, LockOutcome, Object, Record, RecordKey, Space, VolumeId, check_owner};
 use crate::error::{Error, Result};
 use crate::limits::MAX_RECORD;
 use state::{Batch, Held, Op};
 
 mod state;
-
-/// Bytes that the holder of a lock may leave for others to read.
-const MAX_OWNER: usize = 4096;
 
 /// A backend in memory that loses in a power cut what was not synced; see [the module](self).
 pub struct MemoryBlocker {
@@ -385,12 +382,7 @@ impl Blocker for MemoryBlocker {
     }
 
     fn lock(&self, volume: VolumeId, mode: LockMode, owner: &[u8]) -> Result<LockOutcome> {
-        if owner.len() > MAX_OWNER {
-            return Err(Error::InvalidArgument(format!(
-                "{volume}: an owner record of {} bytes is too long",
-                owner.len()
-            )));
-        }
+        check_owner(owner)?;
         let mut locks = self.locks.lock();
         let holders = locks.entry(volume).or_default();
         if holders.exclusive || (mode == LockMode::Exclusive && holders.shared > 0) {

@@ -158,7 +158,8 @@ impl Inner {
         }
         match self.inode(at)?.node {
             Node::Directory(_) => Ok(at),
-            Node::File(_) => Err(errno(libc::ENOTDIR)),
+            // A link is not followed, as below a real root.
+            Node::File(_) | Node::Link(_) => Err(errno(libc::ENOTDIR)),
         }
     }
 
@@ -175,12 +176,12 @@ impl Inner {
         Ok((self.directory(dir)?, name))
     }
 
-    /// The file at a path, with its directory and name.
+    /// The file or link at a path, with its directory and name.
     fn existing<'a>(&self, path: &'a str) -> io::Result<(u64, &'a str, u64)> {
         let (dir, name) = self.parent(path)?;
         let ino = self.child(dir, name)?.ok_or_else(|| errno(libc::ENOENT))?;
         match self.inode(ino)?.node {
-            Node::File(_) => Ok((dir, name, ino)),
+            Node::File(_) | Node::Link(_) => Ok((dir, name, ino)),
             Node::Directory(_) => Err(errno(libc::EISDIR)),
         }
     }
@@ -223,7 +224,10 @@ impl Sys for SimDisk {
         let (dir, name) = inner.parent(path)?;
         let ino = match (inner.child(dir, name)?, how) {
             (Some(_), Open::CreateNew) => return Err(errno(libc::EEXIST)),
-            (Some(_), _) => inner.existing(path)?.2,
+            (Some(_), _) => match inner.existing(path)?.2 {
+                ino if matches!(inner.inode(ino)?.node, Node::Link(_)) => return Err(errno(libc::ELOOP)),
+                ino => ino,
+            },
             (None, Open::Read | Open::ReadWrite) => return Err(errno(libc::ENOENT)),
             (None, Open::Create | Open::CreateNew) => {
                 let ino = inner.line.live().next();
@@ -366,6 +370,27 @@ impl Sys for SimDisk {
         let mut inner = self.inner.lock();
         let (dir, name, _) = inner.existing(path)?;
         inner.step(Op::Unlink { dir, name: name.to_string() }, Op::Nothing)
+    }
+
+    fn symlink(&self, target: &str, path: &str) -> io::Result<()> {
+        let mut inner = self.inner.lock();
+        let (dir, name) = inner.parent(path)?;
+        if target.is_empty() {
+            return Err(errno(libc::ENOENT));
+        }
+        if inner.child(dir, name)?.is_some() {
+            return Err(errno(libc::EEXIST));
+        }
+        inner.step(Op::Symlink { dir, name: name.to_string(), target: target.to_string() }, Op::Nothing)
+    }
+
+    fn readlink(&self, path: &str) -> io::Result<Vec<u8>> {
+        let inner = self.inner.lock();
+        let (_, _, ino) = inner.existing(path)?;
+        match &inner.inode(ino)?.node {
+            Node::Link(target) => Ok(target.clone().into_bytes()),
+            _ => Err(errno(libc::EINVAL)),
+        }
     }
 
     fn list(&self, path: &str) -> io::Result<Vec<String>> {

@@ -373,3 +373,26 @@ fn after_a_kill_everything_is_visible_and_still_at_risk() {
     assert_eq!(get(&killed.crash_at(1, 0), "f").unwrap(), b"new");
     assert_eq!(get(&disk.crash_at(disk.steps(), 0), "f").unwrap(), b"old");
 }
+
+#[test]
+fn a_symbolic_link_is_read_and_removed_but_never_followed() {
+    let disk = SimDisk::new();
+    disk.mkdir("dir").unwrap();
+    disk.symlink("dir", "link").unwrap();
+    let code = |e: io::Error| e.raw_os_error().unwrap();
+    assert_eq!(disk.readlink("link").unwrap(), b"dir");
+    assert_eq!(code(disk.symlink("other", "link").unwrap_err()), libc::EEXIST);
+    assert_eq!(code(disk.readlink("dir/none").unwrap_err()), libc::ENOENT);
+    assert_eq!(code(disk.open("link", Open::Read).unwrap_err()), libc::ELOOP);
+    assert_eq!(code(disk.open("link/file", Open::Create).unwrap_err()), libc::ENOTDIR);
+    let fd = disk.open("file", Open::Create).unwrap();
+    disk.close(fd);
+    assert_eq!(code(disk.readlink("file").unwrap_err()), libc::EINVAL);
+    // An entry like any other in a power cut, and then whole.
+    assert_eq!(code(disk.crash_at(u64::MAX, 0).readlink("link").unwrap_err()), libc::ENOENT);
+    assert_eq!(disk.crash_at(u64::MAX, 1).readlink("link").unwrap(), b"dir");
+    disk.sync_dir(".").unwrap();
+    assert_eq!(disk.crash_at(u64::MAX, 0).readlink("link").unwrap(), b"dir");
+    disk.unlink("link").unwrap();
+    assert_eq!(disk.list(".").unwrap().len(), 2);
+}

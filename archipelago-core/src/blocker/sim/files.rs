@@ -80,6 +80,8 @@ impl Directory {
 pub(super) enum Node {
     File(Content),
     Directory(Directory),
+    /// A symbolic link. Its text is part of the inode: whoever finds the entry after a power cut finds all of it.
+    Link(String),
 }
 
 #[derive(Clone)]
@@ -115,6 +117,11 @@ pub(super) enum Op {
         dir: u64,
         name: String,
         directory: bool,
+    },
+    Symlink {
+        dir: u64,
+        name: String,
+        target: String,
     },
     Link {
         dir: u64,
@@ -154,14 +161,14 @@ impl Files {
     pub(super) fn file(&self, ino: u64) -> Option<&Content> {
         match &self.get(ino)?.node {
             Node::File(content) => Some(content),
-            Node::Directory(_) => None,
+            _ => None,
         }
     }
 
     pub(super) fn directory(&self, ino: u64) -> Option<&Directory> {
         match &self.get(ino)?.node {
             Node::Directory(directory) => Some(directory),
-            Node::File(_) => None,
+            _ => None,
         }
     }
 
@@ -205,6 +212,7 @@ impl Files {
                     inodes.insert(ino, inode.clone());
                     continue;
                 }
+                Node::Link(target) => Node::Link(target.clone()),
                 Node::File(content) => Node::File(Content::settled(content.survivor(&mut fate))),
                 Node::Directory(directory) => {
                     let entries = directory.survivor(&mut fate);
@@ -232,15 +240,22 @@ impl Files {
     fn content_mut(&mut self, ino: u64) -> Option<&mut Content> {
         match &mut Arc::make_mut(self.inodes.get_mut(&ino)?).node {
             Node::File(content) => Some(content),
-            Node::Directory(_) => None,
+            _ => None,
         }
     }
 
     fn directory_mut(&mut self, ino: u64) -> Option<&mut Directory> {
         match &mut Arc::make_mut(self.inodes.get_mut(&ino)?).node {
             Node::Directory(directory) => Some(directory),
-            Node::File(_) => None,
+            _ => None,
         }
+    }
+
+    fn create(&mut self, dir: u64, name: &str, node: Node) {
+        let ino = self.next;
+        self.next += 1;
+        self.inodes.insert(ino, Arc::new(Inode { links: 1, node }));
+        self.change_directory(dir, EntryChange::Put(name.to_string(), ino));
     }
 
     fn count_link(&mut self, ino: Option<u64>, more: bool) {
@@ -326,11 +341,9 @@ impl State for Files {
                     true => Node::Directory(Directory::default()),
                     false => Node::File(Content::default()),
                 };
-                let ino = self.next;
-                self.next += 1;
-                self.inodes.insert(ino, Arc::new(Inode { links: 1, node }));
-                self.change_directory(*dir, EntryChange::Put(name.clone(), ino));
+                self.create(*dir, name, node);
             }
+            Op::Symlink { dir, name, target } => self.create(*dir, name, Node::Link(target.clone())),
             Op::Link { dir, name, ino } => {
                 self.count_link(Some(*ino), true);
                 self.change_directory(*dir, EntryChange::Put(name.clone(), *ino));
