@@ -192,3 +192,13 @@ impl Drop for LoopFs {
         let _ = std::fs::remove_file(&self.image);
     }
 }
+
+/// Bytes written so far to the block device below a path, by every program of the machine; `None` where the system does
+/// not tell.
+pub fn device_written(path: &Path) -> Option<u64> {
+    use std::os::linux::fs::MetadataExt;
+    let dev = std::fs::metadata(path).ok()?.st_dev();
+    let stat = format!("/sys/dev/block/{}:{}/stat", libc::major(dev), libc::minor(dev));
+    let sectors: u64 = std::fs::read_to_string(stat).ok()?.split_whitespace().nth(6)?.parse().ok()?;
+    Some(sectors * 512)
+}

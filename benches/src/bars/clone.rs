@@ -7,6 +7,8 @@ use std::path::Path;
 
 use archipelago_core::{CloneOptions, CreateOptions, InitOptions, Location, Mode, Store, StoreOptions};
 
+use crate::count::device_written;
+
 use super::{Outcome, Scratch, quartiles, timed};
 
 /// Interleaved rounds.
@@ -35,7 +37,10 @@ pub fn run(dir: &Path) -> Outcome {
     let plain_dir = File::open(&plain)?;
     let options = CloneOptions::default();
     let (mut ratios, mut ours, mut peers, mut batches) = (vec![], vec![], vec![], vec![]);
+    let (mut our_bytes, mut peer_bytes) = (vec![], vec![]);
+    let written = || device_written(&path).unwrap_or(0) as f64;
     for round in 0..ROUNDS {
+        let before = written();
         let (result, took) = timed(|| -> Outcome {
             for i in 0..PER_ROUND {
                 store.clone_snapshot("image-snapshot", &format!("clone-{round}-{i}"), &options)?;
@@ -43,6 +48,8 @@ pub fn run(dir: &Path) -> Outcome {
             Ok(())
         });
         result?;
+        our_bytes.push((written() - before) / PER_ROUND as f64);
+        let before = written();
         let (result, peer) = timed(|| -> Outcome {
             for i in 0..PER_ROUND {
                 let (tmp, to) = (plain.join(format!("t{round}-{i}")), plain.join(format!("f{round}-{i}")));
@@ -55,6 +62,7 @@ pub fn run(dir: &Path) -> Outcome {
             Ok(())
         });
         result?;
+        peer_bytes.push((written() - before) / PER_ROUND as f64);
         let names: Vec<String> = (0..BATCH).map(|i| format!("batch-{round}-{i:04}")).collect();
         let (result, batch) = timed(|| store.clone_many("image-snapshot", &names, &options));
         result?;
@@ -66,6 +74,8 @@ pub fn run(dir: &Path) -> Outcome {
     }
     let (m, lo, hi) = quartiles(&mut ratios);
     println!("one durable clone / create+fsync+rename+dirsync of 4 KiB: {m:.2} ({lo:.2}..{hi:.2}); bar 1.2");
+    let (our, peer) = (quartiles(&mut our_bytes).0, quartiles(&mut peer_bytes).0);
+    println!("  bytes at the device each, by every program: clone {our:.0}, peer {peer:.0}; bar 32768");
     println!("  us each: clone {:.0}, peer {:.0}", quartiles(&mut ours).0, quartiles(&mut peers).0);
     let (m, lo, hi) = quartiles(&mut batches);
     println!("rate of {BATCH} in one call / rate of single ones: {m:.1} ({lo:.1}..{hi:.1}); bar 6");
