@@ -93,7 +93,7 @@ impl FileBlocker {
     }
 
     /// Makes the store's directories, durably; those that are there stay as they are. The 256 directories below `data`
-    /// are made when something first goes into them: made ahead they would take 0.1 to 0.3 s of processor time.
+    /// are made when something first goes into them: all of them ahead took 15 to 300 ms on ext4.
     pub fn make_layout(&self) -> Result<()> {
         for dir in [names::CATALOG, names::TRASH, names::DATA, names::PROCS] {
             match self.sys.mkdir(dir) {
