@@ -22,7 +22,7 @@ mod random;
 use random::{Random, bytes};
 
 /// Bits flipped in a file that is too large to try them all.
-const SAMPLES: u64 = 30;
+const SAMPLES: u64 = 20;
 
 fn options() -> StoreOptions {
     // By hand, so that each store has exactly the files meant; segments small enough to roll over.
@@ -290,7 +290,7 @@ fn a_file_cut_short_is_named_or_not_needed() {
     for (state, built) in stores() {
         for file in files(&built.root) {
             let len = fs::metadata(built.root.join(&file)).unwrap().len();
-            let mut lengths = vec![0, 1, 511, len / 2, len.saturating_sub(512), len.saturating_sub(1)];
+            let mut lengths = vec![0, 1, len / 2, len.saturating_sub(1)];
             lengths.retain(|l| *l < len);
             lengths.dedup();
             let mut found = Tally::default();
@@ -328,9 +328,9 @@ fn a_flipped_bit_in_metadata_is_named_or_changes_nothing() {
             if original.is_empty() {
                 continue;
             }
-            // Every 149th byte of small files; the whole of each is in the tests of the formats.
+            // Every 311th byte of small files; the whole of each is in the tests of the formats.
             let bits: Vec<u64> = if original.len() <= 8192 {
-                (0..original.len() as u64).step_by(149).map(|b| b * 8 + random.below(8)).collect()
+                (0..original.len() as u64).step_by(311).map(|b| b * 8 + random.below(8)).collect()
             } else {
                 let used = original.iter().rposition(|b| *b != 0).unwrap_or(0) as u64 + 1;
                 (0..SAMPLES).map(|_| random.below(used * 8)).collect()
