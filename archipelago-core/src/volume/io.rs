@@ -148,7 +148,11 @@ impl Inner {
         let mut i = 0;
         while i < runs.len() {
             if self.is_live(&runs[i].source) {
-                self.overwrite(writer, block, &runs[i], from, to, bufs)?;
+                changed = self.overwrite(writer, block, &runs[i], from, to, bufs);
+                if changed.is_err() {
+                    // What was written before is in the journal already, so the map has to say so too.
+                    break;
+                }
                 i += 1;
                 continue;
             }
