@@ -177,8 +177,16 @@ impl LoopFs {
         Ok(LoopFs { image, device, mount })
     }
 
+    /// No file system of its own: the one that `dir` lies on, shared with all that the machine does.
+    pub fn below(dir: &Path) -> LoopFs {
+        LoopFs { image: std::path::PathBuf::new(), device: String::new(), mount: dir.to_path_buf() }
+    }
+
     /// Bytes written to the device so far.
     pub fn written(&self) -> u64 {
+        if self.device.is_empty() {
+            return device_written(&self.mount).unwrap_or(0);
+        }
         let name = self.device.trim_start_matches("/dev/");
         let stat = std::fs::read_to_string(format!("/sys/block/{name}/stat")).unwrap_or_default();
         stat.split_whitespace().nth(6).and_then(|s| s.parse::<u64>().ok()).unwrap_or(0) * 512
@@ -187,6 +195,9 @@ impl LoopFs {
 
 impl Drop for LoopFs {
     fn drop(&mut self) {
+        if self.device.is_empty() {
+            return;
+        }
         let _ = run("umount", &[&self.mount.display().to_string()]);
         let _ = run("losetup", &["-d", &self.device]);
         let _ = std::fs::remove_file(&self.image);
