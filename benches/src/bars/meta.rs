@@ -40,7 +40,8 @@ fn row(device: &LoopFs, name: &str, size: u64, mapped: u64, unfolded: bool) -> O
         counted(&path, StoreOptions { max_unfolded, background: Background::Manual, ..StoreOptions::default() })?;
     store.create("volume", &CreateOptions { size, block_size: None })?;
     let volume = store.open_volume("volume", Mode::ReadWrite)?;
-    let step = size.checked_div(mapped).unwrap_or(0);
+    // On whole sectors, so that each write is one record of one sector.
+    let step = size.checked_div(mapped).unwrap_or(0) >> 12 << 12;
     for i in 0..mapped {
         volume.write_at(&[i as u8 | 1; 4096], i * step)?;
     }
@@ -49,6 +50,9 @@ fn row(device: &LoopFs, name: &str, size: u64, mapped: u64, unfolded: bool) -> O
         volume.checkpoint()?;
     }
     while store.run_background()? {}
+    if unfolded && packs(&path)? > 0 {
+        return Err("the writes were folded before the snapshot".into());
+    }
     let mark = if unfolded { " unfolded" } else { "" };
     for operation in ["snapshot", "clone", "4 KiB file"] {
         let rounds = if unfolded && operation == "snapshot" { 1 } else { ROUNDS };
@@ -79,10 +83,10 @@ fn row(device: &LoopFs, name: &str, size: u64, mapped: u64, unfolded: bool) -> O
         let micros = quartiles(&mut took).0;
         println!("{name:<6} {mapped:>9}{mark:<10} {operation:<11} {calls:>14} {at_device:>16} {micros:>8.0}");
     }
-    let counts = sys.counts();
-    while store.run_background()? {}
     if unfolded {
-        println!("       folding afterwards, in the background: {} bytes by calls", sys.counts().since(counts).written);
+        let before = packs(&path)?;
+        while store.run_background()? {}
+        println!("       tree nodes: {before} bytes before, {} after folding in the background", packs(&path)?);
     }
     drop(volume);
     drop(store);
@@ -105,4 +109,18 @@ fn small_file(path: &Path, i: u64) -> Outcome {
     file.sync_all()?;
     std::fs::rename(tmp, to)?;
     Ok(File::open(dir)?.sync_all()?)
+}
+
+/// Bytes in the node packs of a store.
+fn packs(path: &Path) -> Result<u64, Box<dyn std::error::Error>> {
+    let mut bytes = 0;
+    for shard in std::fs::read_dir(path.join("data"))? {
+        for file in std::fs::read_dir(shard?.path())? {
+            let file = file?;
+            if file.file_name().to_string_lossy().starts_with("pack.") {
+                bytes += file.metadata()?.len();
+            }
+        }
+    }
+    Ok(bytes)
 }
