@@ -473,7 +473,7 @@ fn random_object_call(random: &mut Random, shelf: &Shelf, value: u8) -> ObjectCa
 
 fn perform_object(blocker: &dyn Blocker, call: &ObjectCall) -> Result<(), Error> {
     match call {
-        ObjectCall::Create(object) => blocker.create(*object, ATOMS * ATOM),
+        ObjectCall::Create(object) => blocker.create(*object, &[], ATOMS * ATOM),
         ObjectCall::Write(object, first, count, value) => {
             let bytes = vec![*value; (count * ATOM) as usize];
             // In two pieces that do not end at an atom.

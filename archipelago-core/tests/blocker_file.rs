@@ -50,8 +50,8 @@ fn files_lie_where_the_format_says() {
     let b = store(dir.path());
     b.create_record(RecordKey::Store, b"superblock").unwrap();
     b.create_named(&[(V, "debian-12".into(), b"header".to_vec())]).unwrap();
-    b.create(Object::Log(V, 1), 1 << 20).unwrap();
-    b.create(Object::Pack(V, 0x2a), 0).unwrap();
+    b.create(Object::Log(V, 1), &[], 1 << 20).unwrap();
+    b.create(Object::Pack(V, 0x2a), &[], 0).unwrap();
     write(&b, Object::Data(V, 3), (8 << 40) + 5, b"x").unwrap();
     let _lock = b.lock(V, LockMode::Exclusive, b"me").unwrap();
     for (file, len) in [
@@ -85,7 +85,7 @@ fn a_store_can_be_opened_again_and_moved_while_open() {
     b.create_record(RecordKey::Header(V), b"header").unwrap();
     fs::rename(&old, &new).unwrap();
     b.bind_name("after-move", V).unwrap();
-    b.create(Object::Log(V, 1), 4096).unwrap();
+    b.create(Object::Log(V, 1), &[], 4096).unwrap();
     drop(b);
     let b = reopen(&new);
     assert_eq!(read(&b, Object::Data(V, 1), 0, 5).unwrap(), b"bytes");
@@ -141,7 +141,7 @@ fn a_log_or_pack_that_was_cut_short_is_reported_with_its_path() {
         (Object::Log(V, 1), "data/ef/log.0123456789abcdef.00000001"),
         (Object::Pack(V, 1), "data/ef/pack.0123456789abcdef.00000001"),
     ] {
-        b.create(object, 8192).unwrap();
+        b.create(object, &[], 8192).unwrap();
         OpenOptions::new().write(true).open(dir.path().join(path)).unwrap().set_len(5000).unwrap();
         read(&b, object, 0, 5000).unwrap();
         assert!(damage(read(&b, object, 4096, 4096), path).starts_with("cut short"));
@@ -170,7 +170,7 @@ fn a_symbolic_link_inside_the_store_is_refused() {
     // A directory that is a link, and a file in a real one.
     plant("data/ef", outside.join("ef"));
     assert!(write(&b, Object::Data(V, 1), 0, b"x").is_err());
-    assert!(b.create(Object::Log(V, 1), 0).is_err());
+    assert!(b.create(Object::Log(V, 1), &[], 0).is_err());
     assert!(b.lock(V, LockMode::Exclusive, b"x").is_err());
     assert!(b.objects(V).is_err());
     fs::remove_file(root.join("data/ef")).unwrap();
@@ -218,7 +218,7 @@ fn files_and_directories_get_the_mode_and_group_of_the_store() {
     let b = FileBlocker::init(&root, FileOptions { mode: 0o664, group, ..FileOptions::default() }).unwrap();
     b.create_record(RecordKey::Store, b"s").unwrap();
     b.create_named(&[(V, "volume".into(), vec![])]).unwrap();
-    b.create(Object::Log(V, 1), 0).unwrap();
+    b.create(Object::Log(V, 1), &[], 0).unwrap();
     write(&b, Object::Data(V, 1), 0, b"x").unwrap();
     drop(b.lock(V, LockMode::Exclusive, b"x").unwrap());
     let mut todo = vec![root];
@@ -258,7 +258,7 @@ fn idle_files_stay_within_the_budget_and_unsynced_ones_stay_open() {
         assert_eq!(read(&b, *object, 0, 1).unwrap(), b"x");
     }
     // They shrink to the budget when the next file is opened.
-    b.create(Object::Log(V, 1), 0).unwrap();
+    b.create(Object::Log(V, 1), &[], 0).unwrap();
     assert!(links(dir.path()) <= BUDGET, "{}", links(dir.path()));
 }
 
@@ -295,7 +295,7 @@ fn a_full_disk_refuses_new_data_and_lets_the_rest_go_on() {
     let b = store(disk.path());
     let (data, key) = (Object::Data(V, 1), RecordKey::Header(V));
     b.create_record(key, b"one").unwrap();
-    b.create(Object::Pack(V, 1), 0).unwrap();
+    b.create(Object::Pack(V, 1), &[], 0).unwrap();
     let block = [7; 64 << 10];
     let mut written = 0;
     let refused = loop {
@@ -308,7 +308,7 @@ fn a_full_disk_refuses_new_data_and_lets_the_rest_go_on() {
     let space = b.space().unwrap();
     assert!(space.free >= space.total / 20, "{space:?}");
     b.sync(&[data]).unwrap();
-    assert!(matches!(b.create(Object::Log(V, 1), block.len() as u64), Err(Error::NoSpace(_))));
+    assert!(matches!(b.create(Object::Log(V, 1), &[], block.len() as u64), Err(Error::NoSpace(_))));
     assert_eq!(b.len(Object::Log(V, 1)).unwrap(), None);
     // Overwriting needs no room; records and packs have the reserve; removing gives room back.
     write(&b, data, 4096, &[8; 4096]).unwrap();
@@ -325,7 +325,7 @@ fn a_full_disk_refuses_new_data_and_lets_the_rest_go_on() {
     b.punch(data, 0, 1 << 20).unwrap();
     write(&b, data, written, &block).unwrap();
     b.remove(data).unwrap();
-    b.create(Object::Log(V, 1), 1 << 20).unwrap();
+    b.create(Object::Log(V, 1), &[], 1 << 20).unwrap();
 }
 
 #[test]
@@ -334,7 +334,7 @@ fn records_report_a_disk_without_any_room_and_stay_whole() {
     let b = store(disk.path());
     let key = RecordKey::Header(V);
     b.create_named(&[(V, "volume".into(), b"one".to_vec())]).unwrap();
-    b.create(Object::Pack(V, 1), 0).unwrap();
+    b.create(Object::Pack(V, 1), &[], 0).unwrap();
     let mut at = 0;
     while write(&b, Object::Pack(V, 1), at, &[1; 4096]).is_ok() {
         at += 4096;
@@ -461,7 +461,7 @@ fn a_new_owner_sees_what_the_former_one_did_to_the_files() {
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = (store(dir.path()), reopen(dir.path()));
     let (log, data) = (Object::Log(V, 1), Object::Data(V, 1));
-    a.create(log, 4096).unwrap();
+    a.create(log, &[], 4096).unwrap();
     write(&a, data, 0, b"old").unwrap();
     a.sync(&[data]).unwrap();
     let lock = b.lock(V, LockMode::Exclusive, b"b").unwrap();

@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use archipelago_core::blocker::real_sys::RealSys;
 use archipelago_core::blocker::sys::{Fd, Open, Sys};
 use archipelago_core::blocker::{LockMode, Space};
+use archipelago_core::format::log::SEGMENT_HEAD;
 
 /// The system, counted.
 pub struct CountingSys {
     inner: RealSys,
     /// Bytes written by calls, without the zeros of segments made ahead.
     pub written: AtomicU64,
-    /// Bytes of calls that wrote at least 64 KiB of nothing but zeros: segments made ahead.
+    /// Bytes of calls that wrote at least 64 KiB of nothing but zeros behind a head: segments made ahead.
     pub prepared: AtomicU64,
     /// Bytes read by calls.
     pub read: AtomicU64,
@@ -82,7 +83,9 @@ impl Sys for CountingSys {
     }
     fn pwritev(&self, fd: Fd, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         let len: usize = bufs.iter().map(|b| b.len()).sum();
-        let blank = len >= 64 << 10 && bufs.iter().all(|b| b.iter().all(|x| *x == 0));
+        // A segment begins with its head, written together with its first zeros.
+        let head = if offset == 0 { SEGMENT_HEAD as usize } else { 0 };
+        let blank = len >= 64 << 10 && bufs.iter().flat_map(|b| b.iter()).skip(head).all(|x| *x == 0);
         let counter = if blank { &self.prepared } else { &self.written };
         counter.fetch_add(len as u64, Ordering::Relaxed);
         self.inner.pwritev(fd, bufs, offset)

@@ -145,9 +145,9 @@ pub struct Space {
 /// included; `write`, `punch` and `truncate` are durable after a later `sync` of the same object returned success. A failed `sync`
 /// is never repeated by the backend.
 pub trait Blocker: Send + Sync {
-    /// Creates an object filled with `zeroed` bytes of written (not sparse) zeros, durable on return, or an empty one for 0.
+    /// Creates an object of `len` bytes, durable on return: `head` (at most `len` bytes), then written (not sparse) zeros.
     /// `Exists` if it is there already.
-    fn create(&self, object: Object, zeroed: u64) -> Result<()>;
+    fn create(&self, object: Object, head: &[u8], len: u64) -> Result<()>;
     /// Fills `bufs` from `offset`; what was never written inside an object reads as zeros. An object that is missing or
     /// ends within the range is [`Damaged`](crate::Error::Damaged) ("cut short"), data as well as logs and packs: callers
     /// read only what a map names, and a map names only what was written. Asking for no bytes of a data object succeeds.

@@ -177,17 +177,15 @@ impl Journal {
     /// A segment full of zeros with its head, durable.
     fn make_segment(&self, blocker: &dyn Blocker, number: u32, len: u32) -> Result<()> {
         let object = Object::Log(self.owner, number);
-        match blocker.create(object, u64::from(len)) {
+        let head = SegmentHead { owner: self.owner, segment: number, len }.encode();
+        match blocker.create(object, &head, u64::from(len)) {
             // An earlier attempt that ended early; nothing refers to it.
             Err(Error::Exists(_)) => {
                 blocker.remove(object)?;
-                blocker.create(object, u64::from(len))?;
+                blocker.create(object, &head, u64::from(len))
             }
-            other => other?,
+            other => other,
         }
-        let head = SegmentHead { owner: self.owner, segment: number, len }.encode();
-        blocker.write(object, &[IoSlice::new(&head)], 0)?;
-        blocker.sync(&[object])
     }
 
     /// Makes room for a record of `len` bytes behind which the end marker of the segment still fits.

@@ -82,7 +82,7 @@ impl PackWriter {
         }
         let object = Object::Pack(self.owner, self.pack);
         if !self.exists {
-            blocker.create(object, 0)?;
+            blocker.create(object, &[], 0)?;
             self.exists = true;
         }
         blocker.write(object, &[IoSlice::new(&self.buffer)], self.written)?;

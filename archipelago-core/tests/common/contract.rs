@@ -86,15 +86,23 @@ impl Random {
 
 fn a_created_object_holds_the_zeros_asked_for(b: &Arc<dyn Blocker>) {
     for object in [Object::Log(V, 1), Object::Pack(V, 1), Object::Data(V, 1)] {
-        b.create(object, 3 << 20).unwrap();
+        b.create(object, &[], 3 << 20).unwrap();
         assert_eq!(b.len(object).unwrap(), Some(3 << 20));
         assert_eq!(read(b, object, 0, 3 << 20).unwrap(), vec![0; 3 << 20]);
-        assert!(matches!(b.create(object, 0), Err(Error::Exists(_))), "{object}");
+        assert!(matches!(b.create(object, &[], 0), Err(Error::Exists(_))), "{object}");
         assert_eq!(b.len(object).unwrap(), Some(3 << 20), "a refused creation changes nothing");
     }
-    b.create(Object::Pack(V, 2), 0).unwrap();
+    for (number, len) in [(5, 512), (6, 513), (7, 3 << 20)] {
+        let object = Object::Log(V, number);
+        b.create(object, &[7; 512], len).unwrap();
+        let mut want = vec![0; len as usize];
+        want[..512].fill(7);
+        assert_eq!(read(b, object, 0, len as usize).unwrap(), want, "a head of 512 bytes in {len}");
+    }
+    assert!(matches!(b.create(Object::Log(V, 8), &[7; 512], 511), Err(Error::InvalidArgument(_))));
+    b.create(Object::Pack(V, 2), &[], 0).unwrap();
     assert_eq!(b.len(Object::Pack(V, 2)).unwrap(), Some(0));
-    assert!(matches!(b.create(Object::Pack(V, 2), 0), Err(Error::Exists(_))));
+    assert!(matches!(b.create(Object::Pack(V, 2), &[], 0), Err(Error::Exists(_))));
 }
 
 fn what_was_never_written_inside_data_reads_as_zeros(b: &Arc<dyn Blocker>) {
@@ -122,7 +130,7 @@ fn an_object_that_is_missing_or_too_short_is_damaged(b: &Arc<dyn Blocker>) {
             assert!(b.write(object, &[IoSlice::new(b"x")], 0).is_err(), "only data is created by a write");
             assert_eq!(b.len(object).unwrap(), None);
         }
-        b.create(object, 0).unwrap();
+        b.create(object, &[], 0).unwrap();
         write(b, object, 0, &[5; 1000]);
         assert_eq!(read(b, object, 0, 1000).unwrap(), [5; 1000]);
         cut_short(read(b, object, 0, 1001), &format!("{object} ends within the range"));
@@ -178,7 +186,7 @@ fn a_write_across_parts_is_one_range(b: &Arc<dyn Blocker>) {
 
 fn a_punched_range_reads_as_zeros_and_the_rest_stays(b: &Arc<dyn Blocker>) {
     for object in [Object::Data(V, 5), Object::Pack(V, 5)] {
-        b.create(object, 0).unwrap();
+        b.create(object, &[], 0).unwrap();
         write(b, object, 0, &[9; 100_000]);
         b.punch(object, 4097, 30_000).unwrap();
         b.punch(object, 50_000, 3).unwrap();
@@ -207,7 +215,7 @@ fn a_punch_never_changes_the_length(b: &Arc<dyn Blocker>) {
 
 fn a_range_past_the_last_offset_is_refused(b: &Arc<dyn Blocker>) {
     for object in [Object::Data(V, 1), Object::Log(V, 1)] {
-        b.create(object, 1).unwrap();
+        b.create(object, &[], 1).unwrap();
         assert!(b.write(object, &[IoSlice::new(&[1; 10])], u64::MAX - 5).is_err());
         assert!(read(b, object, u64::MAX - 5, 10).is_err());
         assert!(b.punch(object, u64::MAX - 5, 10).is_err());
@@ -229,13 +237,13 @@ fn sync_passes_over_what_does_not_exist(b: &Arc<dyn Blocker>) {
 fn a_removed_object_is_gone(b: &Arc<dyn Blocker>) {
     for object in [Object::Log(V, 1), Object::Pack(V, 1), Object::Data(V, 1)] {
         b.remove(object).unwrap();
-        b.create(object, 4096).unwrap();
+        b.create(object, &[], 4096).unwrap();
         write(b, object, 0, b"old");
         b.remove(object).unwrap();
         b.remove(object).unwrap();
         assert_eq!(b.len(object).unwrap(), None);
         b.sync(&[object]).unwrap();
-        b.create(object, 10).unwrap();
+        b.create(object, &[], 10).unwrap();
         assert_eq!(read(b, object, 0, 10).unwrap(), [0; 10], "{object} made again has nothing of the old one");
     }
 }
@@ -251,10 +259,10 @@ fn objects_of_one_volume_are_listed_sorted(b: &Arc<dyn Blocker>) {
         Object::Pack(V, 1),
     ];
     for object in &expected {
-        b.create(*object, 0).unwrap();
+        b.create(*object, &[], 0).unwrap();
     }
     // The low 32 bits of the id are the same.
-    b.create(Object::Data(W, 3), 0).unwrap();
+    b.create(Object::Data(W, 3), &[], 0).unwrap();
     let _lock = b.lock(V, LockMode::Exclusive, b"me").unwrap();
     expected.sort();
     assert_eq!(b.objects(V).unwrap(), expected);

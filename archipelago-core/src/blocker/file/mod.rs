@@ -110,8 +110,8 @@ impl FileBlocker {
 }
 
 impl Blocker for FileBlocker {
-    fn create(&self, object: Object, zeroed: u64) -> Result<()> {
-        self.create_object(object, zeroed)
+    fn create(&self, object: Object, head: &[u8], len: u64) -> Result<()> {
+        self.create_object(object, head, len)
     }
 
     fn read(&self, object: Object, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()> {

@@ -64,20 +64,23 @@ fn ranges(lens: impl Iterator<Item = usize>, from: u64, len: u64) -> impl Iterat
 }
 
 impl FileBlocker {
-    pub(super) fn create_object(&self, object: Object, zeroed: u64) -> Result<()> {
+    pub(super) fn create_object(&self, object: Object, head: &[u8], len: u64) -> Result<()> {
         let path = names::object_path(object, 0);
-        if zeroed > DATA_PART {
-            return Err(Error::InvalidArgument(format!("{path}: cannot be created with {zeroed} bytes of zeros")));
+        if len > DATA_PART || head.len() as u64 > len {
+            return Err(Error::InvalidArgument(format!(
+                "{path}: cannot be created with {} of {len} bytes",
+                head.len()
+            )));
         }
         if matches!(object, Object::Log(..)) {
-            self.reserve.admit(|| path.clone(), zeroed.max(1), || self.room(), || Ok(true))?;
+            self.reserve.admit(|| path.clone(), len.max(1), || self.room(), || Ok(true))?;
         }
         let volume = names::volume_of(object);
         let fd = match self.files.create_file(volume, &path) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Err(Error::Exists(path)),
             fd => fd.map_err(|e| fail("create", &path, e))?,
         };
-        let made = self.fill(fd, zeroed, &path).and_then(|()| self.sync_data_dir(names::slot(volume)));
+        let made = self.fill(fd, head, len, &path).and_then(|()| self.sync_data_dir(names::slot(volume)));
         match made {
             Ok(()) => {
                 self.files.adopt(object, 0, fd);
@@ -92,10 +95,16 @@ impl FileBlocker {
         made
     }
 
-    /// Writes zeros and syncs. Real zeros and not `fallocate`: the first write to an unwritten extent changes the
+    /// Writes the head and zeros behind it, and syncs. Real zeros and not `fallocate`: the first write to an unwritten extent changes the
     /// file's metadata, so that its sync would wait for a commit of the file system's journal each time.
-    fn fill(&self, fd: Fd, zeroed: u64, path: &str) -> Result<()> {
-        self.write_zeros(fd, 0, zeroed).map_err(|e| fail("write", path, e))?;
+    fn fill(&self, fd: Fd, head: &[u8], len: u64, path: &str) -> Result<()> {
+        let first = (len - head.len() as u64).min(ZEROS.len() as u64);
+        if len > 0 {
+            let start = [IoSlice::new(head), IoSlice::new(&ZEROS[..first as usize])];
+            self.sys.pwritev(fd, &start, 0).map_err(|e| fail("write", path, e))?;
+        }
+        let written = head.len() as u64 + first;
+        self.write_zeros(fd, written, len - written).map_err(|e| fail("write", path, e))?;
         self.sys.fdatasync(fd).map_err(|e| fail("sync", path, e))
     }
 

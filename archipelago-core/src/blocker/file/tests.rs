@@ -244,7 +244,7 @@ fn a_synced_write_survives_with_its_directories() {
 fn what_a_dead_process_wrote_is_made_durable_by_the_next_sync() {
     let (b, disk) = laid_out();
     write(&b, DATA, 0, b"not synced").unwrap();
-    b.create(LOG, 4096).unwrap();
+    b.create(LOG, &[], 4096).unwrap();
     write(&b, LOG, 0, b"not synced").unwrap();
     drop(b);
     let b = on(&disk);
@@ -315,7 +315,7 @@ fn a_lock_is_given_where_its_record_cannot_be_left() {
 #[test]
 fn a_created_object_survives_whole() {
     let (b, disk) = laid_out();
-    b.create(LOG, (1 << 20) + 4096).unwrap();
+    b.create(LOG, &[], (1 << 20) + 4096).unwrap();
     let b = on(&disk.crash_at(u64::MAX, 0));
     assert_eq!(b.len(LOG).unwrap(), Some((1 << 20) + 4096));
     assert_eq!(b.objects(V).unwrap(), [LOG]);
@@ -324,7 +324,7 @@ fn a_created_object_survives_whole() {
 #[test]
 fn a_removed_object_stays_removed() {
     let (b, disk) = laid_out();
-    b.create(LOG, 4096).unwrap();
+    b.create(LOG, &[], 4096).unwrap();
     write(&b, DATA, 0, b"x").unwrap();
     b.sync(&[DATA]).unwrap();
     b.remove(LOG).unwrap();
@@ -339,7 +339,7 @@ fn a_failed_sync_is_reported_once_never_repeated_and_never_forgotten() {
     let (b, calls) = recorded();
     write(&b, DATA, 0, b"x").unwrap();
     write(&b, LOG, 0, b"x").unwrap_err();
-    b.create(LOG, 4096).unwrap();
+    b.create(LOG, &[], 4096).unwrap();
     calls.disk.fail_at(calls.disk.steps() + 1, libc::EIO);
     assert!(matches!(b.sync(&[DATA]), Err(Error::Io { op: "sync", .. })));
     calls.take();
@@ -367,7 +367,7 @@ fn a_failed_sync_of_a_directory_is_remembered_for_the_objects_that_waited_for_it
 #[test]
 fn threads_that_wait_for_a_sync_that_fails_fail_too() {
     let (b, calls) = recorded();
-    b.create(LOG, 4096).unwrap();
+    b.create(LOG, &[], 4096).unwrap();
     write(&b, LOG, 0, b"x").unwrap();
     calls.slow.store(true, Ordering::Relaxed);
     calls.disk.fail_at(calls.disk.steps() + 1, libc::EIO);
@@ -520,8 +520,8 @@ fn no_descriptor_is_leaked() {
     drop(b.lock(V, LockMode::Exclusive, b"x").unwrap());
     drop(held);
     assert_eq!(disk.open_files(), 0);
-    b.create(LOG, 0).unwrap();
-    b.create(LOG, 0).unwrap_err();
+    b.create(LOG, &[], 0).unwrap();
+    b.create(LOG, &[], 0).unwrap_err();
     write(&b, DATA, 0, b"x").unwrap();
     assert_eq!((disk.open_files(), b.files.open_files()), (2, 2));
     b.remove(DATA).unwrap();
@@ -536,10 +536,10 @@ fn the_least_recently_used_file_is_closed_first() {
     let b = FileBlocker::new(recorder.clone(), FileOptions { max_open_files: 3, ..FileOptions::default() });
     let object = |n| Object::Pack(V, n);
     for n in 0..3 {
-        b.create(object(n), 10).unwrap();
+        b.create(object(n), &[], 10).unwrap();
     }
     read(&b, object(0), 0, 1).unwrap();
-    b.create(object(3), 10).unwrap();
+    b.create(object(3), &[], 10).unwrap();
     recorder.take();
     read(&b, object(0), 0, 1).unwrap();
     assert_eq!(recorder.take(), [""; 0], "still open");
@@ -551,12 +551,12 @@ fn the_least_recently_used_file_is_closed_first() {
 #[test]
 fn data_leaves_the_reserve_and_packs_may_use_it() {
     let (b, disk) = laid_out();
-    b.create(Object::Pack(V, 1), 0).unwrap();
+    b.create(Object::Pack(V, 1), &[], 0).unwrap();
     disk.set_space(20 << 20, 2 << 20);
     write(&b, DATA, 0, &[1; 1 << 20]).unwrap();
     assert!(matches!(write(&b, DATA, 1 << 20, &[1; 4096]), Err(Error::NoSpace(_))));
     assert!(matches!(write(&b, Object::Data(V, 2), 0, &[1; 4096]), Err(Error::NoSpace(_))));
-    assert!(matches!(b.create(LOG, 4096), Err(Error::NoSpace(_))));
+    assert!(matches!(b.create(LOG, &[], 4096), Err(Error::NoSpace(_))));
     assert_eq!(b.objects(V).unwrap(), [Object::Pack(V, 1), DATA], "what is refused is not created");
     write(&b, Object::Pack(V, 1), 0, &[1; 512 << 10]).unwrap();
     b.create_record(RecordKey::Header(V), b"x").unwrap();

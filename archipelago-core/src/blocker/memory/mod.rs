@@ -192,16 +192,19 @@ fn check_record(key: RecordKey, bytes: &[u8]) -> Result<()> {
 }
 
 impl Blocker for MemoryBlocker {
-    fn create(&self, object: Object, zeroed: u64) -> Result<()> {
+    fn create(&self, object: Object, head: &[u8], len: u64) -> Result<()> {
+        if head.len() as u64 > len {
+            return Err(Error::InvalidArgument(format!("{object}: a head of {} bytes in {len}", head.len())));
+        }
         let mut inner = self.inner.lock();
         if inner.held().content(object).is_some() {
             return Err(Error::Exists(object.to_string()));
         }
-        if zeroed.div_ceil(PAGE) > inner.left() {
+        if len.div_ceil(PAGE) > inner.left() {
             return Err(Error::NoSpace(object.to_string()));
         }
         let durable = !inner.syncs.directories();
-        inner.step(Op::Create { object, zeroed, durable }, Op::Nothing, "create", object)
+        inner.step(Op::Create { object, head: head.to_vec(), len, durable }, Op::Nothing, "create", object)
     }
 
     fn read(&self, object: Object, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()> {

@@ -32,7 +32,8 @@ pub(super) enum Op {
     Nothing,
     Create {
         object: Object,
-        zeroed: u64,
+        head: Vec<u8>,
+        len: u64,
         durable: bool,
     },
     Change {
@@ -199,8 +200,8 @@ impl State for Held {
     fn apply(&mut self, op: &Op) {
         match op {
             Op::Nothing => {}
-            Op::Create { object, zeroed, durable } => {
-                let content = Content::settled(Pages::zeroed(*zeroed));
+            Op::Create { object, head, len, durable } => {
+                let content = Content::settled(Pages::starting(head, *len));
                 self.objects.insert(*object, Arc::new(Stored { content, durable: *durable }));
             }
             Op::Change { object, change } => {

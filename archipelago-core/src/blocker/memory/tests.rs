@@ -60,7 +60,7 @@ fn a_cut_between_the_syncs_of_one_call_keeps_only_the_first_objects() {
 fn a_failed_sync_drops_what_it_should_have_written() {
     let blocker = MemoryBlocker::new();
     let log = Object::Log(V, 1);
-    blocker.create(log, 1024).unwrap();
+    blocker.create(log, &[], 1024).unwrap();
     write(&blocker, log, 0, &[1; 512]);
     blocker.fail_at(3, libc::EIO);
     let error = blocker.sync(&[log]).unwrap_err();
@@ -78,8 +78,8 @@ fn an_object_that_is_missing_or_short_is_damaged() {
     let mut read_log = |offset| blocker.read(log, &mut [IoSliceMut::new(&mut buf)], offset);
     assert!(matches!(read_log(0), Err(Error::Damaged { .. })));
     assert!(matches!(blocker.write(log, &[IoSlice::new(b"x")], 0), Err(Error::Damaged { .. })));
-    blocker.create(log, 4096).unwrap();
-    assert!(matches!(blocker.create(log, 0), Err(Error::Exists(_))));
+    blocker.create(log, &[], 4096).unwrap();
+    assert!(matches!(blocker.create(log, &[], 0), Err(Error::Exists(_))));
     assert!(matches!(read_log(4089), Err(Error::Damaged { .. })));
     assert!(read_log(4088).is_ok());
     let mut three = [9; 3];
@@ -209,7 +209,7 @@ fn dropped_syncs_report_success_and_do_nothing() {
     {
         let blocker = MemoryBlocker::new();
         let data = Object::Data(V, 1);
-        blocker.create(data, 512).unwrap();
+        blocker.create(data, &[], 512).unwrap();
         blocker.create_record(HEADER, b"old").unwrap();
         blocker.drop_syncs(what);
         write(&blocker, data, 0, b"x");
@@ -233,7 +233,7 @@ fn a_write_beyond_the_free_room_is_refused() {
     let blocker = MemoryBlocker::new();
     let data = Object::Data(V, 1);
     blocker.set_space(1 << 20, 8192);
-    assert!(matches!(blocker.create(Object::Log(V, 0), 12288), Err(Error::NoSpace(_))));
+    assert!(matches!(blocker.create(Object::Log(V, 0), &[], 12288), Err(Error::NoSpace(_))));
     assert!(matches!(blocker.write(data, &[IoSlice::new(&[1; 12288])], 0), Err(Error::NoSpace(_))));
     assert_eq!(blocker.space().unwrap(), Space { total: 1 << 20, free: 0 });
     write(&blocker, data, 0, &[2; 8192]);

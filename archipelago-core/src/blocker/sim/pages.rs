@@ -35,10 +35,11 @@ fn for_pages(offset: u64, len: u64, mut each: impl FnMut(u64, Range<usize>)) {
 }
 
 impl Pages {
-    /// `len` bytes of stored (not sparse) zeros.
-    pub(crate) fn zeroed(len: u64) -> Pages {
+    /// `len` bytes: `head`, and stored (not sparse) zeros behind it.
+    pub(crate) fn starting(head: &[u8], len: u64) -> Pages {
         let mut pages = Pages { map: Arc::default(), len };
         pages.write_zeros(0, len);
+        pages.write(0, head);
         pages
     }
 
@@ -192,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_copy_does_not_see_later_changes() {
-        let mut pages = Pages::zeroed(2 * PAGE);
+        let mut pages = Pages::starting(&[], 2 * PAGE);
         let copy = pages.clone();
         pages.write(1, b"x");
         pages.punch(PAGE, PAGE);
