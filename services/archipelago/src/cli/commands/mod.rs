@@ -2,6 +2,7 @@
 
 mod export;
 mod import;
+mod import_legacy;
 mod inspect;
 mod serve;
 mod shell;
@@ -28,6 +29,7 @@ pub fn run(context: &mut Context, command: Command) -> Result<(), Failure> {
         Command::Mapinfo(args) => inspect::mapinfo(context, &args),
         Command::Diff(args) => inspect::diff(context, &args),
         Command::Import(args) => import::run(context, &args),
+        Command::ImportLegacy(args) => import_legacy::run(context, &args),
         Command::Export(args) => export::run(context, &args),
         Command::Serve(args) => serve::run(context, &args),
         Command::Completions(args) => shell::completions(context, &args),
