@@ -4,6 +4,7 @@
 
 mod damage;
 mod generator;
+mod golden;
 mod refused;
 mod resume;
 mod site;

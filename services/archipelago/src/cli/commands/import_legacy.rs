@@ -21,7 +21,7 @@ use crate::import::legacy::examine::{Examined, examine};
 use crate::import::legacy::list::list;
 use crate::import::legacy::map::Assume;
 use crate::import::legacy::names::{self, PREFIX};
-use crate::import::legacy::plan::{MANY_MAPS, SKETCH, SMALL_SKETCH, plan};
+use crate::import::legacy::plan::{MANY_MAPS, MAX_SELECTED, SKETCH, SMALL_SKETCH, plan};
 use crate::import::legacy::{LegacyError, OldStore};
 
 /// Most bytes of the file of sizes: a line for each map of the largest store.
@@ -161,6 +161,11 @@ impl Request<'_> {
         let objects = self.objects(context)?;
         if let Some((old, _)) = self.args.rename.iter().find(|(old, _)| !objects.iter().any(|o| known_as(o, old))) {
             return Err(Failure::Usage(format!("{old}: to be renamed, but not among what is imported")));
+        }
+        if objects.len() > MAX_SELECTED {
+            let text =
+                format!("{} maps at once; at most {MAX_SELECTED} are: choose some with --pattern", objects.len());
+            return Err(Failure::Usage(text));
         }
         let store = context.store()?;
         let mut run = Run { request: self, context, store, array: Array::default(), first: None, counts: [0; 3] };

@@ -12,8 +12,10 @@ use super::examine::Examined;
 pub const SKETCH: usize = 128;
 /// The same where there are very many maps (which are files then, and have few blocks).
 pub const SMALL_SKETCH: usize = 16;
-/// Maps past which sketches are small: 64 MiB of hashes.
-pub const MANY_MAPS: usize = 65_536;
+/// Maps past which sketches are small.
+pub const MANY_MAPS: usize = 8_192;
+/// Most maps of one import: with small sketches half a gigabyte for all that is known of them.
+pub const MAX_SELECTED: usize = 1_000_000;
 /// Entries that count as the start of a map: 8 GiB of 4 MiB blocks.
 const START: u64 = 2048;
 /// Maps remembered for one hash. A block named by more of them is found through these.
@@ -74,6 +76,7 @@ pub struct Step {
 pub fn plan(maps: &[&Examined]) -> Vec<Step> {
     let mut order: Vec<usize> = (0..maps.len()).collect();
     order.sort_by_key(|i| (!maps[*i].map.header.read_only, maps[*i].blocks, *i));
+    let common_to_some = repeated(maps.iter().flat_map(|map| map.sketch.hashes.iter().copied()).collect());
     let mut known: HashMap<u64, Vec<usize>> = HashMap::new();
     let mut steps = Vec::with_capacity(maps.len());
     for map in order {
@@ -92,7 +95,8 @@ pub fn plan(maps: &[&Examined]) -> Vec<Step> {
             })
             .map(|(other, _)| other);
         steps.push(Step { map, base });
-        for hash in &maps[map].sketch.hashes {
+        // What one map alone names leads to nobody, and is most of what there is.
+        for hash in maps[map].sketch.hashes.iter().filter(|hash| common_to_some.binary_search(hash).is_ok()) {
             let candidates = known.entry(*hash).or_default();
             if candidates.len() < MAX_CANDIDATES {
                 candidates.push(map);
@@ -100,6 +104,14 @@ pub fn plan(maps: &[&Examined]) -> Vec<Step> {
         }
     }
     steps
+}
+
+/// The values that occur more than once, in order.
+fn repeated(mut values: Vec<u64>) -> Vec<u64> {
+    values.sort_unstable();
+    let mut repeated: Vec<u64> = values.windows(2).filter(|two| two[0] == two[1]).map(|two| two[0]).collect();
+    repeated.dedup();
+    repeated
 }
 
 #[cfg(test)]
