@@ -141,7 +141,17 @@ pub fn describe(shared: &Shared, header: &Header, mapped: Option<u64>) -> Result
         }),
     };
     let open_by = if header.kind == Kind::Volume { holder(shared, header.id)? } else { None };
-    Ok(VolumeInfo {
+    Ok(info(header, mapped, parent, open_by))
+}
+
+/// Facts about a clone that was made a moment ago: nobody has it open, and its parent is known.
+pub fn describe_clone(header: &Header, parent: &str) -> Result<VolumeInfo> {
+    let tree = Tree::from_root(&format!("catalog/h.{}", header.id), &header.root, header.block_shift)?;
+    Ok(info(header, tree.mapped() * SECTOR, Some(parent.to_string()), None))
+}
+
+fn info(header: &Header, mapped: u64, parent: Option<String>, open_by: Option<Owner>) -> VolumeInfo {
+    VolumeInfo {
         name: header.name.clone(),
         id: header.id.to_string(),
         kind: header.kind,
@@ -153,7 +163,7 @@ pub fn describe(shared: &Shared, header: &Header, mapped: Option<u64>) -> Result
         parent,
         created: header.created,
         open_by,
-    })
+    }
 }
 
 /// Who has a volume open for writing.

@@ -185,7 +185,7 @@ impl Store {
     /// Makes a writable clone of a snapshot: constant time, no data moves.
     pub fn clone_snapshot(&self, snapshot: &str, name: &str, options: &CloneOptions) -> Result<VolumeInfo> {
         let headers = self.make_clones(snapshot, std::slice::from_ref(&name.to_string()), options)?;
-        catalog::describe(&self.shared, &headers[0], None)
+        catalog::describe_clone(&headers[0], snapshot)
     }
 
     /// Makes many clones in one group commit: all of them, or an error and none.
