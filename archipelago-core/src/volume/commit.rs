@@ -144,6 +144,7 @@ impl Inner {
     /// Folds what the journal holds into the tree.
     pub fn checkpoint(&self) -> Result<()> {
         let writer = self.writer()?;
+        let _operation = self.shared.operations.begin();
         let _fold = writer.fold.lock();
         self.check()?;
         let result = self.checkpoint_locked(writer);
@@ -311,6 +312,7 @@ impl Inner {
             if long || scattered {
                 self.checkpoint()?;
             } else {
+                let _operation = self.shared.operations.begin();
                 let _fold = writer.fold.lock();
                 self.check()?;
                 self.fold_jobs(writer)?;

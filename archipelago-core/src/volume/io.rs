@@ -39,6 +39,8 @@ impl Inner {
         }
         let len = bufs.iter().map(|b| b.len()).sum();
         self.check_request(offset, len)?;
+        // Until the bytes are read, nobody may take away what the map named.
+        let _operation = self.shared.operations.begin();
         let pieces = self.resolve(offset, len)?;
         let mut cursor = ReadCursor::new(bufs);
         for piece in &pieces {
@@ -93,6 +95,7 @@ impl Inner {
         self.check_request(offset, len)?;
         self.throttle(writer)?;
         {
+            let _operation = self.shared.operations.begin();
             let _gate = self.gate.read();
             // Looked at again behind the gate: a resize or a close may have come between.
             self.check()?;
@@ -272,6 +275,7 @@ impl Inner {
         self.check_range(offset, len)?;
         self.throttle(writer)?;
         {
+            let _operation = self.shared.operations.begin();
             let _gate = self.gate.read();
             self.check()?;
             self.check_range(offset, len)?;
@@ -290,6 +294,7 @@ impl Inner {
         self.check_range(offset, len)?;
         self.throttle(writer)?;
         {
+            let _operation = self.shared.operations.begin();
             let _gate = self.gate.read();
             self.check()?;
             self.check_range(offset, len)?;
@@ -377,6 +382,7 @@ impl Inner {
             return Err(Error::NotOpen(self.name()));
         }
         self.check_range(offset, len)?;
+        let _operation = self.shared.operations.begin();
         let mut out: Vec<DataExtent> = Vec::new();
         let end = offset + len;
         let mut at = offset;
