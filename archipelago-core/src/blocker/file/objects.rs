@@ -302,6 +302,21 @@ impl FileBlocker {
         Ok(found.into_iter().collect())
     }
 
+    pub(super) fn list_all_objects(&self) -> Result<Vec<Object>> {
+        let mut found = BTreeSet::new();
+        for slot in 0..=u8::MAX {
+            let dir = names::data_dir(slot);
+            let files = match self.sys.list(&dir) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                files => files.map_err(|e| fail("list", dir, e))?,
+            };
+            let objects = files.iter().filter_map(|file| names::parse_object(file)).map(|(object, _)| object);
+            // In another directory nobody would look for it.
+            found.extend(objects.filter(|object| names::slot(names::volume_of(*object)) == slot));
+        }
+        Ok(found.into_iter().collect())
+    }
+
     /// Parts of an object that may exist, in order: for a log or pack always its only one.
     fn parts_on_disk(&self, object: Object) -> Result<Vec<u32>> {
         if !matches!(object, Object::Data(..)) {

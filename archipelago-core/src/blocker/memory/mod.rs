@@ -275,6 +275,10 @@ impl Blocker for MemoryBlocker {
         Ok(self.inner.lock().held().objects(volume))
     }
 
+    fn all_objects(&self) -> Result<Vec<Object>> {
+        Ok(self.inner.lock().held().all_objects().collect())
+    }
+
     fn create_record(&self, key: RecordKey, bytes: &[u8]) -> Result<()> {
         check_record(key, bytes)?;
         let mut inner = self.inner.lock();

@@ -96,6 +96,10 @@ impl Held {
         kinds.into_iter().flat_map(|kind| self.objects.range(kind)).map(|(object, _)| *object).collect()
     }
 
+    pub(super) fn all_objects(&self) -> impl Iterator<Item = Object> {
+        self.objects.keys().copied()
+    }
+
     pub(super) fn record(&self, key: RecordKey) -> Option<&Record> {
         self.records.get(&key).map(|slot| &*slot.current)
     }
