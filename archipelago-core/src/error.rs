@@ -90,7 +90,7 @@ pub enum Error {
     NoSpace(String),
     /// A stored object does not hold what its checksum says: cut short, altered, or not what was expected.
     #[error(
-        "{object}: damaged: {detail}; nothing was changed; restore the file from a copy, or remove the volumes that use it"
+        "{object}: damaged: {detail}; nothing was changed; restore the file from a copy, or see with `archipelago check` what is lost"
     )]
     Damaged {
         /// The object, as a path or name in the store.

@@ -3,6 +3,7 @@
 mod acknowledge;
 mod background;
 pub(crate) mod catalog;
+mod check;
 pub mod control;
 pub(crate) mod open;
 pub(crate) mod operations;
@@ -33,9 +34,12 @@ use crate::volume::inner::Inner;
 use crate::volume::queue::WorkerPool;
 use crate::volume::{Mode, Volume};
 
+pub use check::{
+    Affected, ByteRange, CheckOptions, CheckProgress, CheckReport, Finding, FindingKind, Repair, Severity,
+};
 pub use types::{
-    Background, CloneOptions, CreateOptions, DiffExtent, InitOptions, ListOptions, Location, MapExtent, MapSource,
-    Page, ProcessInfo, StoreOptions, StoreStatus, Usage, VolumeInfo,
+    Background, CloneOptions, CreateOptions, DamagedEntry, DiffExtent, InitOptions, ListOptions, Location, MapExtent,
+    MapSource, Page, ProcessInfo, StoreOptions, StoreStatus, Usage, VolumeInfo,
 };
 
 /// How long a lock is waited for that somebody takes for a moment.
@@ -371,7 +375,7 @@ impl Store {
             0 => limits::MAX_LIST_PAGE,
             n => n.min(limits::MAX_LIST_PAGE),
         };
-        let mut entries = Vec::new();
+        let (mut entries, mut damaged) = (Vec::new(), Vec::new());
         let mut after = options.after.clone();
         loop {
             // One more than fits, to know whether there is a next page.
@@ -380,8 +384,16 @@ impl Store {
             let last = names.len() < wanted;
             after = names.last().cloned().or(after);
             for name in names {
-                if let Some((header, _)) = catalog::resolve(&self.shared, &name)? {
-                    entries.push(catalog::describe(&self.shared, &header, None)?);
+                let described = catalog::resolve(&self.shared, &name)
+                    .and_then(|found| found.map(|(h, _)| catalog::describe(&self.shared, &h, None)).transpose());
+                match described {
+                    Ok(Some(info)) => entries.push(info),
+                    Ok(None) => {}
+                    // One that cannot be read must not hide the others.
+                    Err(error @ (Error::Damaged { .. } | Error::TooNew { .. } | Error::Io { .. })) => {
+                        damaged.push(DamagedEntry { name, message: error.to_string() });
+                    }
+                    Err(error) => return Err(error),
                 }
             }
             if last || entries.len() > limit {
@@ -390,7 +402,9 @@ impl Store {
         }
         let next = if entries.len() > limit { entries.get(limit - 1).map(|e| e.name.clone()) } else { None };
         entries.truncate(limit);
-        Ok(Page { entries, next })
+        // Those behind the end are told of by the next page.
+        damaged.retain(|d| next.as_ref().is_none_or(|next| d.name <= *next));
+        Ok(Page { entries, damaged, next })
     }
 
     /// Facts about one volume or snapshot. One that is open in this process is described as it is now, one that is open
@@ -481,6 +495,18 @@ impl Store {
             processes,
             trouble: shared.trouble.lock().clone(),
         })
+    }
+
+    /// Looks at everything in the store and says what is wrong, what is left over, and what is lost; with
+    /// [`CheckOptions::repair`] puts right what can be put right without inventing data. Runs on a store in use, where a
+    /// volume that is open is checked as of its last checkpoint. `progress` is told now and then how far it is; an error of it ends
+    /// the check. What is wrong with the store is in the report, and no error.
+    pub fn check(
+        &self,
+        options: &CheckOptions,
+        progress: &mut dyn FnMut(CheckProgress) -> Result<()>,
+    ) -> Result<CheckReport> {
+        check::check(&self.shared, options, progress)
     }
 
     /// Does background work that is due (checkpoints, folding, composing); returns whether there was any.

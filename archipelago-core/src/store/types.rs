@@ -95,8 +95,19 @@ pub struct ListOptions {
 pub struct Page {
     /// In byte order of names.
     pub entries: Vec<VolumeInfo>,
+    /// Names whose header cannot be read, in byte order; they do not count for the limit.
+    pub damaged: Vec<DamagedEntry>,
     /// Pass as `after` for the next page; `None` on the last.
     pub next: Option<String>,
+}
+
+/// A name whose header cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DamagedEntry {
+    /// The name.
+    pub name: String,
+    /// Why it cannot.
+    pub message: String,
 }
 
 /// Facts about a volume or snapshot.
