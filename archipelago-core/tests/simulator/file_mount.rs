@@ -54,8 +54,8 @@ impl FileMount {
         }
     }
 
-    fn change(&self) -> io::Result<()> {
-        match self.wire.change() {
+    fn change(&self, what: &str, object: &dyn Fn() -> String) -> io::Result<()> {
+        match self.wire.change(what, object) {
             Turn::Go => Ok(()),
             Turn::Fail => {
                 // The disk itself fails, so that a failed sync loses its pages.
@@ -76,6 +76,10 @@ impl FileMount {
         }
     }
 
+    fn path(&self, fd: Fd) -> String {
+        self.fds.lock().get(&fd.0).cloned().unwrap_or_default()
+    }
+
     fn alive(&self) -> io::Result<()> {
         if self.wire.is_dead() { Err(gone()) } else { Ok(()) }
     }
@@ -90,7 +94,7 @@ impl FileMount {
 impl Sys for FileMount {
     fn open(&self, path: &str, how: Open) -> io::Result<Fd> {
         match how {
-            Open::Create | Open::CreateNew => self.change()?,
+            Open::Create | Open::CreateNew => self.change("create", &|| path.to_string())?,
             _ => self.alive()?,
         }
         self.adopt(path, self.disk.open(path, how))
@@ -124,22 +128,22 @@ impl Sys for FileMount {
     }
 
     fn pwritev(&self, fd: Fd, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        self.change()?;
+        self.change("pwritev", &|| format!("{} at {offset}", self.path(fd)))?;
         self.disk.pwritev(fd, bufs, offset)
     }
 
     fn ftruncate(&self, fd: Fd, len: u64) -> io::Result<()> {
-        self.change()?;
+        self.change("ftruncate", &|| format!("{} to {len}", self.path(fd)))?;
         self.disk.ftruncate(fd, len)
     }
 
     fn punch(&self, fd: Fd, offset: u64, len: u64) -> io::Result<()> {
-        self.change()?;
+        self.change("punch", &|| format!("{} {offset}+{len}", self.path(fd)))?;
         self.disk.punch(fd, offset, len)
     }
 
     fn fdatasync(&self, fd: Fd) -> io::Result<()> {
-        self.change()?;
+        self.change("fdatasync", &|| self.path(fd))?;
         match self.disk.fdatasync(fd) {
             Err(_) if self.wire.planted() == Some(Planted::RetrySync) => self.disk.fdatasync(fd),
             other => other,
@@ -152,37 +156,37 @@ impl Sys for FileMount {
     }
 
     fn sync_dir(&self, path: &str) -> io::Result<()> {
-        self.change()?;
+        self.change("sync_dir", &|| path.to_string())?;
         self.disk.sync_dir(path)
     }
 
     fn syncfs(&self) -> io::Result<()> {
-        self.change()?;
+        self.change("syncfs", &|| String::new())?;
         self.disk.syncfs()
     }
 
     fn mkdir(&self, path: &str) -> io::Result<()> {
-        self.change()?;
+        self.change("mkdir", &|| path.to_string())?;
         self.disk.mkdir(path)
     }
 
     fn link(&self, from: &str, to: &str) -> io::Result<()> {
-        self.change()?;
+        self.change("link", &|| format!("{from} as {to}"))?;
         self.disk.link(from, to)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.change()?;
+        self.change("rename", &|| format!("{from} to {to}"))?;
         self.disk.rename(from, to)
     }
 
     fn unlink(&self, path: &str) -> io::Result<()> {
-        self.change()?;
+        self.change("unlink", &|| path.to_string())?;
         self.disk.unlink(path)
     }
 
     fn symlink(&self, target: &str, path: &str) -> io::Result<()> {
-        self.change()?;
+        self.change("symlink", &|| path.to_string())?;
         self.disk.symlink(target, path)
     }
 

@@ -11,6 +11,7 @@
 //! | `SIM_KEEP` | of the history only the operations of these numbers; `-` behind one: without what goes wrong in it |
 //! | `SIM_THREADS` | threads (default: one for each processor) |
 //! | `SIM_LEDGER` | a line is appended to this file |
+//! | `SIM_TRACE` | prints each operation and each call that changes something; nothing is shrunk |
 //! | `SIM_SHOW` | prints each history before it runs |
 #![allow(clippy::unwrap_used)]
 

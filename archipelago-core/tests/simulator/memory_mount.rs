@@ -54,8 +54,8 @@ impl MemoryMount {
         drop(locks);
     }
 
-    fn change(&self) -> Result<()> {
-        match self.wire.change() {
+    fn change(&self, what: &str, object: &dyn Fn() -> String) -> Result<()> {
+        match self.wire.change(what, object) {
             Turn::Go => Ok(()),
             Turn::Fail => {
                 self.disk.fail_at(self.disk.steps() + 1, libc::EIO);
@@ -94,7 +94,7 @@ impl MemoryMount {
 
 impl Blocker for MemoryMount {
     fn create(&self, object: Object, head: &[u8], len: u64) -> Result<()> {
-        self.change()?;
+        self.change("create", &|| object.to_string())?;
         self.disk.create(object, head, len)
     }
 
@@ -119,17 +119,17 @@ impl Blocker for MemoryMount {
     }
 
     fn write(&self, object: Object, bufs: &[IoSlice<'_>], offset: u64) -> Result<()> {
-        self.change()?;
+        self.change("write", &|| format!("{object} at {offset}"))?;
         self.disk.write(object, bufs, offset)
     }
 
     fn punch(&self, object: Object, offset: u64, len: u64) -> Result<()> {
-        self.change()?;
+        self.change("punch", &|| format!("{object} {offset}+{len}"))?;
         self.disk.punch(object, offset, len)
     }
 
     fn sync(&self, objects: &[Object]) -> Result<()> {
-        self.change()?;
+        self.change("sync", &|| format!("{objects:?}"))?;
         let held = |object: &Object| match self.wire.planted() {
             Some(Planted::DataAfterJournal) => matches!(object, Object::Data(..)),
             Some(Planted::NodesAfterHeader) => matches!(object, Object::Pack(..)),
@@ -150,7 +150,7 @@ impl Blocker for MemoryMount {
     }
 
     fn remove(&self, object: Object) -> Result<()> {
-        self.change()?;
+        self.change("remove", &|| object.to_string())?;
         self.disk.remove(object)
     }
 
@@ -160,12 +160,12 @@ impl Blocker for MemoryMount {
     }
 
     fn create_record(&self, key: RecordKey, bytes: &[u8]) -> Result<()> {
-        self.change()?;
+        self.change("create_record", &|| key.to_string())?;
         self.disk.create_record(key, bytes)
     }
 
     fn create_named(&self, batch: &[(VolumeId, String, Vec<u8>)]) -> Result<()> {
-        self.change()?;
+        self.change("create_named", &|| format!("{} headers", batch.len()))?;
         self.disk.create_named(batch)
     }
 
@@ -175,7 +175,7 @@ impl Blocker for MemoryMount {
     }
 
     fn commit_record(&self, key: RecordKey, expected: u64, bytes: &[u8]) -> Result<u64> {
-        self.change()?;
+        self.change("commit_record", &|| key.to_string())?;
         let version = self.disk.commit_record(key, expected, bytes)?;
         if self.wire.planted() == Some(Planted::NodesAfterHeader) {
             self.sync_late()?;
@@ -183,8 +183,13 @@ impl Blocker for MemoryMount {
         Ok(version)
     }
 
+    fn settle_record(&self, key: RecordKey, version: u64) -> Result<()> {
+        self.change("settle_record", &|| key.to_string())?;
+        self.disk.settle_record(key, version)
+    }
+
     fn trash_header(&self, volume: VolumeId) -> Result<()> {
-        self.change()?;
+        self.change("trash_header", &|| volume.to_string())?;
         self.disk.trash_header(volume)
     }
 
@@ -199,12 +204,12 @@ impl Blocker for MemoryMount {
     }
 
     fn bind_name(&self, name: &str, volume: VolumeId) -> Result<()> {
-        self.change()?;
+        self.change("bind_name", &|| name.to_string())?;
         self.disk.bind_name(name, volume)
     }
 
     fn unbind_name(&self, name: &str) -> Result<()> {
-        self.change()?;
+        self.change("unbind_name", &|| name.to_string())?;
         self.disk.unbind_name(name)
     }
 

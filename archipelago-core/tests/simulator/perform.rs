@@ -73,12 +73,18 @@ fn needs(op: &Op) -> Option<&str> {
 }
 
 impl World {
+    /// Whether another process has the volume that an operation needs.
+    pub fn is_elsewhere(&self, step: &Step) -> bool {
+        needs(&step.op).and_then(|name| self.holder(name)).is_some_and(|p| p != step.process)
+    }
+
     /// Does an operation; one that needs a volume which another process has must be refused.
     pub fn perform(&mut self, step: &Step) -> Done<Outcome> {
-        let elsewhere = needs(&step.op).and_then(|name| self.holder(name)).is_some_and(|p| p != step.process);
+        let elsewhere = self.is_elsewhere(step);
         match self.attempt(step) {
             Ok(()) if elsewhere => wrong("it was done although another process has the volume open".to_string()),
             Err(Trouble::Engine(Error::OpenElsewhere { .. })) if elsewhere => Ok(Outcome::Refused),
+            Err(Trouble::Engine(Error::Exists(name))) if self.is_stale(&name) => Ok(Outcome::Refused),
             Ok(()) => Ok(Outcome::Done),
             Err(trouble) => Err(trouble),
         }

@@ -7,6 +7,7 @@ use archipelago_core::blocker::Blocker;
 use archipelago_core::blocker::file::{FileBlocker, FileOptions};
 use archipelago_core::blocker::memory::MemoryBlocker;
 use archipelago_core::blocker::sim::{SimDisk, Syncs};
+use archipelago_core::blocker::sys::Sys;
 use archipelago_core::{Background, InitOptions, Result, Store, StoreOptions, Volume};
 
 use crate::file_mount::FileMount;
@@ -83,6 +84,14 @@ impl Disk {
 
     pub fn set_space(&self, total: u64, free: u64) {
         on_disk!(self, d => d.set_space(total, free))
+    }
+
+    /// What the system does by itself after a while.
+    pub fn write_back(&self) {
+        if let Disk::File(disk) = self {
+            // Planned failures were cleared, and this disk has no others.
+            let _ = disk.syncfs();
+        }
     }
 
     pub fn forget_history(&self) {

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::generate::History;
 use crate::history::Step;
 use crate::process::Backend;
+use crate::wire::TRACE;
 use crate::world::{Bugs, Counts, World};
 
 /// Runs of a history that shrinking may take: about ten seconds.
@@ -26,6 +27,9 @@ pub fn run(backend: Backend, seed: u64, steps: &[Step], bugs: Bugs) -> Result<Co
         let mut world = World::new(backend, seed, bugs).map_err(|e| format!("at the start: {e}"))?;
         for step in steps {
             at = Some(step.stamp);
+            if *TRACE {
+                println!("    {step}");
+            }
             world.apply(step).map_err(|e| e.to_string())?;
         }
         at = None;
@@ -42,6 +46,10 @@ pub fn run(backend: Backend, seed: u64, steps: &[Step], bugs: Bugs) -> Result<Co
 /// Leaves out operations, and then what goes wrong in those that are left, as long as the history still fails.
 pub fn shrink(backend: Backend, history: &History, failure: Failure, bugs: Bugs) -> (History, Failure) {
     let mut best = (history.clone(), failure);
+    // Who wants to see each call replays what was shrunk before.
+    if *TRACE {
+        return best;
+    }
     let mut runs = 0;
     let mut fails = |steps: &[Step]| {
         runs += 1;

@@ -1,7 +1,12 @@
 //! What stands between a simulated process and its disk, whichever seam that is: counts its calls, and kills it, or lets
 //! calls fail or lie, at the call that was chosen.
 
+use std::sync::LazyLock;
+
 use parking_lot::Mutex;
+
+/// Print every call that changes something?
+pub static TRACE: LazyLock<bool> = LazyLock::new(|| std::env::var_os("SIM_TRACE").is_some());
 
 /// Bugs that can be planted between the engine and the disk, to show that the simulator would find them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -100,9 +105,13 @@ impl Wire {
         self.0.lock().dead = true;
     }
 
-    /// Before a call that changes something.
-    pub fn change(&self) -> Turn {
+    /// Before a call that changes something; `object` says what, for those who replay a failure with `SIM_TRACE`.
+    pub fn change(&self, what: &str, object: &dyn Fn() -> String) -> Turn {
         let mut state = self.0.lock();
+        if *TRACE {
+            let dead = if state.dead { "dead " } else { "" };
+            println!("        {}: {dead}{what} {}", state.changes + 1, object());
+        }
         if state.dead {
             return Turn::Dead;
         }

@@ -1,15 +1,17 @@
 //! One simulated store: a disk, the processes on it, and beside them the reference. Runs a history and lets go wrong what it says.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use archipelago_core::Error;
 use archipelago_core::blocker::sim::{Random, Syncs};
 
+use crate::examine::shape;
 use crate::history::{Fault, Op, PROCESSES, Step, Then, mix};
 use crate::model::{After, Allowed, Effect, State, effect};
 use crate::perform::{Done, Outcome, Trouble, read_all};
 use crate::process::{Backend, Disk, Process};
-use crate::wire::{Lie, Planted};
+use crate::wire::{Lie, Planted, Wire};
 
 /// Room that counts as no limit.
 const PLENTY: (u64, u64) = (1 << 40, 1 << 39);
@@ -63,6 +65,9 @@ pub struct World {
     pub counts: Counts,
     procs: [Option<Process>; PROCESSES],
     bugs: Bugs,
+    /// Names that a rename was to give or to take when something struck it. An entry may be left that leads to a volume of another
+    /// name; while that is open, nobody can tell that its owner is not about to make the entry count, and it is refused.
+    stale: BTreeSet<String>,
     /// Processes started so far: each has ids of its own.
     started: u64,
 }
@@ -80,6 +85,7 @@ impl World {
             counts: Counts { histories: 1, ..Counts::default() },
             procs: Default::default(),
             bugs,
+            stale: BTreeSet::new(),
             started: 0,
         })
     }
@@ -97,6 +103,11 @@ impl World {
     /// The process that has a volume open for writing.
     pub fn holder(&self, name: &str) -> Option<usize> {
         self.procs.iter().position(|p| p.as_ref().is_some_and(|p| p.handles.contains_key(name)))
+    }
+
+    /// Whether a name may be refused although nothing has it.
+    pub fn is_stale(&self, name: &str) -> bool {
+        self.stale.contains(name)
     }
 
     fn held(&self, p: usize) -> BTreeSet<String> {
@@ -146,16 +157,17 @@ impl World {
     fn operation(&mut self, step: &Step) -> Done<()> {
         let p = step.process;
         let open = self.held(p);
-        let Some(effect) = effect(&self.state, step, self.seed, &open) else { return Ok(()) };
+        let Some(mut effect) = effect(&self.state, step, self.seed, &open) else { return Ok(()) };
+        if self.is_elsewhere(step) {
+            effect = Effect { during: Allowed::just(&self.state), after: self.state.clone() };
+        }
         self.process(p)?;
         self.disk.forget_history();
         let before = self.disk.steps();
-        self.arm(step)?;
+        let wire = self.arm(step)?;
         let result = self.perform(step);
-        let hit = self.procs[p].as_ref().is_some_and(|process| process.wire.hit());
-        if let Some(process) = &self.procs[p] {
-            process.wire.disarm();
-        }
+        let hit = wire.hit();
+        wire.disarm();
         self.disk.clear_failures();
         let result = match result {
             Err(Trouble::Wrong(text)) if !hit || !matches!(step.fault, Some(Fault::Kill { .. })) => {
@@ -163,6 +175,9 @@ impl World {
             }
             other => other,
         };
+        if let (Op::Rename { old, new }, Some(_)) = (&step.op, step.fault) {
+            self.stale.extend([old.clone(), new.clone()]);
+        }
         if hit {
             return self.struck(step, effect, result, open);
         }
@@ -197,7 +212,7 @@ impl World {
         Ok(())
     }
 
-    fn arm(&mut self, step: &Step) -> Done<()> {
+    fn arm(&mut self, step: &Step) -> Done<Arc<Wire>> {
         let wire = self.process(step.process)?.wire.clone();
         match step.fault {
             None | Some(Fault::Cut { .. }) => {}
@@ -209,12 +224,14 @@ impl World {
                 wire.lie_at(call, lie, matches!(step.op, Op::Reader { .. }));
             }
         }
-        Ok(())
+        Ok(wire)
     }
 
     /// The operation met what was planned for it.
     fn struck(&mut self, step: &Step, effect: Effect, result: Done<Outcome>, open: BTreeSet<String>) -> Done<()> {
         let p = step.process;
+        let full = self.full;
+        let expected = |error: &Error| error.errno() == libc::EIO || full && matches!(error, Error::NoSpace(_));
         // What has most of the possible contents first.
         let any = |state: &State| {
             let mut allowed = effect.during.clone();
@@ -242,10 +259,12 @@ impl World {
                         Ok(())
                     }
                     Ok(_) => self.settle_doubts(p, &Allowed::just(&self.state.clone()), &targets, true),
-                    Err(Trouble::Engine(error)) if error.errno() == libc::EIO => match then {
+                    Err(Trouble::Engine(error)) if expected(&error) => match then {
                         Then::Kill if !changes_names(&step.op) => self.die_with(p, &allowed, true, targets),
                         Then::Close if !changes_names(&step.op) => {
                             self.give_up(p);
+                            // Objects whose sync failed are refused for as long as the process lives.
+                            self.exit(p);
                             self.settle_doubts(p, &allowed, &targets, true)
                         }
                         // Whether it happened stays open until the power is cut.
@@ -273,8 +292,8 @@ impl World {
                         self.state = effect.after;
                         Ok(())
                     }
-                    Err(Trouble::Engine(error)) if error.errno() == libc::EIO => {
-                        if lie && !matches!(error, Error::Damaged { .. } | Error::Poisoned(_)) {
+                    Err(Trouble::Engine(error)) if expected(&error) => {
+                        if lie && matches!(error, Error::Io { .. }) {
                             return Err(Trouble::Wrong(format!("a corrupt read was reported as: {error}")));
                         }
                         let looks =
@@ -369,6 +388,12 @@ impl World {
             other => other,
         };
         self.state = found.map_err(|e| Trouble::Wrong(format!("opened again: {e}")))?;
+        let first = shape(&allowed.states[0]);
+        if !allowed.optional.is_empty() || allowed.states.iter().any(|s| shape(s) != first) {
+            // Whether it happened is seen, but not durable, since the operation did not return. In the end the system
+            // writes everything back.
+            self.disk.write_back();
+        }
         if lost {
             for name in look {
                 self.state.get_mut(name).into_iter().for_each(|map| map.lose());
