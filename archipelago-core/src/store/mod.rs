@@ -299,7 +299,8 @@ impl Store {
                     answer => return answer,
                 }
             }
-            if Instant::now() >= deadline {
+            // Without a directory there is nobody who could be asked, and so nothing to wait for.
+            if self.shared.root.is_none() || Instant::now() >= deadline {
                 return Err(refused);
             }
             std::thread::sleep(Duration::from_millis(20));

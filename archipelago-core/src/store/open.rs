@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::blocker::{LockMode, LockOutcome, Object};
+use crate::blocker::{LockMode, LockOutcome, Object, RecordKey};
 use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind, LogPos};
 use crate::limits::MAX_EXTENTS;
@@ -55,6 +55,8 @@ pub fn for_writing(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
     if header.name != name || header.removed {
         return Err(Error::NotFound(name.to_string()));
     }
+    // What it says of the journal is what later flushes rely on, and which logged sectors may be overwritten.
+    shared.blocker.settle_record(RecordKey::Header(header.id), version)?;
     let Replayed { view, epoch, tail } = replay::load(&*shared.blocker, &shared.cache, &header)?;
     recover(shared, &header, &tail)?;
     let folded = header.log.map_or(LogPos::default(), |start| start.pos);

@@ -172,6 +172,10 @@ impl Blocker for FileBlocker {
         self.replace_record(key, expected, bytes)
     }
 
+    fn settle_record(&self, key: RecordKey, version: u64) -> Result<()> {
+        self.make_durable(key, version)
+    }
+
     fn trash_header(&self, volume: VolumeId) -> Result<()> {
         self.move_to_trash(volume)
     }
