@@ -22,4 +22,6 @@ pub use store::{
     Background, CloneOptions, CreateOptions, DiffExtent, InitOptions, ListOptions, Location, MapExtent, MapSource,
     Page, Store, StoreOptions, StoreStatus, Usage, VolumeInfo,
 };
-pub use volume::{Completion, CompletionQueue, DataExtent, Mode, Operation, Volume, WriteFlags};
+pub use volume::{
+    CompactOptions, CompactReport, Completion, CompletionQueue, DataExtent, Mode, Operation, Volume, WriteFlags,
+};

@@ -30,6 +30,7 @@ const READER_ADVICE: &str = "take a snapshot of it and read that";
 
 /// Opens a volume for writing. In this process that is shared: a second call gives the same volume.
 pub fn for_writing(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
+    let _operation = shared.operations.begin();
     let _opening = shared.opening.lock();
     let (header, _) = catalog::find(shared, name)?;
     if header.kind != Kind::Volume {
@@ -96,6 +97,7 @@ pub fn for_writing(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
         handles: AtomicUsize::new(0),
         leaving: AtomicBool::new(false),
         lock: Mutex::new(Some(lock)),
+        pin: None,
     });
     if shrunk {
         inner.clip_last_block()?;
@@ -134,6 +136,8 @@ fn recover(shared: &Shared, header: &Header, tail: &Tail) -> Result<()> {
 
 /// Opens a map for reading: a snapshot without any lock, a volume only while nobody writes it.
 pub fn for_reading(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
+    // Until the header is pinned.
+    let _operation = shared.operations.begin();
     let (mut header, mut version) = catalog::find(shared, name)?;
     let mut lock = None;
     if header.kind == Kind::Volume {
@@ -159,6 +163,7 @@ pub fn for_reading(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
             _ => return Err(Error::NotFound(name.to_string())),
         }
     }
+    let pin = shared.pins.pin(&header);
     let Replayed { view, epoch, .. } = replay::load(&*shared.blocker, &shared.cache, &header)?;
     let shrunk = header.shrunk;
     let inner = Arc::new(Inner {
@@ -179,6 +184,7 @@ pub fn for_reading(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
         handles: AtomicUsize::new(0),
         leaving: AtomicBool::new(false),
         lock: Mutex::new(lock),
+        pin: Some(pin),
     });
     if shrunk {
         inner.clip_last_block()?;
