@@ -18,8 +18,9 @@ pub mod volume;
 pub use blocker::VolumeId;
 pub use error::{Error, Owner, Result};
 pub use format::header::Kind;
+pub use format::stream::ResumeToken;
 pub use store::{
     Background, CloneOptions, CreateOptions, DiffExtent, InitOptions, ListOptions, Location, MapExtent, MapSource,
-    Page, Store, StoreOptions, StoreStatus, Usage, VolumeInfo,
+    Page, ReceiveStatus, SendOptions, SendPlan, Store, StoreOptions, StoreStatus, Usage, VolumeInfo,
 };
 pub use volume::{Completion, CompletionQueue, DataExtent, Mode, Operation, Volume, WriteFlags};

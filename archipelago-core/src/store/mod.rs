@@ -6,6 +6,8 @@ pub mod control;
 pub(crate) mod open;
 mod os;
 pub mod process;
+mod receive;
+mod send;
 pub(crate) mod shared;
 mod types;
 mod usage;
@@ -22,12 +24,16 @@ use crate::blocker::file::{FileBlocker, FileOptions};
 use crate::blocker::{Blocker, LockGuard, RecordKey, VolumeId};
 use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind, Root};
+use crate::format::relations::{Group, Received};
+use crate::format::stream::uuid_text;
 use crate::format::superblock::Superblock;
 use crate::limits;
 use crate::volume::inner::Inner;
 use crate::volume::queue::WorkerPool;
 use crate::volume::{Mode, Volume};
 
+pub use receive::ReceiveStatus;
+pub use send::{SendOptions, SendPlan};
 pub use types::{
     Background, CloneOptions, CreateOptions, DiffExtent, InitOptions, ListOptions, Location, MapExtent, MapSource,
     Page, ProcessInfo, StoreOptions, StoreStatus, Usage, VolumeInfo,
@@ -176,6 +182,8 @@ impl Store {
             root: Root::Empty,
             ranges: Vec::new(),
             log: None,
+            received: Received::No,
+            group: Group::No,
         };
         catalog::ensure_free(&self.shared, name)?;
         catalog::publish(&self.shared, &header)?;
@@ -228,6 +236,8 @@ impl Store {
                 created: self.shared.now(),
                 parent: source.id,
                 log: None,
+                received: Received::No,
+                group: Group::No,
                 ..source.clone()
             });
         }
@@ -256,6 +266,7 @@ impl Store {
         if header.kind != Kind::Volume {
             return Err(Error::IsSnapshot(name.to_string()));
         }
+        catalog::check_whole(&header)?;
         let deadline = Instant::now() + PATIENCE;
         loop {
             let refused = match open::for_writing(&self.shared, name) {
@@ -443,10 +454,9 @@ impl Store {
                 processes.push(ProcessInfo { owner, volumes });
             }
         }
-        let hex: String = shared.superblock.uuid.iter().map(|b| format!("{b:02x}")).collect();
         Ok(StoreStatus {
             location: shared.root.as_ref().map_or_else(|| "memory".to_string(), |p| format!("file:{}", p.display())),
-            uuid: format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]),
+            uuid: uuid_text(&shared.superblock.uuid),
             block_size: 1 << shared.superblock.block_shift,
             volumes,
             snapshots,

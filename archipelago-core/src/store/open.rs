@@ -30,13 +30,25 @@ const READER_ADVICE: &str = "take a snapshot of it and read that";
 
 /// Opens a volume for writing. In this process that is shared: a second call gives the same volume.
 pub fn for_writing(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
+    writer(shared, name, false)
+}
+
+/// Opens a volume that is being received, for the one that receives it.
+pub fn for_receiving(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
+    writer(shared, name, true)
+}
+
+fn writer(shared: &Arc<Shared>, name: &str, receives: bool) -> Result<Handle> {
     let _opening = shared.opening.lock();
     let (header, _) = catalog::find(shared, name)?;
     if header.kind != Kind::Volume {
         return Err(Error::ReadOnly(name.to_string()));
     }
+    if !receives {
+        catalog::check_whole(&header)?;
+    }
     if let Some(inner) = shared.opened(header.id) {
-        return Ok(Handle::new(inner));
+        return if receives { Err(Error::Busy(name.to_string())) } else { Ok(Handle::new(inner)) };
     }
     let lock = loop {
         // Looked at before the lock: afterwards it may just have been given up.
@@ -135,6 +147,7 @@ fn recover(shared: &Shared, header: &Header, tail: &Tail) -> Result<()> {
 /// Opens a map for reading: a snapshot without any lock, a volume only while nobody writes it.
 pub fn for_reading(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
     let (mut header, mut version) = catalog::find(shared, name)?;
+    catalog::check_whole(&header)?;
     let mut lock = None;
     if header.kind == Kind::Volume {
         let _opening = shared.opening.lock();
