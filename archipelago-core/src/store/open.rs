@@ -19,6 +19,7 @@ use crate::store::shared::Shared;
 use crate::volume::handle::Handle;
 use crate::volume::inner::{CommitState, HeaderState, Inner, Writer};
 use crate::volume::overlay::Overlay;
+use crate::volume::stalls::Stalls;
 
 /// What a second writer is told.
 const WRITER_ADVICE: &str =
@@ -91,6 +92,7 @@ fn writer(shared: &Arc<Shared>, name: &str, receives: bool) -> Result<Handle> {
         tree: RwLock::new(view.tree),
         overlay: Overlay::new(view.overlay),
         gate: RwLock::new(()),
+        stalls: Stalls::default(),
         writer: Some(Writer {
             journal,
             pack: Mutex::new(None),
@@ -186,6 +188,7 @@ pub fn for_reading(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
         tree: RwLock::new(view.tree),
         overlay: Overlay::new(view.overlay),
         gate: RwLock::new(()),
+        stalls: Stalls::default(),
         writer: None,
         poisoned: AtomicBool::new(false),
         closed: AtomicBool::new(false),
