@@ -11,6 +11,8 @@ mod os;
 pub mod peers;
 pub(crate) mod pins;
 pub mod process;
+mod receive;
+mod send;
 pub(crate) mod shared;
 mod types;
 mod usage;
@@ -28,6 +30,8 @@ use crate::blocker::file::{FileBlocker, FileOptions};
 use crate::blocker::{Blocker, LockGuard, RecordKey, VolumeId};
 use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind, Root};
+use crate::format::relations::{Group, Received};
+use crate::format::stream::uuid_text;
 use crate::format::superblock::Superblock;
 use crate::limits;
 use crate::volume::inner::Inner;
@@ -37,6 +41,8 @@ use crate::volume::{Mode, Volume};
 pub use check::{
     Affected, ByteRange, CheckOptions, CheckProgress, CheckReport, Finding, FindingKind, Repair, Severity,
 };
+pub use receive::ReceiveStatus;
+pub use send::{SendOptions, SendPlan};
 pub use types::{
     Background, CloneOptions, CreateOptions, DamagedEntry, DiffExtent, InitOptions, ListOptions, Location, MapExtent,
     MapSource, Page, ProcessInfo, StoreOptions, StoreStatus, Usage, VolumeInfo,
@@ -200,6 +206,8 @@ impl Store {
             root: Root::Empty,
             ranges: Vec::new(),
             log: None,
+            received: Received::No,
+            group: Group::No,
         };
         let _operation = self.shared.operations.begin();
         catalog::ensure_free(&self.shared, name)?;
@@ -254,6 +262,8 @@ impl Store {
                 created: self.shared.now(),
                 parent: source.id,
                 log: None,
+                received: Received::No,
+                group: Group::No,
                 ..source.clone()
             });
         }
@@ -282,6 +292,7 @@ impl Store {
         if header.kind != Kind::Volume {
             return Err(Error::IsSnapshot(name.to_string()));
         }
+        catalog::check_whole(&header)?;
         let deadline = Instant::now() + PATIENCE;
         loop {
             let refused = match open::for_writing(&self.shared, name) {
@@ -484,10 +495,9 @@ impl Store {
                 processes.push(ProcessInfo { owner, volumes });
             }
         }
-        let hex: String = shared.superblock.uuid.iter().map(|b| format!("{b:02x}")).collect();
         Ok(StoreStatus {
             location: shared.root.as_ref().map_or_else(|| "memory".to_string(), |p| format!("file:{}", p.display())),
-            uuid: format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]),
+            uuid: uuid_text(&shared.superblock.uuid),
             block_size: 1 << shared.superblock.block_shift,
             volumes,
             snapshots,

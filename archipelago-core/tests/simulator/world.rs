@@ -296,8 +296,10 @@ impl World {
                         if lie && matches!(error, Error::Io { .. }) {
                             return Err(Trouble::Wrong(format!("a corrupt read was reported as: {error}")));
                         }
-                        let looks =
-                            matches!(step.op, Op::Read { .. } | Op::Reader { .. } | Op::ReadKept | Op::List | Op::Audit { .. });
+                        let looks = matches!(
+                            step.op,
+                            Op::Read { .. } | Op::Reader { .. } | Op::ReadKept | Op::List | Op::Audit { .. }
+                        );
                         if looks {
                             return Ok(());
                         }
