@@ -8,6 +8,9 @@
 pub mod blocker;
 pub mod error;
 pub mod format;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod limits;
 pub mod mapper;
 pub mod name;
