@@ -26,17 +26,18 @@ fn open(path: &Path) -> Store {
     Store::open(&Location::File(path.to_path_buf()), options).unwrap()
 }
 
-/// Bytes that say where they belong, so that none can stand for another.
+/// Bytes that say where they belong, so that none can stand for another; each eight of them eight times, which packs well.
 fn pattern(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    (0..len)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 32) as u8
-        })
-        .collect()
+    let mut bytes = Vec::with_capacity(len + 64);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend(state.to_le_bytes().repeat(8));
+    }
+    bytes.truncate(len);
+    bytes
 }
 
 /// Stands for every byte of a volume: all its sectors that are not zero, with their places.

@@ -86,6 +86,7 @@ fn entries_against_the_rules_are_refused() {
         ("writes-other", 0x03, &owned("writes-other", 1, 5), 1, "other", "not its own"),
         ("escapes", 0x02, &escape, 1, "other", "leads out of its directory"),
         ("escapes-too", 0x03, &owned("../../x", 1, 0), 1, "other", "leads out of its directory"),
+        ("dots-volume", 0x03, &owned("..", 1, 0), 1, "other", "whose volume has no name"),
         ("plain-name", 0x02, "passwd", 1, "other", "no release of Archipelago would"),
         ("half-removed", 0x0b, &owned("half-removed", 1, 0), 1, "other", "removal of this volume had begun"),
         ("swapped-name", 0x03, &swapped, 1, "other", "July 2014"),
@@ -129,6 +130,14 @@ fn links_and_pipes_in_the_old_store_are_not_followed() {
     refuses(&site, "linked-block", 1, "other", "is a symbolic link");
     fs::remove_file(dir).unwrap();
     fs::rename(&aside, dir).unwrap();
+    // A directory is not passed over when maps are listed.
+    let two = site.old.maps.join("ab");
+    if !two.exists() {
+        symlink(&aside, &two).unwrap();
+        let (_, error) = site.import_fails(1, "other", &["--all"]);
+        assert!(error.contains("is a symbolic link"), "{error}");
+        fs::remove_file(&two).unwrap();
+    }
     // A header, and map data.
     for name in ["linked-block_0000000000000000", "linked-block"] {
         let path = site.old.map_path(name);

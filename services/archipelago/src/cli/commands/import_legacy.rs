@@ -199,7 +199,8 @@ impl Request<'_> {
                 args.pattern.is_empty()
                     || args.pattern.iter().any(|p| names::matches(p, object) || names::matches(p, volume_name(object)))
             };
-            let listing = list(&self.old, &wanted, &mut || self.watch()).map_err(|e| self.failure(e))?;
+            let listing =
+                list(&self.old, &wanted, args.assume_v0, &mut || self.watch()).map_err(|e| self.failure(e))?;
             for stray in &listing.strays {
                 context.note(&format!("{stray}: not where the original looks for it; ignored"));
             }
@@ -378,7 +379,8 @@ impl Run<'_, '_> {
                     if let Some(snapshot) = snapshot
                         && needed.contains_key(&step.map)
                     {
-                        bases.insert(step.map, Base { map: wanted.map.map.clone(), snapshot });
+                        let (map, name) = (wanted.map.map.clone(), wanted.name.clone());
+                        bases.insert(step.map, Base { map, name, snapshot });
                     }
                 }
                 Err(failure) => result = Err(failure),
@@ -455,13 +457,14 @@ impl Run<'_, '_> {
             Ok(Some(built)) => {
                 self.counts[0] += 1;
                 document.state = "imported";
-                document.base = base.filter(|_| built.shared > 0).map(|base| volume_name(&base.map.object).to_string());
+                document.base = base.filter(|_| built.shared > 0).map(|base| base.name.clone());
                 self.report_built(document, &built)?;
                 let snapshot = if header.read_only { wanted.name.clone() } else { sharing_name(&wanted.name) };
                 // A clone of what has zeros for a damaged block would have them too, and not say so.
                 let usable = built.damage_count == 0 && (header.read_only || leave_snapshot);
                 if !usable && leave_snapshot {
-                    self.give_up(&Base { map: wanted.map.map.clone(), snapshot: snapshot.clone() });
+                    let (map, name) = (wanted.map.map.clone(), wanted.name.clone());
+                    self.give_up(&Base { map, name, snapshot: snapshot.clone() });
                 }
                 Ok(usable.then_some(snapshot))
             }

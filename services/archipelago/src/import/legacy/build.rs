@@ -30,6 +30,8 @@ pub type Watch<'a> = dyn FnMut(u64) -> Result<(), LegacyError> + 'a;
 pub struct Base {
     /// The old map.
     pub map: OldMap,
+    /// What it is called in the new store.
+    pub name: String,
     /// A snapshot in the new store that holds it.
     pub snapshot: String,
 }

@@ -156,6 +156,11 @@ impl Writers {
             return Ok(());
         }
         if self.last.as_ref().is_none_or(|(name, _)| name != owned.volume) {
+            // The front part of a name that is safe may itself lead elsewhere: `.._<number>_<number>`.
+            if let Err(reason) = names::check(owned.volume) {
+                let reason = format!("entry {index} names block {block}, whose volume has no name: {reason}");
+                return Err(LegacyError::refused(&map.object, reason));
+            }
             let other = match OldMap::open(store, owned.volume, Assume::default()) {
                 Ok(other) => other,
                 Err(LegacyError::NotFound(_)) => None,

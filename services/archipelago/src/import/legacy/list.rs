@@ -3,7 +3,7 @@
 use super::OldStore;
 use super::error::LegacyError;
 use super::names::{self, Kind};
-use super::tree::Tree;
+use super::tree::{Named, Tree};
 
 /// Most maps of one store: their names are sorted in memory.
 pub const MAX_MAPS: usize = 4_000_000;
@@ -22,18 +22,31 @@ pub struct Listing {
 /// Strays that are named; the others are only counted.
 const NAMED_STRAYS: usize = 20;
 
-/// Lists the maps whose name `wanted` accepts.
+/// Longest list of digests that is looked for among blocks, where each object of its length has to be read: that of a file
+/// of 32 GiB. Longer ones are found by name.
+const MAX_LIST: u64 = 256 << 10;
+
+/// Lists the maps whose name `wanted` accepts; with `lists` also lists of digests that lie among blocks.
 pub fn list(
     store: &OldStore,
     wanted: &dyn Fn(&str) -> bool,
+    lists: bool,
     watch: &mut dyn FnMut() -> Result<(), LegacyError>,
 ) -> Result<Listing, LegacyError> {
     let mut listing = Listing::default();
     let tree = &store.maps;
     let subdirectories = |dirs: &[String]| -> Result<Vec<String>, LegacyError> {
-        let names = tree.names_in(dirs)?;
-        // Whatever else lies there (lost+found, locks) is not part of the store.
-        Ok(names.into_iter().filter(|(_, dir)| *dir).filter_map(|(name, _)| two_digits(name)).collect())
+        let mut found = Vec::new();
+        for (name, what) in tree.names_in(dirs)? {
+            // Whatever else lies there (lost+found, locks) is not part of the store.
+            let Some(name) = two_digits(name) else { continue };
+            match what {
+                Named::Directory => found.push(name),
+                Named::Link => return Err(tree.is_link(&[dirs, &[name]].concat())),
+                Named::Other => {}
+            }
+        }
+        Ok(found)
     };
     for first in subdirectories(&[])? {
         for second in subdirectories(std::slice::from_ref(&first))? {
@@ -41,7 +54,7 @@ pub fn list(
             for third in subdirectories(&[first.clone(), second.clone()])? {
                 let dirs = [first.clone(), second.clone(), third];
                 for (name, _) in tree.names_in(&dirs)? {
-                    add(&mut listing, store, &dirs, name, wanted)?;
+                    add(&mut listing, store, &dirs, name, wanted, lists)?;
                 }
             }
         }
@@ -63,6 +76,7 @@ fn add(
     dirs: &[String; 3],
     name: Vec<u8>,
     wanted: &dyn Fn(&str) -> bool,
+    lists: bool,
 ) -> Result<(), LegacyError> {
     let name = match String::from_utf8(name) {
         Ok(name) if names::check(&name).is_ok() && Tree::belongs(&name, dirs) => name,
@@ -78,7 +92,7 @@ fn add(
     let map = match names::classify(&name) {
         Kind::Map => true,
         // In a directory of maps it is one; among blocks only its content tells, which `is_map` looks at.
-        Kind::Digest => !store.together || is_map(store, &name)?,
+        Kind::Digest => !store.together || is_map(store, &name, lists)?,
         Kind::OldBlock | Kind::Block | Kind::MapData | Kind::Side => false,
     };
     if map && wanted(&name) {
@@ -92,7 +106,7 @@ fn add(
 }
 
 /// Whether an object among blocks, named by a digest, is a map: by its signature, or because the digest is that of the list it holds.
-fn is_map(store: &OldStore, name: &str) -> Result<bool, LegacyError> {
+fn is_map(store: &OldStore, name: &str, lists: bool) -> Result<bool, LegacyError> {
     let Some(object) = store.maps.find(name)? else { return Ok(false) };
     let mut start = [0; super::header::HEADER_LEN];
     let len = object.read(&mut start, 0)?;
@@ -100,5 +114,6 @@ fn is_map(store: &OldStore, name: &str) -> Result<bool, LegacyError> {
         return Ok(true);
     }
     // A block of a list's length is as likely to be a block, so the list has to prove itself.
-    Ok(object.len.is_multiple_of(32) && super::map::root_of_list(&object)? == names::digest(name))
+    let may_be = lists && object.len <= MAX_LIST && object.len.is_multiple_of(32);
+    Ok(may_be && super::map::root_of_list(&object)? == names::digest(name))
 }

@@ -31,6 +31,17 @@ pub struct Object {
     pub len: u64,
 }
 
+/// What a name in a directory is, as far as the file system says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Named {
+    /// A directory, or something that opening it will tell.
+    Directory,
+    /// A symbolic link.
+    Link,
+    /// A file or something else.
+    Other,
+}
+
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 // A pipe with an object's name must not make the reader wait.
 const FILE: OFlag =
@@ -55,9 +66,12 @@ impl Tree {
         Ok((facts.dev(), facts.ino()))
     }
 
-    /// The object of a name that [`super::names::check`] accepts. One named by a digest is looked for where old Pithos kept it first.
+    /// The object of a name. One named by a digest is looked for where old Pithos kept it first.
     pub fn find(&self, name: &str) -> Result<Option<Object>, LegacyError> {
-        debug_assert!(super::names::check(name).is_ok(), "{name:?} was never checked");
+        // Here, where it becomes part of a path, whoever checked it before.
+        if let Err(reason) = super::names::check(name) {
+            return Err(LegacyError::refused(&format!("{name:?}"), reason));
+        }
         for dirs in raw_dirs(name).into_iter().chain([hashed_dirs(name)]) {
             if let Some(object) = self.open_in(&dirs, name)? {
                 return Ok(Some(object));
@@ -86,6 +100,12 @@ impl Tree {
         Ok(Some(Object { file, path, len: facts.len() }))
     }
 
+    /// The refusal of a link in the place of a directory, whose objects would be left out without a word.
+    pub fn is_link(&self, dirs: &[String]) -> LegacyError {
+        let path = dirs.iter().fold(self.path.clone(), |path, dir| path.join(dir));
+        failed("read", &path, Errno::ELOOP)
+    }
+
     /// A directory below the root, and its path.
     fn directory(&self, dirs: &[String]) -> Result<Option<(OwnedFd, PathBuf)>, LegacyError> {
         let mut path = self.path.clone();
@@ -101,8 +121,8 @@ impl Tree {
         Ok(Some((fd, path)))
     }
 
-    /// Calls `each` with the names in a directory below the root, in byte order, and whether it may be a directory.
-    pub fn names_in(&self, dirs: &[String]) -> Result<Vec<(Vec<u8>, bool)>, LegacyError> {
+    /// The names in a directory below the root, in byte order, and what each may be.
+    pub fn names_in(&self, dirs: &[String]) -> Result<Vec<(Vec<u8>, Named)>, LegacyError> {
         let Some((fd, path)) = self.directory(dirs)? else { return Ok(Vec::new()) };
         let mut dir = Dir::from_fd(fd).map_err(|e| LegacyError::io("read", &path, e))?;
         let mut names = Vec::new();
@@ -116,7 +136,12 @@ impl Tree {
                 let text = format!("has more than {MAX_DIRECTORY} entries; no store of the original looks like this");
                 return Err(LegacyError::refused(&path.display().to_string(), text));
             }
-            names.push((name.to_vec(), matches!(entry.file_type(), Some(Type::Directory) | None)));
+            let what = match entry.file_type() {
+                Some(Type::Directory) | None => Named::Directory,
+                Some(Type::Symlink) => Named::Link,
+                Some(_) => Named::Other,
+            };
+            names.push((name.to_vec(), what));
         }
         names.sort_unstable();
         Ok(names)
