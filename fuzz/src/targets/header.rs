@@ -1,6 +1,6 @@
 //! Headers of maps, with the inline root that opening a map decodes.
 
-use archipelago_core::format::header::{Header, Kind, LogPos, LogStart, Root, SealedRange};
+use archipelago_core::format::header::{Group, Header, Kind, LogPos, LogStart, Received, Root, SealedRange};
 use archipelago_core::format::node::{Entry, Node, Pointer};
 use archipelago_core::limits::{MAX_INLINE_ROOT, MAX_RANGES, MAX_RECORD, MAX_VOLUME_SIZE};
 use archipelago_core::{VolumeId, fuzzing};
@@ -46,6 +46,8 @@ pub(super) fn plain() -> Header {
         root: Root::Empty,
         ranges: Vec::new(),
         log: None,
+        received: Received::No,
+        group: Group::No,
     }
 }
 
@@ -66,7 +68,8 @@ fn seeds() -> Vec<Vec<u8>> {
         Header { kind: Kind::Snapshot, removed: true, name: String::new(), ..plain() },
         Header { root: Root::Node { level: 2, pointer }, log: Some(start(0, 4)), shrunk: true, ..plain() },
         Header { kind: Kind::Object, root: Root::Inline(leaf), ranges: vec![range; 8], ..plain() },
-        Header { kind: Kind::Group, name: "n\u{e4}me".repeat(50), ..plain() },
+        Header { kind: Kind::Snapshot, name: "n\u{e4}me".repeat(50), group: Group::Member(VolumeId(9)), ..plain() },
+        Header { kind: Kind::Group, group: Group::Of(vec![VolumeId(3), VolumeId(4)]), ..plain() },
     ]
     .map(|header| header.encode())
     .to_vec()
