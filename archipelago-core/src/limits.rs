@@ -34,6 +34,10 @@ pub const MAX_NODE: usize = 16 << 10;
 pub const MAX_INLINE_EXTENTS: usize = 64;
 /// Extents of one block past which the block is composed in the background.
 pub const MAX_EXTENTS: usize = 64;
+/// Bytes that composing copies by one call: large enough for the disk, small enough to be kept.
+pub const COMPOSE_PIECE: usize = 1 << 20;
+/// Bytes that compaction copies between two checkpoints: what a crash makes it do again.
+pub const COMPACT_BATCH: u64 = 256 << 20;
 /// A node pack is closed past this size, so that evacuating one is a short job.
 pub const PACK_SIZE: u64 = 64 << 20;
 /// Largest encoded leaf that is kept inside the header instead of a node pack, in bytes.

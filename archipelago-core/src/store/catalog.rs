@@ -12,8 +12,8 @@ use crate::format::relations::Received;
 use crate::format::superblock::READ_COMPAT_KNOWN;
 use crate::limits::{MAX_VOLUME_SIZE, MIN_VOLUME_SIZE, SECTOR};
 use crate::mapper::tree::Tree;
+use crate::store::VolumeInfo;
 use crate::store::shared::Shared;
-use crate::store::{VolumeInfo, process};
 
 /// Checks a size in bytes.
 pub fn check_size(size: u64) -> Result<()> {
@@ -191,7 +191,7 @@ pub fn holder(shared: &Shared, id: VolumeId) -> Result<Option<Owner>> {
 /// Who left this record at a lock: the record says which process, and the process has said more about itself in the store.
 fn owner(shared: &Shared, record: &[u8]) -> Option<Owner> {
     let short = ShortOwner::decode(record)?;
-    let registered = shared.root.as_ref().and_then(|root| process::registered(root, &short.process));
+    let registered = shared.peers.get().and_then(|peers| peers.describe(&short.process));
     // Gone or not readable for this user; in simulation no process registers.
     let unknown = || ("unknown".to_string(), "unknown".to_string());
     let (host, command) = registered.map_or_else(unknown, |owner| (owner.host, owner.command));

@@ -40,6 +40,7 @@ pub fn for_receiving(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
 }
 
 fn writer(shared: &Arc<Shared>, name: &str, receives: bool) -> Result<Handle> {
+    let _operation = shared.operations.begin();
     let _opening = shared.opening.lock();
     let (header, _) = catalog::find(shared, name)?;
     if header.kind != Kind::Volume {
@@ -110,6 +111,7 @@ fn writer(shared: &Arc<Shared>, name: &str, receives: bool) -> Result<Handle> {
         handles: AtomicUsize::new(0),
         leaving: AtomicBool::new(false),
         lock: Mutex::new(Some(lock)),
+        pin: None,
     });
     if shrunk {
         inner.clip_last_block()?;
@@ -148,6 +150,8 @@ fn recover(shared: &Shared, header: &Header, tail: &Tail) -> Result<()> {
 
 /// Opens a map for reading: a snapshot without any lock, a volume only while nobody writes it.
 pub fn for_reading(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
+    // Until the header is pinned.
+    let _operation = shared.operations.begin();
     let (mut header, mut version) = catalog::find(shared, name)?;
     catalog::check_whole(&header)?;
     let mut lock = None;
@@ -174,6 +178,7 @@ pub fn for_reading(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
             _ => return Err(Error::NotFound(name.to_string())),
         }
     }
+    let pin = shared.pins.pin(&header);
     let Replayed { view, epoch, .. } = replay::load(&*shared.blocker, &shared.cache, &header)?;
     let shrunk = header.shrunk;
     let inner = Arc::new(Inner {
@@ -195,6 +200,7 @@ pub fn for_reading(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
         handles: AtomicUsize::new(0),
         leaving: AtomicBool::new(false),
         lock: Mutex::new(lock),
+        pin: Some(pin),
     });
     if shrunk {
         inner.clip_last_block()?;

@@ -1,26 +1,22 @@
 //! Flush, checkpoint and composing: the order in which things become durable.
 
-use std::io::IoSlice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::MutexGuard;
-use smallvec::SmallVec;
 
 use crate::blocker::{LockMode, LockOutcome, Object, RecordKey, VolumeId};
 use crate::error::{Error, Result};
 use crate::format::header::{Header, LogPos, LogStart, Root};
-use crate::format::node::{Extent, Source};
-use crate::limits::{MAX_EXTENTS, MAX_FOLD_JOBS, SECTOR, SECTOR_SHIFT};
+use crate::limits::{MAX_EXTENTS, MAX_FOLD_JOBS, SECTOR};
 use crate::mapper::fold::Folder;
 use crate::mapper::pack::PackWriter;
 use crate::mapper::tree::Tree;
 use crate::store::Background;
+use crate::volume::compact::Gather;
 use crate::volume::inner::{CommitState, FoldJob, Inner, Writer};
 
-/// Bytes that composing copies at a time.
-const COMPOSE_PIECE: usize = 1 << 20;
 /// Times that a checkpoint composes without stopping writers before it stops them for it.
 const COMPOSE_TRIES: usize = 4;
 
@@ -154,6 +150,7 @@ impl Inner {
     /// Folds what the journal holds into the tree.
     pub fn checkpoint(&self) -> Result<()> {
         let writer = self.writer()?;
+        let _operation = self.shared.operations.begin();
         let _fold = writer.fold.lock();
         self.check()?;
         let result = self.checkpoint_locked(writer);
@@ -294,39 +291,9 @@ impl Inner {
             return Ok(());
         }
         let mut map = (**map).clone();
-        let epoch = self.epoch.load(Ordering::Acquire);
-        let live = Source::Data { owner: self.id, epoch };
-        for fill_gaps in [false, true] {
-            if map.extents().len() <= MAX_EXTENTS {
-                break;
-            }
-            let (first, last) = match (map.extents().first(), map.extents().last()) {
-                (Some(a), Some(b)) => (a.start, b.start + b.len),
-                _ => break,
-            };
-            // Neighbouring runs are gathered and written together.
-            let mut groups: SmallVec<[Extent; 8]> = SmallVec::new();
-            for run in map.runs(first, last - first) {
-                if run.source == live || (run.source == Source::Zero && !fill_gaps) {
-                    continue;
-                }
-                match groups.last_mut() {
-                    Some(g) if g.start + g.len == run.start => g.len += run.len,
-                    _ => groups.push(run),
-                }
-            }
-            let step = (COMPOSE_PIECE as u64 / SECTOR) as u16;
-            let mut buf = Vec::new();
-            for group in groups {
-                let mut at = group.start;
-                while at < group.start + group.len {
-                    let len = step.min(group.start + group.len - at);
-                    buf.resize(usize::from(len) << SECTOR_SHIFT, 0);
-                    self.read_mapped(&map, block, &Extent { start: at, len, source: Source::Zero }, &mut buf)?;
-                    self.write_live_data(writer, block, at, len, &[IoSlice::new(&buf)], epoch)?;
-                    at += len;
-                }
-                map.set(group.start, group.len, live);
+        for what in [Gather::Mapped, Gather::Gaps] {
+            if map.extents().len() > MAX_EXTENTS {
+                self.gather(writer, block, &mut map, what)?;
             }
         }
         shard.insert(block, Arc::new(map));
@@ -351,6 +318,7 @@ impl Inner {
             if long || scattered {
                 self.checkpoint()?;
             } else {
+                let _operation = self.shared.operations.begin();
                 let _fold = writer.fold.lock();
                 self.check()?;
                 self.fold_jobs(writer)?;

@@ -23,6 +23,7 @@ impl Inner {
             return Err(Error::IsSnapshot(self.name()));
         }
         let writer = self.writer()?;
+        let _operation = self.shared.operations.begin();
         self.check()?;
         catalog::ensure_free(&self.shared, name)?;
         // A map can name a few journals of others; past that it has to be folded before it is shared again.
@@ -101,6 +102,7 @@ impl Inner {
             return Err(Error::IsSnapshot(self.name()));
         }
         let writer = self.writer()?;
+        let _operation = self.shared.operations.begin();
         self.check()?;
         let old = self.size.load(Ordering::Acquire);
         if size < old && !shrink {
@@ -189,6 +191,7 @@ impl Inner {
 
     /// See [`crate::Volume::info`].
     pub fn info(&self) -> Result<VolumeInfo> {
+        let _operation = self.shared.operations.begin();
         let header = self.header.lock().header.clone();
         let mapped = self.view().mapped(self.blocker(), &self.shared.cache)? * SECTOR;
         let info = catalog::describe(&self.shared, &header, Some(mapped))?;
@@ -199,6 +202,7 @@ impl Inner {
     pub fn rename(&self, new: &str) -> Result<()> {
         crate::name::check(new)?;
         let writer = self.writer()?;
+        let _operation = self.shared.operations.begin();
         self.check()?;
         let _commit = writer.commit.lock();
         self.check()?;
@@ -214,6 +218,7 @@ impl Inner {
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::NotOpen(self.name()));
         }
+        let _operation = self.shared.operations.begin();
         let settled = self.settle();
         let result = match &self.writer {
             Some(writer) => self.end_use(writer, settled),

@@ -19,6 +19,7 @@ use crate::mapper::journal::Journal;
 use crate::mapper::pack::PackWriter;
 use crate::mapper::tree::{Stored, Tree};
 use crate::mapper::view::MapView;
+use crate::store::pins::Pin;
 use crate::store::shared::Shared;
 use crate::volume::overlay::{Overlay, Shard};
 use crate::volume::stalls::{Stalls, Stopped};
@@ -117,6 +118,9 @@ pub struct Inner {
     pub leaving: AtomicBool,
     /// The volume's lock.
     pub lock: Mutex<Option<Box<dyn LockGuard>>>,
+    /// Keeps what the header of a reader names; a writer's header is in the catalogue. Goes with the last reference, so
+    /// after all reads.
+    pub pin: Option<Pin>,
 }
 
 /// The map of a block as found: in the overlay, or looked up.
@@ -298,6 +302,24 @@ impl Inner {
     /// Called by the journal when its first segment is ready: from now on the header says that there is one.
     pub fn journal_started(&self, start: LogStart) -> Result<()> {
         self.commit_header(|h| h.log = Some(start))
+    }
+
+    /// The oldest sealed epoch with map changes that are in no journal yet.
+    pub fn oldest_unsettled(&self) -> Option<u64> {
+        let writer = self.writer.as_ref()?;
+        writer.journal.lock().sealed.iter().map(|(epoch, _)| *epoch).min()
+    }
+
+    /// Lets the next fold begin a new node pack; `false` if a fold under way did not let go of the pack in time.
+    pub fn close_pack(&self, deadline: Instant) -> bool {
+        let Some(writer) = &self.writer else { return true };
+        match writer.pack.try_lock_until(deadline) {
+            Some(mut pack) => {
+                pack.iter_mut().for_each(PackWriter::close);
+                true
+            }
+            None => false,
+        }
     }
 
     /// The map as it is now.

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::real_sys::{LEAVE, RealSys};
 use super::sys::Sys;
-use super::{Blocker, LockMode, LockOutcome, Object, Record, RecordKey, Space, VolumeId};
+use super::{Blocker, Inventory, LockMode, LockOutcome, Object, Record, RecordKey, Space, VolumeId};
 use crate::error::{Error, Result};
 use crate::limits::MAX_OPEN_FILES;
 
@@ -142,6 +142,18 @@ impl Blocker for FileBlocker {
         self.list_objects(volume)
     }
 
+    fn inventory(&self, part: u8) -> Result<Inventory> {
+        self.list_part(part)
+    }
+
+    fn allocated(&self, object: Object) -> Result<u64> {
+        self.allocated_object(object)
+    }
+
+    fn close_idle(&self) {
+        self.files.close_idle();
+    }
+
     fn create_record(&self, key: RecordKey, bytes: &[u8]) -> Result<()> {
         self.new_record(key, bytes)
     }
@@ -160,6 +172,10 @@ impl Blocker for FileBlocker {
 
     fn trash_header(&self, volume: VolumeId) -> Result<()> {
         self.move_to_trash(volume)
+    }
+
+    fn remove_record(&self, key: RecordKey) -> Result<()> {
+        self.drop_record(key)
     }
 
     fn headers(&self) -> Result<Vec<VolumeId>> {

@@ -55,6 +55,8 @@ pub enum Command {
     Rename(Rename),
     /// Set the size of a volume, also while it is in use
     Resize(Resize),
+    /// Gather the pieces of volumes whose blocks lie in many places
+    Compact(Compact),
     /// List volumes and snapshots in the order of their names
     #[command(visible_alias = "ls")]
     List(List),
@@ -161,6 +163,20 @@ pub struct Resize {
     /// Allow a smaller size; what lies behind it is lost
     #[arg(long)]
     pub shrink: bool,
+}
+
+/// `compact`
+#[derive(Args, Debug)]
+pub struct Compact {
+    /// The volumes; not in use by another process
+    #[arg(required = true)]
+    pub names: Vec<String>,
+    /// Compose blocks that lie in more pieces than this; 0 also copies what is shared with snapshots
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub max_extents: usize,
+    /// Copy at most this much per second
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub rate: Option<u64>,
 }
 
 /// `list`

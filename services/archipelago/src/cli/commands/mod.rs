@@ -1,5 +1,6 @@
 //! The commands, grouped by what they do. Each is one function that takes its arguments and prints its result.
 
+mod compact;
 mod export;
 mod import;
 mod inspect;
@@ -24,6 +25,7 @@ pub fn run(context: &mut Context, command: Command) -> Result<(), Failure> {
         Command::Remove(args) => volume::remove(context, &args),
         Command::Rename(args) => volume::rename(context, &args),
         Command::Resize(args) => volume::resize(context, &args),
+        Command::Compact(args) => compact::run(context, &args),
         Command::List(args) => inspect::list(context, &args),
         Command::Info(args) => inspect::info(context, &args),
         Command::Mapinfo(args) => inspect::mapinfo(context, &args),
