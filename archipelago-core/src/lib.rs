@@ -24,5 +24,6 @@ pub use store::{
     Page, ReceiveStatus, SendOptions, SendPlan, Store, StoreOptions, StoreStatus, Usage, VolumeInfo,
 };
 pub use volume::{
-    CompactOptions, CompactReport, Completion, CompletionQueue, DataExtent, Mode, Operation, StallStats, Volume, WriteFlags,
+    CompactOptions, CompactReport, Completion, CompletionQueue, DataExtent, Mode, Operation, StallStats, Volume,
+    WriteFlags,
 };

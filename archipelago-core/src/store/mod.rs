@@ -4,6 +4,7 @@ mod acknowledge;
 mod background;
 pub(crate) mod catalog;
 pub mod control;
+mod group;
 pub(crate) mod open;
 pub(crate) mod operations;
 mod os;
@@ -37,6 +38,7 @@ use crate::volume::inner::Inner;
 use crate::volume::queue::WorkerPool;
 use crate::volume::{Mode, Volume};
 
+pub use group::GroupStep;
 pub use receive::ReceiveStatus;
 pub use send::{SendOptions, SendPlan};
 pub use types::{
@@ -459,7 +461,7 @@ impl Store {
         let (mut volumes, mut snapshots) = (0, 0);
         for id in shared.blocker.headers()? {
             match usage::readable(shared, id)? {
-                Some((h, _)) if h.removed => {}
+                Some((h, _)) if h.removed || !group::counts(shared, &h)? => {}
                 Some((h, _)) if h.kind == Kind::Volume => volumes += 1,
                 Some(_) => snapshots += 1,
                 None => {}

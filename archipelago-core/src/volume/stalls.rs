@@ -69,7 +69,11 @@ impl Stalls {
             });
             found.map_or(0, |b| upper(b).min(max))
         };
-        if count == 0 { StallStats::default() } else { StallStats { count, p50: percentile(50), p95: percentile(95), max } }
+        if count == 0 {
+            StallStats::default()
+        } else {
+            StallStats { count, p50: percentile(50), p95: percentile(95), max }
+        }
     }
 }
 
