@@ -19,7 +19,8 @@ pub use blocker::VolumeId;
 pub use error::{Error, Owner, Result};
 pub use format::header::Kind;
 pub use store::{
-    Background, CloneOptions, CreateOptions, DiffExtent, InitOptions, ListOptions, Location, MapExtent, MapSource,
-    Page, Store, StoreOptions, StoreStatus, Usage, VolumeInfo,
+    Amount, Background, CloneOptions, CollectOptions, CollectPhase, CollectProgress, CollectReport, CreateOptions,
+    DiffExtent, InitOptions, ListOptions, Location, MapExtent, MapSource, Page, Rate, SpaceByKind, Store, StoreOptions,
+    StoreStatus, Usage, VolumeInfo,
 };
 pub use volume::{Completion, CompletionQueue, DataExtent, Mode, Operation, Volume, WriteFlags};

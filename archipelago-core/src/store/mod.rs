@@ -3,6 +3,7 @@
 mod acknowledge;
 mod background;
 pub(crate) mod catalog;
+pub mod collect;
 pub mod control;
 pub(crate) mod open;
 pub(crate) mod operations;
@@ -33,6 +34,7 @@ use crate::volume::inner::Inner;
 use crate::volume::queue::WorkerPool;
 use crate::volume::{Mode, Volume};
 
+pub use collect::{Amount, CollectOptions, CollectPhase, CollectProgress, CollectReport, Rate, SpaceByKind};
 pub use types::{
     Background, CloneOptions, CreateOptions, DiffExtent, InitOptions, ListOptions, Location, MapExtent, MapSource,
     Page, ProcessInfo, StoreOptions, StoreStatus, Usage, VolumeInfo,
@@ -481,6 +483,35 @@ impl Store {
             processes,
             trouble: shared.trouble.lock().clone(),
         })
+    }
+
+    /// Removes what no map names any more: data, journals and trees of removed maps, what snapshots and folds left behind, and
+    /// leftovers of calls that were cut short. Safe at any time, beside whatever other processes do; one collection at a
+    /// time (`TooBusy`). `progress` is called now and then; when it returns `false` the collection stops, and a later one goes on.
+    ///
+    /// If a map cannot be read (`Damaged`), or a process of the store does not answer (`Timeout`), nothing is removed.
+    pub fn collect(
+        &self,
+        options: &CollectOptions,
+        progress: &mut dyn FnMut(&CollectProgress) -> bool,
+    ) -> Result<CollectReport> {
+        collect::collect(&self.shared, options, collect::Planted::default(), progress)
+    }
+
+    /// As [`Store::collect`], with steps left out: for tests that must notice.
+    #[doc(hidden)]
+    pub fn collect_with_planted_bug(
+        &self,
+        options: &CollectOptions,
+        planted: collect::Planted,
+        progress: &mut dyn FnMut(&CollectProgress) -> bool,
+    ) -> Result<CollectReport> {
+        collect::collect(&self.shared, options, planted, progress)
+    }
+
+    /// How much room the store takes, by kind: looks at every object once.
+    pub fn space_by_kind(&self) -> Result<SpaceByKind> {
+        collect::by_kind(&self.shared)
     }
 
     /// Does background work that is due (checkpoints, folding, composing); returns whether there was any.
