@@ -36,7 +36,7 @@ mod space;
 mod sweep;
 
 pub use report::{Amount, CollectOptions, CollectPhase, CollectProgress, CollectReport, Rate, SpaceByKind};
-pub use space::by_kind;
+pub(crate) use space::by_kind;
 
 /// Steps of the protocol that tests leave out, to see that something notices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,7 +61,7 @@ fn lock(shared: &Shared) -> Result<Box<dyn LockGuard>> {
 }
 
 /// See [`crate::Store::collect`].
-pub fn collect(
+pub(crate) fn collect(
     shared: &Shared,
     options: &CollectOptions,
     planted: Planted,

@@ -6,7 +6,7 @@ use super::pace::Pace;
 use super::report::CollectReport;
 use crate::blocker::{LockMode, LockOutcome, Object, RecordKey, VolumeId};
 use crate::error::{Error, Result};
-use crate::limits::{HOLE_PIECE, HOLE_SLACK, HOLE_SLACK_FRACTION};
+use crate::limits::{HOLE_PIECE, HOLE_SLACK, HOLE_SLACK_FRACTION, SECTOR};
 use crate::store::catalog;
 use crate::store::shared::Shared;
 
@@ -68,7 +68,8 @@ impl Sweep<'_, '_> {
         let blocker = &*self.shared.blocker;
         let taken = blocker.allocated(object)?;
         let Some(len) = blocker.len(object)? else { return Ok(()) };
-        if taken > 0 && len > 0 {
+        // The page in which it ends stays.
+        if taken > SECTOR && len > 0 {
             self.punch(object, &[0..len], taken)?;
         }
         Ok(())
