@@ -11,6 +11,8 @@ pub mod format;
 pub mod limits;
 pub mod mapper;
 pub mod name;
+#[doc(hidden)]
+pub mod planted;
 pub mod store;
 pub mod time;
 pub mod volume;

@@ -182,11 +182,7 @@ impl Generator {
                 Some(Fault::Io { call: call(rng), then })
             }
             28..32 => Some(Fault::ReadError { call: call(rng) }),
-            32..38 => Some(Fault::Corrupt {
-                call: call(rng),
-                bit: rng.next_u64() as u32,
-                misdirected: rng.one_in(3),
-            }),
+            32..38 => Some(Fault::Corrupt { call: call(rng), bit: rng.next_u64() as u32, misdirected: rng.one_in(3) }),
             _ => None,
         }
     }

@@ -48,32 +48,90 @@ pub fn fill(seed: u64, stamp: u32, offset: u64, buf: &mut [u8]) {
 /// `generate.rs`, what it means in `model.rs` (`effect`), and how it is done in `perform.rs`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
-    Create { name: String, size: u64, block: u64 },
-    Write { name: String, offset: u64, len: u64, fua: bool },
-    Zeroes { name: String, offset: u64, len: u64, allocate: bool, fua: bool },
-    Discard { name: String, offset: u64, len: u64 },
+    Create {
+        name: String,
+        size: u64,
+        block: u64,
+    },
+    Write {
+        name: String,
+        offset: u64,
+        len: u64,
+        fua: bool,
+    },
+    Zeroes {
+        name: String,
+        offset: u64,
+        len: u64,
+        allocate: bool,
+        fua: bool,
+    },
+    Discard {
+        name: String,
+        offset: u64,
+        len: u64,
+    },
     /// Writes every other sector from `offset` on, `count` of them, one by one.
-    Scatter { name: String, offset: u64, count: u64 },
-    Flush { name: String },
-    Read { name: String, offset: u64, len: u64 },
-    Snapshot { volume: String, name: String },
-    Clone { snapshot: String, name: String, size: Option<u64> },
-    CloneMany { snapshot: String, names: Vec<String> },
-    Remove { name: String },
-    Rename { old: String, new: String },
-    Resize { name: String, size: u64 },
-    Checkpoint { name: String },
+    Scatter {
+        name: String,
+        offset: u64,
+        count: u64,
+    },
+    Flush {
+        name: String,
+    },
+    Read {
+        name: String,
+        offset: u64,
+        len: u64,
+    },
+    Snapshot {
+        volume: String,
+        name: String,
+    },
+    Clone {
+        snapshot: String,
+        name: String,
+        size: Option<u64>,
+    },
+    CloneMany {
+        snapshot: String,
+        names: Vec<String>,
+    },
+    Remove {
+        name: String,
+    },
+    Rename {
+        old: String,
+        new: String,
+    },
+    Resize {
+        name: String,
+        size: u64,
+    },
+    Checkpoint {
+        name: String,
+    },
     /// Opens for writing, if it is not open here.
-    Open { name: String },
-    Close { name: String },
+    Open {
+        name: String,
+    },
+    Close {
+        name: String,
+    },
     /// Opens a snapshot for reading and keeps it, whatever becomes of its name; or reads what was kept.
-    Reader { name: String },
+    Reader {
+        name: String,
+    },
     ReadKept,
     Background,
     /// Pages through the names.
     List,
     /// Asks for facts, places and differences of one map or two.
-    Audit { name: String, other: String },
+    Audit {
+        name: String,
+        other: String,
+    },
     /// The process ends in order: every handle is dropped.
     Exit,
     /// The process is killed; its locks go, the machine runs on.
@@ -82,7 +140,10 @@ pub enum Op {
     Pause,
     Wake,
     /// From now on the disk has only so much room.
-    Full { total: u64, free: u64 },
+    Full {
+        total: u64,
+        free: u64,
+    },
     /// There is room again.
     Room,
 }

@@ -28,8 +28,8 @@ mod shrink;
 mod wire;
 mod world;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use generate::History;
@@ -125,9 +125,8 @@ fn the_same_seed_gives_the_same_run() {
     for seed in 0..4 {
         let (a, b) = (History::new(seed, 200), History::new(seed, 200));
         assert_eq!(a.steps, b.steps, "seed {seed}");
-        let mut runs = [Backend::File, Backend::Memory].map(|backend| {
-            [(); 2].map(|()| format!("{:?}", shrink::run(backend, seed, &a.steps, Bugs::default())))
-        });
+        let mut runs = [Backend::File, Backend::Memory]
+            .map(|backend| [(); 2].map(|()| format!("{:?}", shrink::run(backend, seed, &a.steps, Bugs::default()))));
         for [first, second] in &mut runs {
             assert_eq!(first, second, "seed {seed}");
         }

@@ -231,7 +231,13 @@ impl World {
     fn struck(&mut self, step: &Step, effect: Effect, result: Done<Outcome>, open: BTreeSet<String>) -> Done<()> {
         let p = step.process;
         let full = self.full;
-        let expected = |error: &Error| error.errno() == libc::EIO || full && matches!(error, Error::NoSpace(_));
+        let fault = step.fault;
+        let expected = |error: &Error| match error {
+            Error::NoSpace(_) => full,
+            // What an undo could not take back is in the way of the second attempt.
+            Error::Exists(_) => matches!(fault, Some(Fault::Io { .. })),
+            other => other.errno() == libc::EIO,
+        };
         // What has most of the possible contents first.
         let any = |state: &State| {
             let mut allowed = effect.during.clone();
@@ -296,8 +302,10 @@ impl World {
                         if lie && matches!(error, Error::Io { .. }) {
                             return Err(Trouble::Wrong(format!("a corrupt read was reported as: {error}")));
                         }
-                        let looks =
-                            matches!(step.op, Op::Read { .. } | Op::Reader { .. } | Op::ReadKept | Op::List | Op::Audit { .. });
+                        let looks = matches!(
+                            step.op,
+                            Op::Read { .. } | Op::Reader { .. } | Op::ReadKept | Op::List | Op::Audit { .. }
+                        );
                         if looks {
                             return Ok(());
                         }
