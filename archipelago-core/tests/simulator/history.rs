@@ -151,8 +151,9 @@ pub enum Op {
 /// What goes wrong during one operation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fault {
-    /// The power is cut `at` thousandths of the way through its calls, and `again` times during recovery.
-    Cut { at: u16, seed: u64, again: u8 },
+    /// The power is cut `at` thousandths of the way through its calls, and `again` times during recovery. Before that it is
+    /// seen what `tries` other cuts during this operation would have left.
+    Cut { at: u16, seed: u64, again: u8, tries: u8 },
     /// Its process is killed instead of making this call, counted from 1, or when the operation has ended.
     Kill { call: u32 },
     /// This call that changes something fails with EIO.
@@ -227,8 +228,8 @@ impl fmt::Display for Op {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Fault::Cut { at, seed, again } => {
-                write!(f, "POWER CUT {at}/1000 through (seed {seed}, {again} more in recovery)")
+            Fault::Cut { at, seed, again, tries } => {
+                write!(f, "POWER CUT {at}/1000 through (seed {seed}, {again} more in recovery, {tries} tries before)")
             }
             Fault::Kill { call } => write!(f, "KILLED at call {call}"),
             Fault::Io { call, then } => write!(f, "EIO at call {call}, then {}", format!("{then:?}").to_lowercase()),

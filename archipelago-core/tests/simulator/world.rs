@@ -195,15 +195,24 @@ impl World {
             Err(Trouble::Engine(Error::NoSpace(_))) if self.full => return self.no_space(step, effect, open),
             Err(trouble) => return Err(trouble),
         };
-        if let Some(Fault::Cut { at, seed, again }) = step.fault {
+        if let Some(Fault::Cut { at, seed, again, tries }) = step.fault {
             let end = self.disk.steps();
-            let cut = before + (end - before) * u64::from(at) / 1000;
-            let allowed = match cut {
-                _ if refused || cut == before => Allowed::just(&self.state),
+            let allowed = |cut: u64, state: &State| match cut {
+                _ if refused || cut == before => Allowed::just(state),
                 _ if cut == end => Allowed::just(&after),
-                _ => effect.during,
+                _ => effect.during.clone(),
             };
-            return self.cut(cut, seed, again, &allowed);
+            let (disk, full) = (self.disk.clone(), self.full);
+            let mut cuts: Vec<(u64, u64, u8)> =
+                (0..tries).map(|_| (before + self.rng.below(end - before + 1), self.rng.below(4), 0)).collect();
+            cuts.push((before + (end - before) * u64::from(at) / 1000, seed, again));
+            let state = self.state.clone();
+            for (cut, seed, again) in cuts {
+                // Each of them finds the disk as this operation left it.
+                (self.disk, self.full) = (disk.clone(), full);
+                self.cut(cut, seed, again, &allowed(cut, &state))?;
+            }
+            return Ok(());
         }
         self.state = after;
         if matches!(step.fault, Some(Fault::Kill { .. })) {
