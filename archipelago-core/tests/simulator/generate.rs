@@ -64,6 +64,8 @@ const KINDS: &[(u64, fn(&mut Generator) -> Op)] = &[
     (30, |_| Op::Background),
     (10, |_| Op::List),
     (25, Generator::audit),
+    (4, |g| Op::Check { repair: g.rng.one_in(2) }),
+    (12, Generator::copy),
     (8, Generator::create),
     (6, |_| Op::Exit),
     (4, |_| Op::Kill),
@@ -420,6 +422,17 @@ impl Generator {
             self.snapshots.iter().map(|s| &s.0).chain(self.volumes.iter().map(|v| &v.0)).collect();
         let other = (*Self::pick(&mut self.rng, &others)).clone();
         Op::Audit { name, other }
+    }
+
+    fn copy(&mut self) -> Op {
+        if self.snapshots.is_empty() {
+            return self.snapshot();
+        }
+        let (snapshot, size) = Self::pick(&mut self.rng, &self.snapshots).clone();
+        let from = self.rng.one_in(2).then(|| Self::pick(&mut self.rng, &self.snapshots).0.clone());
+        let name = self.name("copy");
+        self.snapshots.push((name.clone(), size));
+        Op::Copy { snapshot, from, name }
     }
 
     fn pause(&mut self) -> Op {

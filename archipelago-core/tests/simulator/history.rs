@@ -132,6 +132,16 @@ pub enum Op {
         name: String,
         other: String,
     },
+    /// Walks the whole store and says what is wrong with it; with `repair` it puts right what can be.
+    Check {
+        repair: bool,
+    },
+    /// Sends a snapshot, as what differs from `from` if that is given, and receives it under another name.
+    Copy {
+        snapshot: String,
+        from: Option<String>,
+        name: String,
+    },
     /// The process ends in order: every handle is dropped.
     Exit,
     /// The process is killed; its locks go, the machine runs on.
@@ -215,6 +225,11 @@ impl fmt::Display for Op {
             Op::Background => write!(f, "background work"),
             Op::List => write!(f, "list"),
             Op::Audit { name, other } => write!(f, "ask about {name} and {other}"),
+            Op::Check { repair } => write!(f, "check{}", if *repair { " and repair" } else { "" }),
+            Op::Copy { snapshot, from: None, name } => write!(f, "send {snapshot} and receive it as {name}"),
+            Op::Copy { snapshot, from: Some(from), name } => {
+                write!(f, "send {snapshot} from {from} and receive it as {name}")
+            }
             Op::Exit => write!(f, "exit"),
             Op::Kill => write!(f, "is killed"),
             Op::Pause => write!(f, "pauses"),

@@ -283,6 +283,17 @@ impl FileBlocker {
         self.sync_dir(names::CATALOG)
     }
 
+    pub(super) fn drop_record(&self, key: RecordKey) -> Result<()> {
+        let path = names::record_path(key);
+        match self.sys.unlink(&path) {
+            // Synced even so: a former process may have removed it, and died before that was durable.
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(fail("remove", path, e)),
+            _ => {}
+        }
+        self.known.forget(key);
+        self.sync_dir(names::record_dir(key))
+    }
+
     /// Ids of the headers in `catalog` or `trash`, sorted.
     pub(super) fn list_headers(&self, dir: &'static str) -> Result<Vec<VolumeId>> {
         let files = self.sys.list(dir).map_err(|e| fail("list", dir, e))?;

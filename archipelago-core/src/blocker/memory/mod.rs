@@ -14,7 +14,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::sim::{Change, Content, Crashable, PAGE, Pages, Room, Syncs, Timeline, UNLIMITED};
-use super::{Blocker, LockGuard, LockMode, LockOutcome, Object, Record, RecordKey, Space, VolumeId, check_owner};
+use super::{
+    Blocker, Inventory, LockGuard, LockMode, LockOutcome, Object, Record, RecordKey, Space, VolumeId, check_owner,
+};
 use crate::error::{Error, Result};
 use crate::limits::MAX_RECORD;
 use state::{Batch, Held, Op};
@@ -47,7 +49,11 @@ struct Guard {
     mode: LockMode,
 }
 
-impl LockGuard for Guard {}
+impl LockGuard for Guard {
+    fn remove(self: Box<Self>) -> Result<()> {
+        Ok(())
+    }
+}
 
 impl Drop for Guard {
     fn drop(&mut self) {
@@ -283,6 +289,17 @@ impl Blocker for MemoryBlocker {
         Ok(self.inner.lock().held().objects(volume))
     }
 
+    fn inventory(&self, part: u8) -> Result<Inventory> {
+        let inner = self.inner.lock();
+        let objects = inner.held().all_objects().filter(|object| object.volume().0 as u8 == part).collect();
+        Ok(Inventory { objects, locks: Vec::new() })
+    }
+
+    fn allocated(&self, object: Object) -> Result<u64> {
+        let inner = self.inner.lock();
+        Ok(inner.held().content(object).map_or(0, |content| content.current().count() * PAGE))
+    }
+
     fn create_record(&self, key: RecordKey, bytes: &[u8]) -> Result<()> {
         check_record(key, bytes)?;
         let mut inner = self.inner.lock();
@@ -347,6 +364,14 @@ impl Blocker for MemoryBlocker {
         }
         inner.step(Op::CopyToTrash(volume), Op::Nothing, "rename", key)?;
         inner.step(Op::DropHeader(volume), Op::Nothing, "rename", key)
+    }
+
+    fn remove_record(&self, key: RecordKey) -> Result<()> {
+        let mut inner = self.inner.lock();
+        if inner.held().record(key).is_none() {
+            return Ok(());
+        }
+        inner.step(Op::RemoveRecord(key), Op::Nothing, "remove", key)
     }
 
     fn headers(&self) -> Result<Vec<VolumeId>> {

@@ -328,6 +328,18 @@ impl Sys for SimDisk {
         Ok(inner.content(inner.handle(fd)?.ino)?.current().len())
     }
 
+    fn allocated(&self, fd: Fd) -> io::Result<u64> {
+        let inner = self.inner.lock();
+        Ok(inner.content(inner.handle(fd)?.ino)?.current().count() * PAGE)
+    }
+
+    fn is_at(&self, fd: Fd, path: &str) -> io::Result<bool> {
+        let inner = self.inner.lock();
+        let ino = inner.handle(fd)?.ino;
+        let (dir, name) = inner.parent(path)?;
+        Ok(inner.child(dir, name)? == Some(ino))
+    }
+
     fn sync_dir(&self, path: &str) -> io::Result<()> {
         let mut inner = self.inner.lock();
         let ino = inner.directory(path)?;
