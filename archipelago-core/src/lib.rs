@@ -14,6 +14,8 @@ pub mod fuzzing;
 pub mod limits;
 pub mod mapper;
 pub mod name;
+#[doc(hidden)]
+pub mod planted;
 pub mod store;
 pub mod time;
 pub mod volume;
