@@ -120,7 +120,7 @@ fn choose_for_snapshots(realm: &mut Realm, scene: &Scene<'_>, random: &mut Rando
     Plan::new(&["rename", name, &new], after)
 }
 
-/// Clones, imports, snapshots, renames, resizes and removes volumes that nobody has open, and resizes those under load.
+/// Clones, imports, snapshots, renames, resizes, compacts and removes volumes that nobody has open, and resizes those under load.
 pub fn keep_volumes(realm: &mut Realm, scene: &Scene<'_>, random: &mut Random) -> Result<(), String> {
     operate(realm, choose_for_volumes, scene, random)
 }
@@ -134,7 +134,7 @@ fn choose_for_volumes(realm: &mut Realm, scene: &Scene<'_>, random: &mut Random)
     let volume = pick(realm.now.iter().filter(idle).map(|(name, _)| name).collect());
     let any = pick(realm.now.keys().filter(|name| !LOADED.contains(&name.as_str())).collect());
     let full = realm.now.len() >= KEPT + LOADED.len();
-    match (random.below(12), volume, any) {
+    match (random.below(13), volume, any) {
         (0..=1, _, Some(name)) => {
             after.remove(&name);
             Plan::new(&["remove", &name], after)
@@ -150,13 +150,14 @@ fn choose_for_volumes(realm: &mut Realm, scene: &Scene<'_>, random: &mut Random)
             let name = LOADED[random.below(3) as usize];
             resize(name, SIZE + SECTOR * random.below(4 * MIB / SECTOR), after)
         }
-        (7, Some(name), _) if !full => {
+        (7, Some(name), _) => Plan::new(&["compact", &name, "--max-extents", "0"], after),
+        (8, Some(name), _) if !full => {
             let new = realm.fresh();
             let map = after.get(&name).cloned();
             after.extend(map.map(|map| (new.clone(), Map { snapshot: true, ..map })));
             Plan::new(&["snapshot", &name, &new], after)
         }
-        (8, ..) if !full => {
+        (9, ..) if !full => {
             let (new, (file, content)) = (realm.fresh(), scene.image);
             let size = Some(content.len() as u64 * SECTOR);
             after.insert(new.clone(), Map { size, snapshot: false, content: Content::Known(content.clone()) });

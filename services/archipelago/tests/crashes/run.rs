@@ -38,6 +38,44 @@ enum End {
     CommandsKilled,
 }
 
+/// A life under load, and how it ends.
+#[derive(Clone, Copy, Debug)]
+struct Life {
+    end: End,
+    /// Calls that change the disk from the moment that all are at work to the end.
+    steps: u64,
+    /// The same in a plain directory.
+    time: Duration,
+    /// From the end of the commands to that of the server, where they differ.
+    pause: Duration,
+    /// The server was asked to stop before, and may be anywhere on the way.
+    stopping: bool,
+}
+
+impl Life {
+    fn draw(on_a_disk: bool, random: &mut Random) -> Life {
+        let end = match (on_a_disk, random.below(8)) {
+            (true, 0..=5) => End::Cut(match random.below(8) {
+                few @ 0..=1 => few,
+                _ => random.next() | 2,
+            }),
+            (false, 0..=1) => End::ServerKilled,
+            (false, 2..=3) => End::CommandsKilled,
+            _ => End::Killed,
+        };
+        // From nearly nothing to several hundred milliseconds, the short ones as often as the long ones. A stop is short.
+        let stopping = random.below(5) == 0;
+        let magnitude = 4 + random.below(if stopping { 5 } else { 10 });
+        Life {
+            end,
+            steps: random.below(1 << magnitude),
+            time: Duration::from_millis(if stopping { random.below(40) } else { 20 + random.below(181) }),
+            pause: Duration::from_millis(random.below(60)),
+            stopping,
+        }
+    }
+}
+
 /// What a run did.
 #[derive(Default)]
 pub struct Figures {
@@ -166,24 +204,17 @@ impl Run {
         if self.server.is_none() {
             self.server = Some(self.start()?);
         }
-        let end = match (&self.disk, random.below(8)) {
-            (Some(_), 0..=5) => End::Cut(match random.below(8) {
-                few @ 0..=1 => few,
-                _ => random.next() | 2,
-            }),
-            (None, 0..=1) => End::ServerKilled,
-            (None, 2..=3) => End::CommandsKilled,
-            _ => End::Killed,
-        };
-        let done = self.live(end, random)?;
-        self.apply(end);
+        let life = Life::draw(self.disk.is_some(), random);
+        let done = self.live(life, random)?;
+        self.apply(life.end);
+        let mut ends = vec![life.end];
         for _ in 0..random.below(3) {
             // Where something is wrong, it is found below.
-            self.recover_in_vain(random);
+            ends.push(self.recover_in_vain(random));
         }
         let server = self.start()?;
         self.server = Some(server);
-        self.look(&done, end)?;
+        self.look(&done).map_err(|e| format!("{e}\nafter {life:?} and {ends:?}"))?;
         self.go_on(random)
     }
 
@@ -197,7 +228,7 @@ impl Run {
     }
 
     /// All that runs, until the end. Afterwards no process of the store is left, and a disk that was cut is off.
-    fn live(&mut self, end: End, random: &mut Random) -> Result<[Done; 3], String> {
+    fn live(&mut self, life: Life, random: &mut Random) -> Result<[Done; 3], String> {
         let (site, numbers) = (&self.site, &self.numbers);
         let (commands, progress, over) = (Commands::new(site), <[Progress; 3]>::default(), AtomicBool::new(false));
         let pinned = self.golden.now.iter().chain(self.snapshots.now.iter().take(2));
@@ -212,11 +243,6 @@ impl Run {
         let scene = &Scene { site, commands, progress, over, pinned: &pinned, image, tally };
         let realms = [&mut self.snapshots, &mut self.volumes, &mut self.nothing];
         let (server, disk) = (self.server.as_mut().ok_or("no server")?, self.disk.as_ref());
-        // From nearly nothing to several hundred milliseconds, the short ones as often as the long ones.
-        let magnitude = 3 + random.below(10);
-        let steps = random.below(1 << magnitude);
-        let life = Duration::from_millis(20 + random.below(181));
-        let pause = Duration::from_millis(random.below(60));
         let (done, errors) = thread::scope(|scope| {
             let load = |(volume, progress)| {
                 let seed = random.next();
@@ -238,19 +264,23 @@ impl Run {
                 })
                 .collect();
             let wrong = || loads.iter().any(|l| l.is_finished()) || operators.iter().any(|o| o.is_finished());
+            if life.stopping {
+                over.store(true, Ordering::SeqCst);
+                server.begin_stop();
+            }
             match disk {
                 Some(disk) => {
-                    disk.power.freeze_after(steps);
-                    disk.power.wait(wrong);
+                    disk.power.freeze_after(life.steps);
+                    disk.power.wait(|| if life.stopping { server.has_ended() } else { wrong() });
                 }
-                None => thread::sleep(life),
+                None => thread::sleep(life.time),
             }
-            if matches!(end, End::CommandsKilled) {
+            if matches!(life.end, End::CommandsKilled) {
                 commands.kill();
-                thread::sleep(pause);
+                thread::sleep(life.pause);
             }
             over.store(true, Ordering::SeqCst);
-            match end {
+            match life.end {
                 End::ServerKilled => commands.stop(),
                 _ => commands.kill(),
             }
@@ -299,7 +329,7 @@ impl Run {
     }
 
     /// Lets a server open the volumes, which recovers them, and ends that in the middle.
-    fn recover_in_vain(&mut self, random: &mut Random) {
+    fn recover_in_vain(&mut self, random: &mut Random) -> End {
         let (steps, life) = (random.below(80), Duration::from_millis(random.below(40)));
         let mut server = self.site.start("nbd");
         let site = &self.site;
@@ -309,7 +339,6 @@ impl Run {
                 disk.power.freeze_after(steps);
             }
             let began = Instant::now();
-            // Commands that open no server of their own are ended as well, with the disk.
             let openers: Vec<_> = LOADED.iter().map(|volume| scope.spawn(move || open(site, volume))).collect();
             let opened = || openers.iter().all(|o| o.is_finished());
             match disk {
@@ -327,17 +356,19 @@ impl Run {
         });
         server.kill();
         self.figures.in_recovery += 1;
-        self.apply(match (&self.disk, random.below(4)) {
+        let end = match (&self.disk, random.below(4)) {
             (Some(_), 1..) => End::Cut(random.next() | 2),
             _ => End::Killed,
-        });
+        };
+        self.apply(end);
+        end
     }
 
     /// Looks at everything, and settles what was open.
-    fn look(&mut self, done: &[Done; 3], end: End) -> Result<(), String> {
+    fn look(&mut self, done: &[Done; 3]) -> Result<(), String> {
         let listed = self.listed()?;
         for realm in [&mut self.golden, &mut self.snapshots, &mut self.volumes] {
-            realm.settle(&listed).map_err(|e| format!("after {end:?}: {e}"))?;
+            realm.settle(&listed)?;
         }
         let realms = [&self.golden, &self.snapshots, &self.volumes];
         if let Some(name) = listed.keys().find(|name| !realms.iter().any(|realm| realm.has(name))) {
@@ -345,7 +376,7 @@ impl Run {
         }
         let mut settled: BTreeMap<String, Arc<Versions>> = BTreeMap::new();
         for (name, map) in realms.iter().flat_map(|realm| &realm.now) {
-            let failed = |e| format!("{name}, after {end:?}: {e}");
+            let failed = |e| format!("{name}: {e}");
             let size = map.size.unwrap_or_default();
             let mut client = self.site.connect(name).map_err(failed)?;
             let found = versions(&client.try_read_all(size).map_err(failed)?).map_err(failed)?;
