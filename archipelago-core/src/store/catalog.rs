@@ -8,6 +8,7 @@ use crate::blocker::{LockMode, LockOutcome, Object, RecordKey, VolumeId};
 use crate::error::{Error, Owner, Result};
 use crate::format::header::{Header, Kind};
 use crate::format::owner::ShortOwner;
+use crate::format::relations::Received;
 use crate::format::superblock::READ_COMPAT_KNOWN;
 use crate::limits::{MAX_VOLUME_SIZE, MIN_VOLUME_SIZE, SECTOR};
 use crate::mapper::tree::Tree;
@@ -50,6 +51,14 @@ pub fn find(shared: &Shared, name: &str) -> Result<(Header, u64)> {
         return Err(Error::NotFound(name.to_string()));
     }
     resolve(shared, name)?.ok_or_else(|| Error::NotFound(name.to_string()))
+}
+
+/// Refuses a map that is not whole.
+pub fn check_whole(header: &Header) -> Result<()> {
+    match header.received {
+        Received::Partly(_) => Err(Error::Receiving(header.name.clone())),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a name that is taken.
@@ -99,7 +108,7 @@ pub fn publish(shared: &Shared, header: &Header) -> Result<()> {
 }
 
 /// A store with features that only forbid writing can still be read by a build that does not know them.
-fn check_writable(shared: &Shared) -> Result<()> {
+pub fn check_writable(shared: &Shared) -> Result<()> {
     match shared.superblock.read_compat & !READ_COMPAT_KNOWN {
         0 => Ok(()),
         bits => Err(Error::TooNew {
@@ -163,6 +172,14 @@ fn info(header: &Header, mapped: u64, parent: Option<String>, open_by: Option<Ow
         parent,
         created: header.created,
         open_by,
+        origin: match &header.received {
+            Received::From(identity) => Some(identity.to_string()),
+            _ => None,
+        },
+        receiving: match &header.received {
+            Received::Partly(transfer) => Some(transfer.progress.position),
+            _ => None,
+        },
     }
 }
 

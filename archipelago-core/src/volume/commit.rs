@@ -101,22 +101,28 @@ impl Inner {
         at_gate: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
         let kept = {
-            let _gate = self.gate.write();
+            let _stopped = self.stop_changes();
             let kept = at_gate()?;
-            let old = self.epoch.load(Ordering::Acquire);
-            if old == u64::MAX {
-                // One epoch per nanosecond would take five centuries to come here.
-                return Err(Error::damaged(format!("catalog/h.{}", self.id), "its epochs are used up"));
-            }
-            writer.journal.seal_pending(&mut writer.journal.lock(), old);
-            if writer.data_dirty.swap(false, Ordering::AcqRel) {
-                commit.dirty.push(Object::Data(self.id, old));
-            }
-            self.epoch.store(old + 1, Ordering::Release);
+            self.raise_epoch(writer, commit)?;
             kept
         };
         self.finish_flush(writer, commit)?;
         Ok(kept)
+    }
+
+    /// Moves to the next epoch, in memory. Changes are stopped by the caller.
+    pub fn raise_epoch(&self, writer: &Writer, commit: &mut CommitState) -> Result<()> {
+        let old = self.epoch.load(Ordering::Acquire);
+        if old == u64::MAX {
+            // One epoch per nanosecond would take five centuries to come here.
+            return Err(Error::damaged(format!("catalog/h.{}", self.id), "its epochs are used up"));
+        }
+        writer.journal.seal_pending(&mut writer.journal.lock(), old);
+        if writer.data_dirty.swap(false, Ordering::AcqRel) {
+            commit.dirty.push(Object::Data(self.id, old));
+        }
+        self.epoch.store(old + 1, Ordering::Release);
+        Ok(())
     }
 
     /// The map as it is, to be folded later. Changes are stopped by the caller.
@@ -165,7 +171,7 @@ impl Inner {
         let (earlier, job) = {
             let mut commit = writer.commit.lock();
             let job = {
-                let _gate = self.gate.write();
+                let _stopped = self.stop_changes();
                 let size = self.size.load(Ordering::Acquire);
                 if self.header.lock().header.shrunk && !size.is_multiple_of(SECTOR) {
                     self.zero_tail(size)?;

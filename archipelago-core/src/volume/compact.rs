@@ -101,6 +101,7 @@ impl Inner {
 
     /// Composes one block if it is in too many pieces; returns the bytes copied.
     fn compact_block(&self, writer: &Writer, block: u64, max_extents: usize) -> Result<u64> {
+        let _operation = self.shared.operations.begin();
         let _gate = self.gate.read();
         self.check()?;
         let mut shard = self.overlay.shard(block).write();

@@ -10,18 +10,21 @@ use crate::store::VolumeInfo;
 mod commit;
 mod compact;
 mod control;
+pub(crate) mod freeze;
 pub(crate) mod handle;
 pub(crate) mod inner;
 mod io;
 mod iov;
 pub(crate) mod overlay;
 pub(crate) mod queue;
+pub(crate) mod stalls;
 
 use handle::Handle;
 use inner::Inner;
 
 pub use compact::{CompactOptions, CompactReport};
 pub use queue::CompletionQueue;
+pub use stalls::StallStats;
 
 /// How a volume is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,6 +154,11 @@ impl Volume {
     /// Gives it another name.
     pub fn rename(&self, new: &str) -> Result<()> {
         self.writable()?.rename(new)
+    }
+
+    /// How long writes were not admitted, over all snapshots, checkpoints and resizes since it was opened.
+    pub fn stalls(&self) -> StallStats {
+        self.inner.stalls.stats()
     }
 
     /// Folds the journal into the tree now.

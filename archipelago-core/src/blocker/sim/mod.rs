@@ -76,6 +76,9 @@ pub trait Crashable: Send + Sync + Sized {
     /// Lets call number `step` fail with `errno`, once. A failed sync drops what it should have written; any other call does nothing.
     fn fail_at(&self, step: u64, errno: i32);
 
+    /// Forgets the failures planned by [`fail_at`](Crashable::fail_at) that were not reached.
+    fn clear_failures(&self);
+
     /// Plants a bug; see [`Syncs`]. Affects syncs from now on.
     fn drop_syncs(&self, what: Syncs);
 

@@ -7,6 +7,7 @@ mod inspect;
 mod serve;
 mod shell;
 mod store;
+mod transfer;
 mod volume;
 
 use super::Context;
@@ -31,6 +32,8 @@ pub fn run(context: &mut Context, command: Command) -> Result<(), Failure> {
         Command::Diff(args) => inspect::diff(context, &args),
         Command::Import(args) => import::run(context, &args),
         Command::Export(args) => export::run(context, &args),
+        Command::Send(args) => transfer::send(context, &args),
+        Command::Receive(args) => transfer::receive(context, &args),
         Command::Serve(args) => serve::run(context, &args),
         Command::Completions(args) => shell::completions(context, &args),
         Command::Man(args) => shell::man(&args),
