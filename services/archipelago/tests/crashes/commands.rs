@@ -1,5 +1,6 @@
 //! Commands that die with everything else.
 
+use std::fs::File;
 use std::io::Read;
 use std::process::{Child, Stdio};
 use std::sync::Arc;
@@ -38,10 +39,13 @@ impl<'a> Commands<'a> {
         Commands { site, running: Mutex::default() }
     }
 
-    /// Runs a command to its end; `None` if commands are over.
-    pub fn run(&self, arguments: &[String]) -> Option<Answer> {
+    /// Runs a command to its end, with a file as its input if it needs one; `None` if commands are over.
+    pub fn run(&self, arguments: &[String], input: Option<&str>) -> Option<Answer> {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let mut command = self.site.command(&arguments);
+        if let Some(file) = input {
+            command.stdin(File::open(file).unwrap());
+        }
         let (child, mut errors) = {
             let mut running = self.running.lock();
             if running.over {

@@ -1,9 +1,10 @@
 //! One store that comes to an end again and again, whatever is running, and is looked at each time.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::process::Output;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use archipelago_core::blocker::sim::Syncs;
 use archipelago_service::nbd::wire::option;
+use serde_json::Value;
 
 use crate::commands::Commands;
 use crate::disk::Disk;
@@ -22,8 +24,9 @@ use crate::operators::{LOADED, Numbers, Scene, Tally, keep_snapshots, keep_volum
 use crate::raw_client::{go, opt};
 use crate::site::{MIB, Server, Site};
 
-/// Bytes of the image that is imported under load.
+/// Bytes of the image that is imported under load, and of the snapshot that differs from the golden one.
 const IMPORT: u64 = 2 * MIB;
+const SECOND: u64 = 9 * MIB + 512;
 
 /// How a life under load ends.
 #[derive(Clone, Copy, Debug)]
@@ -106,6 +109,7 @@ pub struct Run {
     volumes: Realm,
     nothing: Realm,
     image: (String, Arc<Versions>),
+    streams: [(String, Arc<Versions>); 2],
     numbers: Numbers,
     pub figures: Figures,
 }
@@ -154,12 +158,26 @@ impl Run {
         site.ok(&["init"]);
         site.ok(&["import", &site.text("image"), "golden.import", "--format", "raw", "--snapshot", "golden"]);
         site.ok(&["remove", "golden.import"]);
+        // A second one, to be sent as what differs.
+        site.ok(&["clone", "golden", "golden.clone"]);
+        site.ok(&["resize", "golden.clone", &SECOND.to_string(), "--shrink"]);
+        site.ok(&["snapshot", "golden.clone", "golden-2"]);
+        site.ok(&["remove", "golden.clone"]);
+        let streams = ["whole", "differs"].map(|name| site.text(name));
+        send(&site, &["golden"], &streams[0]).unwrap();
+        send(&site, &["golden-2", "--from", "golden"], &streams[1]).unwrap();
         site.ok(&["create", LOADED[0], "--size", &size]);
         site.ok(&["clone", "golden", LOADED[1]]);
         site.ok(&["create", LOADED[2], "--size", &size, "--block-size", "64K"]);
         let (empty, content) = (vec![0; (SIZE / SECTOR) as usize], versions(&image).unwrap());
         let imported = Arc::new(content[..(IMPORT / SECTOR) as usize].to_vec());
-        let known = Map { size: Some(SIZE), snapshot: true, content: Content::Known(Arc::new(content.clone())) };
+        let second = Arc::new(content[..(SECOND / SECTOR) as usize].to_vec());
+        let contents = [Arc::new(content.clone()), second];
+        let known = |name: &str, content: &Arc<Versions>| {
+            let size = Some(content.len() as u64 * SECTOR);
+            (name.to_string(), Map { size, snapshot: true, content: Content::Known(content.clone()) })
+        };
+        let golden = Names::from([known("golden", &contents[0]), known("golden-2", &contents[1])]);
         let loaded = |i| Map { size: Some(SIZE), snapshot: false, content: Content::Loaded(i) };
         let loaded: Names = LOADED.iter().enumerate().map(|(i, name)| (name.to_string(), loaded(i))).collect();
         Run {
@@ -167,11 +185,12 @@ impl Run {
             disk,
             dropped: Syncs::None,
             holds: [empty.clone(), content, empty],
-            golden: Realm::new(&["golden"], Names::from([("golden".to_string(), known)])),
+            golden: Realm::new(&["golden"], golden),
             snapshots: Realm::new(&["snap-"], Names::new()),
             volumes: Realm::new(&["idle-", "loaded-"], loaded),
             nothing: Realm::new(&[], Names::new()),
             image: (site.text("small"), imported),
+            streams: [(streams[0].clone(), contents[0].clone()), (streams[1].clone(), contents[1].clone())],
             numbers,
             figures: Figures::default(),
             site,
@@ -183,10 +202,10 @@ impl Run {
         self.server = None;
         let kept = self.site.path("kept");
         if let Some(disk) = &mut self.disk {
-            // What is on a disk in memory is gone with the test, so it is copied.
+            // What is on a disk in memory is gone with the test, so it is copied; it may be off.
+            disk.replace(Image::clone);
             let copied =
                 std::process::Command::new("cp").arg("-a").args([self.site.path("store"), kept.clone()]).status();
-            disk.power.off();
             self.disk = None;
             if !copied.is_ok_and(|status| status.success()) {
                 return "its files could not be copied".to_string();
@@ -214,7 +233,7 @@ impl Run {
         }
         let server = self.start()?;
         self.server = Some(server);
-        self.look(&done).map_err(|e| format!("{e}\nafter {life:?} and {ends:?}"))?;
+        self.look(&done, random).map_err(|e| format!("{e}\nafter {life:?} and {ends:?}"))?;
         self.go_on(random)
     }
 
@@ -238,9 +257,9 @@ impl Run {
                 _ => None,
             })
             .collect();
-        let (image, tally) = (&self.image, &self.figures.tally);
+        let (image, streams, tally) = (&self.image, &self.streams, &self.figures.tally);
         let (commands, progress, over) = (&commands, &progress, &over);
-        let scene = &Scene { site, commands, progress, over, pinned: &pinned, image, tally };
+        let scene = &Scene { site, commands, progress, over, pinned: &pinned, image, streams, tally };
         let realms = [&mut self.snapshots, &mut self.volumes, &mut self.nothing];
         let (server, disk) = (self.server.as_mut().ok_or("no server")?, self.disk.as_ref());
         let (done, errors) = thread::scope(|scope| {
@@ -365,8 +384,8 @@ impl Run {
     }
 
     /// Looks at everything, and settles what was open.
-    fn look(&mut self, done: &[Done; 3]) -> Result<(), String> {
-        let listed = self.listed()?;
+    fn look(&mut self, done: &[Done; 3], random: &mut Random) -> Result<(), String> {
+        let listed = self.listed(random)?;
         for realm in [&mut self.golden, &mut self.snapshots, &mut self.volumes] {
             realm.settle(&listed)?;
         }
@@ -428,33 +447,53 @@ impl Run {
         Ok(())
     }
 
-    /// What the store lists, without what an interrupted import has left, which is removed.
-    fn listed(&self) -> Result<Listed, String> {
-        let output = self.site.run(&["list", "--json"]);
-        let text = String::from_utf8_lossy(&output.stdout);
-        let document: serde_json::Value = serde_json::from_str(&text)
-            .map_err(|e| format!("list: {e}: {text}{}", String::from_utf8_lossy(&output.stderr)))?;
+    /// What the store lists. What an interrupted import has left is removed before; what an interrupted `receive` has left is
+    /// removed or completed.
+    fn listed(&self, random: &mut Random) -> Result<Listed, String> {
         let mut listed = Listed::new();
+        let document: Value = self.document(&["list"])?;
         for entry in document["entries"].as_array().ok_or("no entries")? {
             let name = entry["name"].as_str().ok_or("no name")?.to_string();
-            if name.starts_with("idle-") && name.ends_with(".importing") {
-                let removed = self.site.run(&["remove", &name]);
-                if !removed.status.success() {
-                    return Err(format!("{name}: {}", String::from_utf8_lossy(&removed.stderr)));
-                }
-                continue;
-            }
             listed.insert(name, (entry["size"].as_u64().ok_or("no size")?, entry["kind"] == "snapshot"));
         }
-        Ok(listed)
+        let left = |name: &&String| self.volumes.has(name) && name.contains('.');
+        let Some(left) = listed.keys().find(left) else { return Ok(listed) };
+        match left.strip_suffix(".receiving") {
+            Some(name) if random.below(2) == 0 => self.receive_the_rest(name)?,
+            _ => self.succeeds(&["remove", left]).map(drop)?,
+        }
+        self.listed(random)
+    }
+
+    /// Goes on with an interrupted stream.
+    fn receive_the_rest(&self, name: &str) -> Result<(), String> {
+        let status = self.document(&["receive", "--status", name])?;
+        let token = status["token"].as_str().ok_or("no token")?;
+        let rest = self.site.text("rest");
+        match status["base"].is_null() {
+            true => send(&self.site, &["golden", "--resume", token], &rest)?,
+            false => send(&self.site, &["golden-2", "--from", "golden", "--resume", token], &rest)?,
+        }
+        let mut command = self.site.command(&["receive", name]);
+        said(command.stdin(File::open(rest).unwrap()).output().unwrap()).map(drop)
+    }
+
+    /// Runs a command that must succeed; returns what it printed.
+    fn succeeds(&self, arguments: &[&str]) -> Result<String, String> {
+        said(self.site.run(arguments)).map_err(|e| format!("{arguments:?}: {e}"))
+    }
+
+    fn document(&self, arguments: &[&str]) -> Result<Value, String> {
+        let text = self.succeeds(&[arguments, &["--json"]].concat())?;
+        serde_json::from_str(&text).map_err(|e| format!("{arguments:?}: {e}: {text}"))
     }
 
     /// Now and then the server stops well, and the clone is made anew.
     fn go_on(&mut self, random: &mut Random) -> Result<(), String> {
         self.site.wait_until_nothing_is_open();
         if random.below(5) == 0 {
-            self.site.ok(&["remove", LOADED[1]]);
-            self.site.ok(&["clone", "golden", LOADED[1]]);
+            self.succeeds(&["remove", LOADED[1]])?;
+            self.succeeds(&["clone", "golden", LOADED[1]])?;
             if let Some(Map { content: Content::Known(content), .. }) = self.golden.now.get("golden") {
                 self.holds[1] = content.to_vec();
             }
@@ -471,6 +510,21 @@ impl Run {
             }
         }
         Ok(())
+    }
+}
+
+/// Sends a snapshot to a file.
+fn send(site: &Site, arguments: &[&str], file: &str) -> Result<(), String> {
+    let mut command = site.command(&[&["send"], arguments].concat());
+    let output = command.stdout(File::create(file).unwrap()).output().unwrap();
+    said(output).map(drop).map_err(|e| format!("send {arguments:?}: {e}"))
+}
+
+/// What a command printed, or its error.
+fn said(output: Output) -> Result<String, String> {
+    match output.status.success() {
+        true => String::from_utf8(output.stdout).map_err(|e| e.to_string()),
+        false => Err(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr))),
     }
 }
 
