@@ -13,6 +13,8 @@ mod filesystem;
 #[allow(dead_code)]
 #[path = "../served_volume/history.rs"]
 mod history;
+mod life;
+mod listing;
 #[path = "../served_volume/load.rs"]
 mod load;
 mod names;

@@ -1,10 +1,9 @@
 //! One store that comes to an end again and again, whatever is running, and is looked at each time.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::process::Output;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -12,14 +11,15 @@ use std::time::{Duration, Instant};
 
 use archipelago_core::blocker::sim::Syncs;
 use archipelago_service::nbd::wire::option;
-use serde_json::Value;
 
 use crate::commands::Commands;
 use crate::disk::Disk;
 use crate::filesystem::Image;
 use crate::history::{Change, Kind, Random, SECTOR, Versions, check, versions};
+use crate::life::{End, Life};
+use crate::listing::{listed, send, succeeds};
 use crate::load::{Done, Progress, SIZE, draw, load};
-use crate::names::{Content, Listed, Map, Names, Realm};
+use crate::names::{Content, Map, Names, Realm};
 use crate::operators::{LOADED, Numbers, Scene, Tally, keep_snapshots, keep_volumes, look_around};
 use crate::raw_client::{go, opt};
 use crate::site::{MIB, Server, Site};
@@ -27,57 +27,6 @@ use crate::site::{MIB, Server, Site};
 /// Bytes of the image that is imported under load, and of the snapshot that differs from the golden one.
 const IMPORT: u64 = 2 * MIB;
 const SECOND: u64 = 9 * MIB + 512;
-
-/// How a life under load ends.
-#[derive(Clone, Copy, Debug)]
-enum End {
-    /// The power is cut; the seed chooses what is left.
-    Cut(u64),
-    /// All processes are killed.
-    Killed,
-    /// The server is killed, and commands go on as they can.
-    ServerKilled,
-    /// Commands are killed, and the server some time after them.
-    CommandsKilled,
-}
-
-/// A life under load, and how it ends.
-#[derive(Clone, Copy, Debug)]
-struct Life {
-    end: End,
-    /// Calls that change the disk from the moment that all are at work to the end.
-    steps: u64,
-    /// The same in a plain directory.
-    time: Duration,
-    /// From the end of the commands to that of the server, where they differ.
-    pause: Duration,
-    /// The server was asked to stop before, and may be anywhere on the way.
-    stopping: bool,
-}
-
-impl Life {
-    fn draw(on_a_disk: bool, random: &mut Random) -> Life {
-        let end = match (on_a_disk, random.below(8)) {
-            (true, 0..=5) => End::Cut(match random.below(8) {
-                few @ 0..=1 => few,
-                _ => random.next() | 2,
-            }),
-            (false, 0..=1) => End::ServerKilled,
-            (false, 2..=3) => End::CommandsKilled,
-            _ => End::Killed,
-        };
-        // From nearly nothing to several hundred milliseconds, the short ones as often as the long ones. A stop is short.
-        let stopping = random.below(5) == 0;
-        let magnitude = 4 + random.below(if stopping { 5 } else { 10 });
-        Life {
-            end,
-            steps: random.below(1 << magnitude),
-            time: Duration::from_millis(if stopping { random.below(40) } else { 20 + random.below(181) }),
-            pause: Duration::from_millis(random.below(60)),
-            stopping,
-        }
-    }
-}
 
 /// What a run did.
 #[derive(Default)]
@@ -385,7 +334,7 @@ impl Run {
 
     /// Looks at everything, and settles what was open.
     fn look(&mut self, done: &[Done; 3], random: &mut Random) -> Result<(), String> {
-        let listed = self.listed(random)?;
+        let listed = listed(&self.site, random)?;
         for realm in [&mut self.golden, &mut self.snapshots, &mut self.volumes] {
             realm.settle(&listed)?;
         }
@@ -447,53 +396,12 @@ impl Run {
         Ok(())
     }
 
-    /// What the store lists. What an interrupted import has left is removed before; what an interrupted `receive` has left is
-    /// removed or completed.
-    fn listed(&self, random: &mut Random) -> Result<Listed, String> {
-        let mut listed = Listed::new();
-        let document: Value = self.document(&["list"])?;
-        for entry in document["entries"].as_array().ok_or("no entries")? {
-            let name = entry["name"].as_str().ok_or("no name")?.to_string();
-            listed.insert(name, (entry["size"].as_u64().ok_or("no size")?, entry["kind"] == "snapshot"));
-        }
-        let left = |name: &&String| self.volumes.has(name) && name.contains('.');
-        let Some(left) = listed.keys().find(left) else { return Ok(listed) };
-        match left.strip_suffix(".receiving") {
-            Some(name) if random.below(2) == 0 => self.receive_the_rest(name)?,
-            _ => self.succeeds(&["remove", left]).map(drop)?,
-        }
-        self.listed(random)
-    }
-
-    /// Goes on with an interrupted stream.
-    fn receive_the_rest(&self, name: &str) -> Result<(), String> {
-        let status = self.document(&["receive", "--status", name])?;
-        let token = status["token"].as_str().ok_or("no token")?;
-        let rest = self.site.text("rest");
-        match status["base"].is_null() {
-            true => send(&self.site, &["golden", "--resume", token], &rest)?,
-            false => send(&self.site, &["golden-2", "--from", "golden", "--resume", token], &rest)?,
-        }
-        let mut command = self.site.command(&["receive", name]);
-        said(command.stdin(File::open(rest).unwrap()).output().unwrap()).map(drop)
-    }
-
-    /// Runs a command that must succeed; returns what it printed.
-    fn succeeds(&self, arguments: &[&str]) -> Result<String, String> {
-        said(self.site.run(arguments)).map_err(|e| format!("{arguments:?}: {e}"))
-    }
-
-    fn document(&self, arguments: &[&str]) -> Result<Value, String> {
-        let text = self.succeeds(&[arguments, &["--json"]].concat())?;
-        serde_json::from_str(&text).map_err(|e| format!("{arguments:?}: {e}: {text}"))
-    }
-
     /// Now and then the server stops well, and the clone is made anew.
     fn go_on(&mut self, random: &mut Random) -> Result<(), String> {
         self.site.wait_until_nothing_is_open();
         if random.below(5) == 0 {
-            self.succeeds(&["remove", LOADED[1]])?;
-            self.succeeds(&["clone", "golden", LOADED[1]])?;
+            succeeds(&self.site, &["remove", LOADED[1]])?;
+            succeeds(&self.site, &["clone", "golden", LOADED[1]])?;
             if let Some(Map { content: Content::Known(content), .. }) = self.golden.now.get("golden") {
                 self.holds[1] = content.to_vec();
             }
@@ -510,21 +418,6 @@ impl Run {
             }
         }
         Ok(())
-    }
-}
-
-/// Sends a snapshot to a file.
-fn send(site: &Site, arguments: &[&str], file: &str) -> Result<(), String> {
-    let mut command = site.command(&[&["send"], arguments].concat());
-    let output = command.stdout(File::create(file).unwrap()).output().unwrap();
-    said(output).map(drop).map_err(|e| format!("send {arguments:?}: {e}"))
-}
-
-/// What a command printed, or its error.
-fn said(output: Output) -> Result<String, String> {
-    match output.status.success() {
-        true => String::from_utf8(output.stdout).map_err(|e| e.to_string()),
-        false => Err(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr))),
     }
 }
 
