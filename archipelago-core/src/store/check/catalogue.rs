@@ -119,6 +119,10 @@ enum Looked {
 
 fn header(shared: &Shared, id: VolumeId, found: &mut Catalogue) -> Result<Looked> {
     let key = RecordKey::Header(id);
+    // Not read, for readers of records are patient with what a writer may just be finishing.
+    if matches!(state_of(shared, key), Ok(RecordState::Unborn)) {
+        return Ok(Looked::Unread(Error::damaged(key.to_string(), "no version is complete")));
+    }
     let header = match catalog::read_header(shared, id) {
         Ok(None) => return Ok(Looked::Gone),
         Ok(Some((header, _))) => header,
