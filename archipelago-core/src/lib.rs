@@ -8,6 +8,9 @@
 pub mod blocker;
 pub mod error;
 pub mod format;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod limits;
 pub mod mapper;
 pub mod name;
@@ -18,9 +21,13 @@ pub mod volume;
 pub use blocker::VolumeId;
 pub use error::{Error, Owner, Result};
 pub use format::header::Kind;
+pub use format::stream::ResumeToken;
 pub use store::{
     Affected, Background, ByteRange, CheckOptions, CheckProgress, CheckReport, CloneOptions, CreateOptions,
     DamagedEntry, DiffExtent, Finding, FindingKind, InitOptions, ListOptions, Location, MapExtent, MapSource, Page,
-    Repair, Severity, Store, StoreOptions, StoreStatus, Usage, VolumeInfo,
+    ReceiveStatus, Repair, SendOptions, SendPlan, Severity, Store, StoreOptions, StoreStatus, Usage, VolumeInfo,
 };
-pub use volume::{Completion, CompletionQueue, DataExtent, Mode, Operation, Volume, WriteFlags};
+pub use volume::{
+    CompactOptions, CompactReport, Completion, CompletionQueue, DataExtent, Mode, Operation, StallStats, Volume,
+    WriteFlags,
+};

@@ -178,7 +178,8 @@ fn decode_atom<'a>(object: &'a str, number: usize, bytes: &'a [u8]) -> Result<Op
     if version == 0 || total > ATOMS || index >= total || index != number % ATOMS {
         return damaged("is out of place");
     }
-    if len > ATOM_PAYLOAD || (len < ATOM_PAYLOAD && index + 1 != total) {
+    // Only as many atoms as the payload needs: none but the only one is empty.
+    if len > ATOM_PAYLOAD || (len < ATOM_PAYLOAD && index + 1 != total) || (len == 0 && total > 1) {
         return damaged("has an impossible length");
     }
     let piece = reader.take(len)?;
@@ -354,6 +355,24 @@ mod tests {
         let mut mixed = file(&[payload(600, 1)]);
         mixed[SLOT..SLOT + ATOM].copy_from_slice(&encode_slot(ID + 1, 2, b"x").unwrap());
         assert!(is_damaged(&mixed));
+    }
+
+    #[test]
+    fn a_slot_with_an_atom_more_than_its_payload_needs_is_damage() {
+        let mut file = file(&[payload(2 * ATOM_PAYLOAD, 1)]);
+        let commit = crc32c::crc32c(&payload(2 * ATOM_PAYLOAD, 1));
+        for (index, atom) in file[..3 * ATOM].chunks_mut(ATOM).enumerate() {
+            if index == 2 {
+                atom[..8].copy_from_slice(&1u64.to_le_bytes());
+                atom[8..16].copy_from_slice(&ID.to_le_bytes());
+                atom[17] = FORMAT;
+                atom[20..24].copy_from_slice(&commit.to_le_bytes());
+            }
+            atom[16] = 3 << 4 | index as u8;
+            let crc = crc32c::crc32c(&atom[..ATOM_SUMMED]);
+            atom[ATOM_SUMMED..].copy_from_slice(&crc.to_le_bytes());
+        }
+        assert!(is_damaged(&file));
     }
 
     #[test]

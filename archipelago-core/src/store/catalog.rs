@@ -8,11 +8,12 @@ use crate::blocker::{LockMode, LockOutcome, Object, RecordKey, VolumeId};
 use crate::error::{Error, Owner, Result};
 use crate::format::header::{Header, Kind};
 use crate::format::owner::ShortOwner;
+use crate::format::relations::Received;
 use crate::format::superblock::READ_COMPAT_KNOWN;
 use crate::limits::{MAX_VOLUME_SIZE, MIN_VOLUME_SIZE, SECTOR};
 use crate::mapper::tree::Tree;
+use crate::store::VolumeInfo;
 use crate::store::shared::Shared;
-use crate::store::{VolumeInfo, process};
 
 /// Checks a size in bytes.
 pub fn check_size(size: u64) -> Result<()> {
@@ -50,6 +51,14 @@ pub fn find(shared: &Shared, name: &str) -> Result<(Header, u64)> {
         return Err(Error::NotFound(name.to_string()));
     }
     resolve(shared, name)?.ok_or_else(|| Error::NotFound(name.to_string()))
+}
+
+/// Refuses a map that is not whole.
+pub fn check_whole(header: &Header) -> Result<()> {
+    match header.received {
+        Received::Partly(_) => Err(Error::Receiving(header.name.clone())),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a name that is taken.
@@ -163,6 +172,14 @@ fn info(header: &Header, mapped: u64, parent: Option<String>, open_by: Option<Ow
         parent,
         created: header.created,
         open_by,
+        origin: match &header.received {
+            Received::From(identity) => Some(identity.to_string()),
+            _ => None,
+        },
+        receiving: match &header.received {
+            Received::Partly(transfer) => Some(transfer.progress.position),
+            _ => None,
+        },
     }
 }
 
@@ -174,7 +191,7 @@ pub fn holder(shared: &Shared, id: VolumeId) -> Result<Option<Owner>> {
 /// Who left this record at a lock: the record says which process, and the process has said more about itself in the store.
 fn owner(shared: &Shared, record: &[u8]) -> Option<Owner> {
     let short = ShortOwner::decode(record)?;
-    let registered = shared.root.as_ref().and_then(|root| process::registered(root, &short.process));
+    let registered = shared.peers.get().and_then(|peers| peers.describe(&short.process));
     // Gone or not readable for this user; in simulation no process registers.
     let unknown = || ("unknown".to_string(), "unknown".to_string());
     let (host, command) = registered.map_or_else(unknown, |owner| (owner.host, owner.command));

@@ -135,6 +135,12 @@ pub struct VolumeInfo {
     pub created: u64,
     /// Who has it open for writing.
     pub open_by: Option<Owner>,
+    /// For a snapshot that was received: the identity of the one that was sent, as id and uuid of its store.
+    #[serde(default)]
+    pub origin: Option<String>,
+    /// For a map that is being received: bytes of the snapshot that are here for good.
+    #[serde(default)]
+    pub receiving: Option<u64>,
 }
 
 /// How much of a map is its own.

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::real_sys::{LEAVE, RealSys};
 use super::sys::Sys;
-use super::{Blocker, LockMode, LockOutcome, Mend, Object, Record, RecordKey, Space, VolumeId};
+use super::{Blocker, Inventory, LockMode, LockOutcome, Mend, Object, Record, RecordKey, Space, VolumeId};
 use crate::error::{Error, Result};
 use crate::limits::MAX_OPEN_FILES;
 
@@ -144,8 +144,16 @@ impl Blocker for FileBlocker {
         self.list_objects(volume)
     }
 
-    fn all_objects(&self) -> Result<Vec<Object>> {
-        self.list_all_objects()
+    fn inventory(&self, part: u8) -> Result<Inventory> {
+        self.list_part(part)
+    }
+
+    fn allocated(&self, object: Object) -> Result<u64> {
+        self.allocated_object(object)
+    }
+
+    fn close_idle(&self) {
+        self.files.close_idle();
     }
 
     fn create_record(&self, key: RecordKey, bytes: &[u8]) -> Result<()> {
@@ -164,8 +172,16 @@ impl Blocker for FileBlocker {
         self.replace_record(key, expected, bytes)
     }
 
+    fn settle_record(&self, key: RecordKey, version: u64) -> Result<()> {
+        self.make_durable(key, version)
+    }
+
     fn trash_header(&self, volume: VolumeId) -> Result<()> {
         self.move_to_trash(volume)
+    }
+
+    fn remove_record(&self, key: RecordKey) -> Result<()> {
+        self.drop_record(key)
     }
 
     fn headers(&self) -> Result<Vec<VolumeId>> {

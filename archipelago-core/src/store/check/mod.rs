@@ -70,6 +70,16 @@ struct Work<'a> {
     unreadable: bool,
 }
 
+/// Every object of the store, sorted.
+fn all_objects(shared: &Shared) -> Result<Vec<Object>> {
+    let mut objects = Vec::new();
+    for part in 0..=u8::MAX {
+        objects.extend(shared.blocker.inventory(part)?.objects);
+    }
+    objects.sort_unstable();
+    Ok(objects)
+}
+
 /// See [`crate::Store::check`].
 pub(super) fn check(
     shared: &Shared,
@@ -77,7 +87,7 @@ pub(super) fn check(
     report: &mut dyn FnMut(CheckProgress) -> Result<()>,
 ) -> Result<CheckReport> {
     // Listed before any header is read: what is made later is named by something that is read later.
-    let candidates = if options.names.is_empty() { Some(shared.blocker.all_objects()?) } else { None };
+    let candidates = if options.names.is_empty() { Some(all_objects(shared)?) } else { None };
     let mut work = Work {
         shared,
         walker: Walker::new(&*shared.blocker, report),
