@@ -11,6 +11,9 @@ use parking_lot::Mutex;
 
 use crate::site::Site;
 
+/// Exit code of a check that has found something that a repair would put right.
+pub const REPAIRABLE: i32 = 10;
+
 /// How a command ended.
 #[derive(Debug)]
 pub enum Answer {
@@ -69,6 +72,8 @@ impl<'a> Commands<'a> {
         self.running.lock().children.retain(|other| !Arc::ptr_eq(other, &child));
         Some(match status.code() {
             Some(0) => Answer::Done,
+            // A check may come between two steps of another command.
+            Some(REPAIRABLE) if arguments[0] == "check" => Answer::Done,
             Some(code) => Answer::Refused(format!("exit code {code}: {text}{}", read.map_or("?", |_| ""))),
             None => Answer::Killed,
         })

@@ -209,11 +209,12 @@ pub fn look_around(realm: &mut Realm, scene: &Scene<'_>, random: &mut Random) ->
 fn choose_for_looking(_: &mut Realm, scene: &Scene<'_>, random: &mut Random) -> Plan {
     let snapshot = &scene.pinned[random.below(scene.pinned.len() as u64) as usize].0;
     let file = scene.site.text("exported");
-    let arguments = match random.below(5) {
+    let arguments = match random.below(6) {
         0 => vec!["status"],
         1 => vec!["list", "--usage"],
         2 => vec!["mapinfo", snapshot],
         3 => vec!["send", "--dry-run", snapshot],
+        4 => vec!["check"],
         _ => vec!["export", snapshot, &file, "--force"],
     };
     Plan::new(&arguments, Names::new())

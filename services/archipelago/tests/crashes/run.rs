@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use archipelago_core::blocker::sim::Syncs;
 use archipelago_service::nbd::wire::option;
 
-use crate::commands::Commands;
+use crate::commands::{Commands, REPAIRABLE};
 use crate::disk::Disk;
 use crate::filesystem::Image;
 use crate::history::{Change, Kind, Random, SECTOR, Versions, check, versions};
@@ -179,6 +179,15 @@ impl Run {
         for _ in 0..random.below(3) {
             // Where something is wrong, it is found below.
             ends.push(self.recover_in_vain(random));
+        }
+        if random.below(2) == 0 {
+            // Nothing has recovered yet. What can be repaired now, recovery has to put right.
+            let found = self.site.run(&["check"]);
+            if !matches!(found.status.code(), Some(0 | REPAIRABLE)) {
+                let text =
+                    [found.stdout, found.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+                return Err(format!("check before recovery: {}: {text}\nafter {life:?} and {ends:?}", found.status));
+            }
         }
         let server = self.start()?;
         self.server = Some(server);
@@ -399,6 +408,8 @@ impl Run {
     /// Now and then the server stops well, and the clone is made anew.
     fn go_on(&mut self, random: &mut Random) -> Result<(), String> {
         self.site.wait_until_nothing_is_open();
+        // Clean, whatever is left over by commands that came to nothing.
+        succeeds(&self.site, &["check"])?;
         if random.below(5) == 0 {
             succeeds(&self.site, &["remove", LOADED[1]])?;
             succeeds(&self.site, &["clone", "golden", LOADED[1]])?;
