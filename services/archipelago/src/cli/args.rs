@@ -78,6 +78,8 @@ pub enum Command {
     Serve(Serve),
     /// Show the state of the store
     Status,
+    /// Look for damage and leftovers, and repair what needs no invention; also while the store is in use
+    Check(Check),
     /// Print completions for a shell
     Completions(Completions),
     /// Write the man pages to a directory
@@ -323,6 +325,17 @@ pub struct Serve {
     /// Write a line to this descriptor (a pipe or file) when ready, instead of to standard output
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub ready_fd: Option<u32>,
+}
+
+/// `check`
+#[derive(Args, Debug)]
+pub struct Check {
+    /// Only these volumes and snapshots, and what they need [default: the whole store]
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Put right what can be put right without inventing data
+    #[arg(long)]
+    pub repair: bool,
 }
 
 /// `completions`
