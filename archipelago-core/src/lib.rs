@@ -15,6 +15,11 @@ pub mod limits;
 pub mod mapper;
 pub mod name;
 pub mod store;
+#[cfg_attr(feature = "shuttle", doc(hidden))]
+#[cfg(feature = "shuttle")]
+pub mod sync;
+#[cfg(not(feature = "shuttle"))]
+mod sync;
 pub mod time;
 pub mod volume;
 

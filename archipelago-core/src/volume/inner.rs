@@ -3,9 +3,6 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-
-use parking_lot::{Mutex, RwLock};
 
 use crate::blocker::{Blocker, LockGuard, Object, RecordKey, VolumeId};
 use crate::error::{Error, Result};
@@ -19,6 +16,8 @@ use crate::mapper::pack::PackWriter;
 use crate::mapper::tree::{Stored, Tree};
 use crate::mapper::view::MapView;
 use crate::store::shared::Shared;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Mutex, Plant, RwLock, planted};
 use crate::volume::overlay::{Overlay, Shard};
 
 /// The header of an open volume with its record's version.
@@ -248,13 +247,21 @@ impl Inner {
         at: (Object, u64),
         bufs: &[IoSlice<'_>],
     ) -> Result<()> {
+        if planted(Plant::EarlyMark) {
+            self.mark_unsynced(writer, source);
+            return self.blocker().write(at.0, bufs, at.1);
+        }
         self.blocker().write(at.0, bufs, at.1)?;
         // Marked after the write: a flush that began before it owes nothing to it, one that begins later sees the mark.
+        self.mark_unsynced(writer, source);
+        Ok(())
+    }
+
+    fn mark_unsynced(&self, writer: &Writer, source: &Source) {
         match *source {
             Source::Log { segment, .. } => writer.journal.mark_dirty(segment),
             _ => writer.data_dirty.store(true, Ordering::Release),
         }
-        Ok(())
     }
 
     /// Reads one sector of a block through its map.
