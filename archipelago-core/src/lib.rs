@@ -26,8 +26,13 @@ pub mod volume;
 pub use blocker::VolumeId;
 pub use error::{Error, Owner, Result};
 pub use format::header::Kind;
+pub use format::stream::ResumeToken;
 pub use store::{
-    Background, CloneOptions, CreateOptions, DiffExtent, InitOptions, ListOptions, Location, MapExtent, MapSource,
-    Page, Store, StoreOptions, StoreStatus, Usage, VolumeInfo,
+    Affected, Background, ByteRange, CheckOptions, CheckProgress, CheckReport, CloneOptions, CreateOptions,
+    DamagedEntry, DiffExtent, Finding, FindingKind, InitOptions, ListOptions, Location, MapExtent, MapSource, Page,
+    ReceiveStatus, Repair, SendOptions, SendPlan, Severity, Store, StoreOptions, StoreStatus, Usage, VolumeInfo,
 };
-pub use volume::{Completion, CompletionQueue, DataExtent, Mode, Operation, Volume, WriteFlags};
+pub use volume::{
+    CompactOptions, CompactReport, Completion, CompletionQueue, DataExtent, Mode, Operation, StallStats, Volume,
+    WriteFlags,
+};

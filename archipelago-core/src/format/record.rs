@@ -133,6 +133,31 @@ pub fn decode_slots(object: &str, bytes: &[u8]) -> Result<Slots> {
     Ok(Slots { id, version, payload })
 }
 
+/// Whether a record file was read whole, but the slot beside its newest version holds a commit that was not finished.
+/// `false` for a file that [`decode_slots`] refuses.
+pub fn is_torn(bytes: &[u8]) -> bool {
+    let Ok(slots) = decode_slots("", bytes) else { return false };
+    let other = 1 - slot_of(slots.version) as usize;
+    matches!(slot_states(bytes), Ok(states) if matches!(states[other], State::Torn(_)))
+}
+
+/// Whether a record file is what a crash may leave of a record that was being created: part of version 1, and nothing else.
+pub fn is_unborn(bytes: &[u8]) -> bool {
+    if is_zero(bytes) && (bytes.is_empty() || bytes.len() as u64 == RECORD_FILE) {
+        return true;
+    }
+    bytes.len() as u64 == RECORD_FILE && matches!(slot_states(bytes), Ok([State::Torn(1) | State::Zero, State::Zero]))
+}
+
+/// What both slots hold.
+fn slot_states(bytes: &[u8]) -> Result<[State; 2]> {
+    let mut slots = [[None; ATOMS]; 2];
+    for (number, atom) in bytes.chunks_exact(ATOM).enumerate().take(2 * ATOMS) {
+        slots[number / ATOMS][number % ATOMS] = decode_atom("", number, atom)?;
+    }
+    Ok([state_of(&slots[0]), state_of(&slots[1])])
+}
+
 /// Reads one atom of a record file; `None` if it is all zeros.
 fn decode_atom<'a>(object: &'a str, number: usize, bytes: &'a [u8]) -> Result<Option<Atom<'a>>> {
     if is_zero(bytes) {

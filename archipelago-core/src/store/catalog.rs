@@ -8,11 +8,12 @@ use crate::blocker::{LockMode, LockOutcome, Object, RecordKey, VolumeId};
 use crate::error::{Error, Owner, Result};
 use crate::format::header::{Header, Kind};
 use crate::format::owner::ShortOwner;
+use crate::format::relations::Received;
 use crate::format::superblock::READ_COMPAT_KNOWN;
 use crate::limits::{MAX_VOLUME_SIZE, MIN_VOLUME_SIZE, SECTOR};
 use crate::mapper::tree::Tree;
+use crate::store::VolumeInfo;
 use crate::store::shared::Shared;
-use crate::store::{VolumeInfo, process};
 
 /// Checks a size in bytes.
 pub fn check_size(size: u64) -> Result<()> {
@@ -50,6 +51,14 @@ pub fn find(shared: &Shared, name: &str) -> Result<(Header, u64)> {
         return Err(Error::NotFound(name.to_string()));
     }
     resolve(shared, name)?.ok_or_else(|| Error::NotFound(name.to_string()))
+}
+
+/// Refuses a map that is not whole.
+pub fn check_whole(header: &Header) -> Result<()> {
+    match header.received {
+        Received::Partly(_) => Err(Error::Receiving(header.name.clone())),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a name that is taken.
@@ -99,7 +108,7 @@ pub fn publish(shared: &Shared, header: &Header) -> Result<()> {
 }
 
 /// A store with features that only forbid writing can still be read by a build that does not know them.
-fn check_writable(shared: &Shared) -> Result<()> {
+pub fn check_writable(shared: &Shared) -> Result<()> {
     match shared.superblock.read_compat & !READ_COMPAT_KNOWN {
         0 => Ok(()),
         bits => Err(Error::TooNew {
@@ -141,7 +150,17 @@ pub fn describe(shared: &Shared, header: &Header, mapped: Option<u64>) -> Result
         }),
     };
     let open_by = if header.kind == Kind::Volume { holder(shared, header.id)? } else { None };
-    Ok(VolumeInfo {
+    Ok(info(header, mapped, parent, open_by))
+}
+
+/// Facts about a clone that was made a moment ago: nobody has it open, and its parent is known.
+pub fn describe_clone(header: &Header, parent: &str) -> Result<VolumeInfo> {
+    let tree = Tree::from_root(&format!("catalog/h.{}", header.id), &header.root, header.block_shift)?;
+    Ok(info(header, tree.mapped() * SECTOR, Some(parent.to_string()), None))
+}
+
+fn info(header: &Header, mapped: u64, parent: Option<String>, open_by: Option<Owner>) -> VolumeInfo {
+    VolumeInfo {
         name: header.name.clone(),
         id: header.id.to_string(),
         kind: header.kind,
@@ -153,7 +172,15 @@ pub fn describe(shared: &Shared, header: &Header, mapped: Option<u64>) -> Result
         parent,
         created: header.created,
         open_by,
-    })
+        origin: match &header.received {
+            Received::From(identity) => Some(identity.to_string()),
+            _ => None,
+        },
+        receiving: match &header.received {
+            Received::Partly(transfer) => Some(transfer.progress.position),
+            _ => None,
+        },
+    }
 }
 
 /// Who has a volume open for writing.
@@ -164,7 +191,7 @@ pub fn holder(shared: &Shared, id: VolumeId) -> Result<Option<Owner>> {
 /// Who left this record at a lock: the record says which process, and the process has said more about itself in the store.
 fn owner(shared: &Shared, record: &[u8]) -> Option<Owner> {
     let short = ShortOwner::decode(record)?;
-    let registered = shared.root.as_ref().and_then(|root| process::registered(root, &short.process));
+    let registered = shared.peers.get().and_then(|peers| peers.describe(&short.process));
     // Gone or not readable for this user; in simulation no process registers.
     let unknown = || ("unknown".to_string(), "unknown".to_string());
     let (host, command) = registered.map_or_else(unknown, |owner| (owner.host, owner.command));

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::acknowledge::Unsettled;
+use super::pins::PinnedHeader;
 use super::{VolumeInfo, os, process};
 use crate::error::{Error, Result};
 use crate::time::format_utc;
@@ -86,6 +88,18 @@ pub enum Request {
         /// Name of the volume.
         volume: String,
     },
+    /// Answer when everything that began before has ended; for a collector.
+    Acknowledge {
+        /// Whether node packs are closed first.
+        packs: bool,
+    },
+    /// Which headers it reads by; for a collector.
+    Pins {
+        /// The number behind which the page begins; 0 for the first.
+        after: u64,
+    },
+    /// Objects were collected: files that are kept open only to be quick are closed, so that their room is free.
+    Collected,
 }
 
 /// What comes back for a [`Request`].
@@ -100,6 +114,18 @@ pub enum Answer {
     Status {
         /// Names of the volumes that it has open for writing.
         volumes: Vec<String>,
+    },
+    /// Everything that began before has ended.
+    Acknowledged {
+        /// Volumes with changes that are in no journal.
+        unsettled: Vec<Unsettled>,
+    },
+    /// Headers that it reads by.
+    Pins {
+        /// In the order in which they were pinned.
+        pins: Vec<PinnedHeader>,
+        /// What to give as `after` for the next page; `None` on the last.
+        next: Option<u64>,
     },
     /// It was not done. [`ask`] returns this as an error.
     Failed(RemoteError),

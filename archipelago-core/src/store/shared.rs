@@ -6,6 +6,9 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use super::control::{Answer, Handler, Request};
+use super::operations::Operations;
+use super::peers::Peers;
+use super::pins::Pins;
 use super::process::Registration;
 use super::{StoreOptions, os};
 use crate::blocker::{Blocker, LockGuard, VolumeId};
@@ -31,6 +34,12 @@ pub struct Shared {
     pub root: Option<PathBuf>,
     /// This process in the store.
     pub registration: OnceLock<Registration>,
+    /// The processes that have the store open; none where only this one can.
+    pub peers: OnceLock<Arc<dyn Peers>>,
+    /// What is under way in this process, for collectors to wait for.
+    pub operations: Operations,
+    /// Headers that this process reads by.
+    pub pins: Arc<Pins>,
     /// Volumes open for writing.
     pub open: Mutex<HashMap<VolumeId, Weak<Inner>>>,
     /// Workers of the completion interface.
@@ -61,6 +70,9 @@ impl Shared {
             superblock,
             root,
             registration: OnceLock::new(),
+            peers: OnceLock::new(),
+            operations: Operations::default(),
+            pins: Arc::default(),
             open: Mutex::default(),
             pool,
             opening: Mutex::default(),
@@ -93,6 +105,7 @@ impl Shared {
     pub fn owner(&self) -> Owner {
         match self.registration.get() {
             Some(registration) => Owner { since: self.now(), ..registration.owner() },
+            None if let Some(owner) = self.peers.get().and_then(|p| p.describe(p.own())) => owner,
             None => Owner {
                 pid: std::process::id(),
                 host: "localhost".to_string(),
@@ -114,9 +127,11 @@ impl Shared {
         self.open.lock().contains_key(&id)
     }
 
-    /// All volumes that this process has open for writing.
+    /// All volumes that this process has open for writing, in an order that can be repeated.
     pub fn all_open(&self) -> Vec<Arc<Inner>> {
-        self.open.lock().values().filter_map(Weak::upgrade).collect()
+        let mut open: Vec<Arc<Inner>> = self.open.lock().values().filter_map(Weak::upgrade).collect();
+        open.sort_by_key(|inner| inner.id);
+        open
     }
 
     /// A volume was closed: gives up its lock. In one step with what [`Shared::holds`] says, so that nobody in this process
@@ -170,6 +185,12 @@ impl Handler for Shared {
                     Answer::Done
                 }
                 Request::Info { id, volume: name } => info(volume(id, name)?.info()?),
+                Request::Acknowledge { packs } => Answer::Acknowledged { unsettled: self.acknowledge(*packs)? },
+                Request::Pins { after } => self.pinned(*after),
+                Request::Collected => {
+                    self.blocker.close_idle();
+                    Answer::Done
+                }
             })
         };
         answer().into()

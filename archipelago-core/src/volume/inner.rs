@@ -3,6 +3,13 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
+<<<<<<< HEAD
+=======
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+>>>>>>> 36e016cc14465a70df624e68e8801854abae16a2
 
 use crate::blocker::{Blocker, LockGuard, Object, RecordKey, VolumeId};
 use crate::error::{Error, Result};
@@ -15,10 +22,12 @@ use crate::mapper::journal::Journal;
 use crate::mapper::pack::PackWriter;
 use crate::mapper::tree::{Stored, Tree};
 use crate::mapper::view::MapView;
+use crate::store::pins::Pin;
 use crate::store::shared::Shared;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, Plant, RwLock, planted};
 use crate::volume::overlay::{Overlay, Shard};
+use crate::volume::stalls::{Stalls, Stopped};
 
 /// The header of an open volume with its record's version.
 pub struct HeaderState {
@@ -100,6 +109,8 @@ pub struct Inner {
     pub overlay: Overlay,
     /// Held shared by every request that changes the volume, exclusively to stop them for a moment.
     pub gate: RwLock<()>,
+    /// How long it was held exclusively.
+    pub stalls: Stalls,
     /// Present when open for writing.
     pub writer: Option<Writer>,
     /// A sync failed: nothing is promised any more.
@@ -112,6 +123,9 @@ pub struct Inner {
     pub leaving: AtomicBool,
     /// The volume's lock.
     pub lock: Mutex<Option<Box<dyn LockGuard>>>,
+    /// Keeps what the header of a reader names; a writer's header is in the catalogue. Goes with the last reference, so
+    /// after all reads.
+    pub pin: Option<Pin>,
 }
 
 /// The map of a block as found: in the overlay, or looked up.
@@ -165,6 +179,18 @@ impl Inner {
     /// The writer's part, or the error for those who are none.
     pub fn writer(&self) -> Result<&Writer> {
         self.writer.as_ref().ok_or_else(|| Error::ReadOnly(self.name()))
+    }
+
+    /// Waits for the requests under way that change the volume, and lets none begin. No sync belongs under it.
+    pub fn stop_changes(&self) -> Stopped<'_> {
+        let since = Instant::now();
+        Stopped::new(self.gate.write(), since, &self.stalls)
+    }
+
+    /// The same, unless it takes longer than `time`.
+    pub fn stop_changes_for(&self, time: Duration) -> Option<Stopped<'_>> {
+        let since = Instant::now();
+        self.gate.try_write_for(time).map(|gate| Stopped::new(gate, since, &self.stalls))
     }
 
     /// Checks a request's range.
@@ -289,6 +315,24 @@ impl Inner {
     /// Called by the journal when its first segment is ready: from now on the header says that there is one.
     pub fn journal_started(&self, start: LogStart) -> Result<()> {
         self.commit_header(|h| h.log = Some(start))
+    }
+
+    /// The oldest sealed epoch with map changes that are in no journal yet.
+    pub fn oldest_unsettled(&self) -> Option<u64> {
+        let writer = self.writer.as_ref()?;
+        writer.journal.lock().sealed.iter().map(|(epoch, _)| *epoch).min()
+    }
+
+    /// Lets the next fold begin a new node pack; `false` if a fold under way did not let go of the pack in time.
+    pub fn close_pack(&self, deadline: Instant) -> bool {
+        let Some(writer) = &self.writer else { return true };
+        match writer.pack.try_lock_until(deadline) {
+            Some(mut pack) => {
+                pack.iter_mut().for_each(PackWriter::close);
+                true
+            }
+            None => false,
+        }
     }
 
     /// The map as it is now.

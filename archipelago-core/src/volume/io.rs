@@ -39,6 +39,8 @@ impl Inner {
         }
         let len = bufs.iter().map(|b| b.len()).sum();
         self.check_request(offset, len)?;
+        // Until the bytes are read, nobody may take away what the map named.
+        let _operation = self.shared.operations.begin();
         let pieces = self.resolve(offset, len)?;
         let mut cursor = ReadCursor::new(bufs);
         for piece in &pieces {
@@ -93,6 +95,7 @@ impl Inner {
         self.check_request(offset, len)?;
         self.throttle(writer)?;
         {
+            let _operation = self.shared.operations.begin();
             let _gate = self.gate.read();
             // Looked at again behind the gate: a resize or a close may have come between.
             self.check()?;
@@ -104,7 +107,7 @@ impl Inner {
     }
 
     /// Keeps the list of changes that wait for a sync bounded.
-    fn after_change(&self, writer: &Writer) -> Result<()> {
+    pub(super) fn after_change(&self, writer: &Writer) -> Result<()> {
         if writer.journal.lock().live.len() > MAX_PENDING_RUNS {
             self.flush()?;
         }
@@ -272,6 +275,7 @@ impl Inner {
         self.check_range(offset, len)?;
         self.throttle(writer)?;
         {
+            let _operation = self.shared.operations.begin();
             let _gate = self.gate.read();
             self.check()?;
             self.check_range(offset, len)?;
@@ -290,6 +294,7 @@ impl Inner {
         self.check_range(offset, len)?;
         self.throttle(writer)?;
         {
+            let _operation = self.shared.operations.begin();
             let _gate = self.gate.read();
             self.check()?;
             self.check_range(offset, len)?;
@@ -377,6 +382,7 @@ impl Inner {
             return Err(Error::NotOpen(self.name()));
         }
         self.check_range(offset, len)?;
+        let _operation = self.shared.operations.begin();
         let mut out: Vec<DataExtent> = Vec::new();
         let end = offset + len;
         let mut at = offset;
@@ -418,7 +424,7 @@ impl Inner {
     }
 
     /// The first block from `from` on that may be mapped.
-    fn next_mapped(&self, from: u64) -> Result<Option<u64>> {
+    pub(super) fn next_mapped(&self, from: u64) -> Result<Option<u64>> {
         let dirty = self.overlay.keys(from, u64::MAX).first().copied();
         let tree = self.tree.read().clone();
         let clean = tree.next_mapped(self.blocker(), &self.shared.cache, from)?;

@@ -264,6 +264,13 @@ impl Descriptors {
         shard.facts.lock().settled.retain(|object| names::volume_of(*object) != volume);
     }
 
+    /// Closes all files that nobody uses.
+    pub(super) fn close_idle(&self) {
+        for shard in &self.shards {
+            self.drop_files(shard, |_, file| is_idle(file));
+        }
+    }
+
     fn drop_files(&self, shard: &Shard, mut which: impl FnMut(&(Object, u32), &mut Arc<OpenFile>) -> bool) {
         let closed: Vec<_> = shard.files.write().extract_if(.., |key, file| which(key, file)).collect();
         self.open.fetch_sub(closed.len(), Ordering::Relaxed);

@@ -9,6 +9,8 @@ pub(super) const ROOT: &str = ".";
 pub(super) const CATALOG: &str = "catalog";
 /// Headers of removed maps.
 pub(super) const TRASH: &str = "trash";
+/// Headers that nobody could read, and their names.
+pub(super) const LOST: &str = "lost";
 /// Everything that belongs to one volume, spread over 256 directories.
 pub(super) const DATA: &str = "data";
 /// Registrations of processes.
@@ -19,9 +21,7 @@ const MAX_FILE_NAME: usize = 255;
 
 /// The volume that an object belongs to.
 pub(super) fn volume_of(object: Object) -> VolumeId {
-    match object {
-        Object::Log(volume, _) | Object::Pack(volume, _) | Object::Data(volume, _) => volume,
-    }
+    object.volume()
 }
 
 /// Which of the 256 directories below `data` a volume's files are in.
@@ -93,6 +93,12 @@ pub(super) fn parse_object(file: &str) -> Option<(Object, u32)> {
     fields.next().is_none().then_some(found)
 }
 
+/// The volume to whose lock a file below `data` belongs: the lock file, or the link beside it.
+pub(super) fn parse_lock(file: &str) -> Option<VolumeId> {
+    let id = file.strip_prefix("lock.").or_else(|| file.strip_prefix("owner."))?;
+    hex(id, 16).map(VolumeId)
+}
+
 /// The map whose header a file in `catalog` or `trash` is.
 pub(super) fn parse_header(file: &str) -> Option<VolumeId> {
     hex(file.strip_prefix("h.")?, 16).map(VolumeId)
@@ -140,6 +146,9 @@ mod tests {
         ] {
             assert_eq!(parse_object(file), None, "{file}");
         }
+        assert_eq!(parse_lock("lock.00000000000000ff"), Some(VolumeId(255)));
+        assert_eq!(parse_lock("owner.00000000000000ff"), Some(VolumeId(255)));
+        assert_eq!(parse_lock("lock.00000000000000ff.bak"), None);
         assert_eq!(parse_header("h.00000000000000ff"), Some(VolumeId(255)));
         assert_eq!(parse_header("n.00000000000000ff"), None);
         assert_eq!(parse_header("h.ff"), None);

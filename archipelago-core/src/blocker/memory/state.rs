@@ -64,6 +64,7 @@ pub(super) enum Op {
     },
     CopyToTrash(VolumeId),
     DropHeader(VolumeId),
+    RemoveRecord(RecordKey),
     Bind {
         name: String,
         volume: VolumeId,
@@ -94,6 +95,11 @@ impl Held {
             Object::Data(volume, 0)..=Object::Data(volume, u64::MAX),
         ];
         kinds.into_iter().flat_map(|kind| self.objects.range(kind)).map(|(object, _)| *object).collect()
+    }
+
+    /// In the order of [`Object`].
+    pub(super) fn all_objects(&self) -> impl Iterator<Item = Object> {
+        self.objects.keys().copied()
     }
 
     pub(super) fn record(&self, key: RecordKey) -> Option<&Record> {
@@ -257,6 +263,9 @@ impl State for Held {
             }
             Op::DropHeader(volume) => {
                 self.records.remove(&RecordKey::Header(*volume));
+            }
+            Op::RemoveRecord(key) => {
+                self.records.remove(key);
             }
             Op::Bind { name, volume, durable } => self.bind(name, *volume, *durable),
             Op::Unbind(name) => self.unbind(name),
