@@ -5,13 +5,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
 use std::time::Duration;
 
-<<<<<<< HEAD
-use crate::blocker::{LockMode, LockOutcome, Object};
-=======
-use parking_lot::{Mutex, RwLock};
-
 use crate::blocker::{LockMode, LockOutcome, Object, RecordKey};
->>>>>>> 36e016cc14465a70df624e68e8801854abae16a2
 use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind, LogPos};
 use crate::limits::MAX_EXTENTS;

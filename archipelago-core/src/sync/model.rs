@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use shuttle::sync as model;
+pub use shuttle::sync::RwLockWriteGuard;
 
 use super::Plant;
 

@@ -3,12 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-<<<<<<< HEAD
-use smallvec::SmallVec;
-=======
-use parking_lot::MutexGuard;
->>>>>>> 36e016cc14465a70df624e68e8801854abae16a2
-
 use crate::blocker::{LockMode, LockOutcome, Object, RecordKey, VolumeId};
 use crate::error::{Error, Result};
 use crate::format::header::{Header, LogPos, LogStart, Root};
@@ -17,12 +11,9 @@ use crate::mapper::fold::Folder;
 use crate::mapper::pack::PackWriter;
 use crate::mapper::tree::Tree;
 use crate::store::Background;
-<<<<<<< HEAD
 use crate::sync::atomic::Ordering;
 use crate::sync::{MutexGuard, Plant, planted};
-=======
 use crate::volume::compact::Gather;
->>>>>>> 36e016cc14465a70df624e68e8801854abae16a2
 use crate::volume::inner::{CommitState, FoldJob, Inner, Writer};
 
 /// Times that a checkpoint composes without stopping writers before it stops them for it.
@@ -113,11 +104,7 @@ impl Inner {
         at_gate: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
         let kept = {
-<<<<<<< HEAD
-            let _gate = (!planted(Plant::OpenGate)).then(|| self.gate.write());
-=======
-            let _stopped = self.stop_changes();
->>>>>>> 36e016cc14465a70df624e68e8801854abae16a2
+            let _stopped = (!planted(Plant::OpenGate)).then(|| self.stop_changes());
             let kept = at_gate()?;
             self.raise_epoch(writer, commit)?;
             kept

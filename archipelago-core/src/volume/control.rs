@@ -1,14 +1,6 @@
 //! What changes a volume as a whole: snapshot, resize, rename, close.
 
-<<<<<<< HEAD
-use crate::blocker::LockGuard;
-=======
-use std::sync::atomic::Ordering;
-
-use parking_lot::MutexGuard;
-
 use crate::blocker::{LockGuard, VolumeId};
->>>>>>> 36e016cc14465a70df624e68e8801854abae16a2
 use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind, LogPos, SealedRange};
 use crate::format::log::Body;

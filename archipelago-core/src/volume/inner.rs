@@ -3,13 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
-<<<<<<< HEAD
-=======
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-
-use parking_lot::{Mutex, RwLock};
->>>>>>> 36e016cc14465a70df624e68e8801854abae16a2
 
 use crate::blocker::{Blocker, LockGuard, Object, RecordKey, VolumeId};
 use crate::error::{Error, Result};
