@@ -5,6 +5,7 @@ mod background;
 pub(crate) mod catalog;
 mod check;
 pub mod control;
+mod group;
 pub(crate) mod open;
 pub(crate) mod operations;
 mod os;
@@ -41,6 +42,7 @@ use crate::volume::{Mode, Volume};
 pub use check::{
     Affected, ByteRange, CheckOptions, CheckProgress, CheckReport, Finding, FindingKind, Repair, Severity,
 };
+pub use group::GroupStep;
 pub use receive::ReceiveStatus;
 pub use send::{SendOptions, SendPlan};
 pub use types::{
@@ -474,7 +476,7 @@ impl Store {
         let (mut volumes, mut snapshots) = (0, 0);
         for id in shared.blocker.headers()? {
             match usage::readable(shared, id)? {
-                Some((h, _)) if h.removed => {}
+                Some((h, _)) if h.removed || !group::counts(shared, &h)? => {}
                 Some((h, _)) if h.kind == Kind::Volume => volumes += 1,
                 Some(_) => snapshots += 1,
                 None => {}

@@ -84,6 +84,11 @@ impl Part {
         Ok(part)
     }
 
+    /// Whether it did all steps, or gave up.
+    pub fn ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// Says the next step.
     pub fn tell(&self, step: Step) {
         if let Some(steps) = &self.steps {
@@ -126,6 +131,7 @@ fn take_part(inner: &Inner, wanted: &Wanted, told: &Receiver<Step>, answer: &Sen
     let done = || {
         let _ = answer.send(Ok(Reply::Done));
     };
+    let _operation = inner.shared.operations.begin();
     let writer = inner.writer()?;
     inner.check()?;
     if inner.header.lock().header.ranges.len() + 1 >= MAX_RANGES {

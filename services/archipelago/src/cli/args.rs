@@ -130,9 +130,14 @@ pub struct Clone {
 #[derive(Args, Debug)]
 pub struct Snapshot {
     /// The volume
-    pub volume: String,
+    #[arg(required_unless_present = "group")]
+    pub volume: Option<String>,
     /// Name of the snapshot
-    pub name: String,
+    #[arg(required_unless_present = "group")]
+    pub name: Option<String>,
+    /// Take snapshots of these volumes at one instant, all or none
+    #[arg(long, value_name = "VOLUME=NAME", num_args = 1.., conflicts_with_all = ["volume", "name"], value_parser = parse_pair)]
+    pub group: Vec<(String, String)>,
 }
 
 /// `remove`
@@ -333,6 +338,15 @@ pub struct Completions {
 pub struct Man {
     /// The directory; made if it does not exist
     pub dir: PathBuf,
+}
+
+fn parse_pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((volume, name)) if !volume.is_empty() && !name.is_empty() => Ok((volume.into(), name.into())),
+        _ => {
+            Err("write the volume and the name of its snapshot with = between them, for example disk-1=monday-1".into())
+        }
+    }
 }
 
 fn parse_mode(text: &str) -> Result<u32, String> {
