@@ -17,6 +17,11 @@ pub mod name;
 #[doc(hidden)]
 pub mod planted;
 pub mod store;
+#[cfg_attr(feature = "shuttle", doc(hidden))]
+#[cfg(feature = "shuttle")]
+pub mod sync;
+#[cfg(not(feature = "shuttle"))]
+mod sync;
 pub mod time;
 pub mod volume;
 

@@ -103,6 +103,9 @@ tests! {
     configurations_keep_their_promises "config"
     sizes_keep_their_promises "size"
     names_keep_their_promises "name"
+    send_streams_keep_their_promises "send_stream"
+    resume_tokens_keep_their_promises "resume_token"
+    a_stream_is_received_whole_or_not_at_all "receive"
 }
 
 #[test]

@@ -2,11 +2,8 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
-
-use parking_lot::{Condvar, Mutex};
 
 use super::control::{Answer, Handler, Request};
 use super::operations::Operations;
@@ -18,6 +15,8 @@ use crate::blocker::{Blocker, LockGuard, VolumeId};
 use crate::error::{Error, Owner, Result};
 use crate::format::superblock::Superblock;
 use crate::mapper::cache::NodeCache;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Condvar, Mutex};
 use crate::volume::freeze::Part;
 use crate::volume::inner::Inner;
 use crate::volume::queue::WorkerPool;

@@ -9,13 +9,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use parking_lot::MutexGuard;
 
 use crate::blocker::VolumeId;
 use crate::error::{Error, Result};
 use crate::format::header::Header;
 use crate::format::relations::Group;
 use crate::limits::MAX_RANGES;
+use crate::sync::MutexGuard;
 use crate::volume::handle::Handle;
 use crate::volume::inner::{CommitState, Inner, Writer};
 
