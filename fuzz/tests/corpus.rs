@@ -100,6 +100,7 @@ tests! {
     nbd_requests_do_what_they_say "nbd_requests"
     qcow2_images_keep_their_promises "qcow2"
     raw_images_of_any_size_arrive_whole "raw"
+    old_maps_keep_their_promises "legacy_map"
     configurations_keep_their_promises "config"
     sizes_keep_their_promises "size"
     names_keep_their_promises "name"
