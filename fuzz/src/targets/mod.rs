@@ -12,6 +12,7 @@ mod nbd;
 mod node;
 mod record;
 mod replay;
+mod stream;
 mod text;
 
 use archipelago_core::Error;
@@ -42,6 +43,9 @@ pub const ALL: &[&Target] = &[
     &text::CONFIG,
     &text::SIZE,
     &text::NAME,
+    &stream::STREAM,
+    &stream::TOKEN,
+    &stream::RECEIVE,
 ];
 
 /// The first byte of an input and what follows it.

@@ -80,6 +80,8 @@ pub enum Command {
     Serve(Serve),
     /// Show the state of the store
     Status,
+    /// Look for damage and leftovers, and repair what needs no invention; also while the store is in use
+    Check(Check),
     /// Print completions for a shell
     Completions(Completions),
     /// Write the man pages to a directory
@@ -132,9 +134,14 @@ pub struct Clone {
 #[derive(Args, Debug)]
 pub struct Snapshot {
     /// The volume
-    pub volume: String,
+    #[arg(required_unless_present = "group")]
+    pub volume: Option<String>,
     /// Name of the snapshot
-    pub name: String,
+    #[arg(required_unless_present = "group")]
+    pub name: Option<String>,
+    /// Take snapshots of these volumes at one instant, all or none
+    #[arg(long, value_name = "VOLUME=NAME", num_args = 1.., conflicts_with_all = ["volume", "name"], value_parser = parse_pair)]
+    pub group: Vec<(String, String)>,
 }
 
 /// `remove`
@@ -362,6 +369,17 @@ pub struct Serve {
     pub ready_fd: Option<u32>,
 }
 
+/// `check`
+#[derive(Args, Debug)]
+pub struct Check {
+    /// Only these volumes and snapshots, and what they need [default: the whole store]
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Put right what can be put right without inventing data
+    #[arg(long)]
+    pub repair: bool,
+}
+
 /// `completions`
 #[derive(Args, Debug)]
 pub struct Completions {
@@ -375,6 +393,15 @@ pub struct Completions {
 pub struct Man {
     /// The directory; made if it does not exist
     pub dir: PathBuf,
+}
+
+fn parse_pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((volume, name)) if !volume.is_empty() && !name.is_empty() => Ok((volume.into(), name.into())),
+        _ => {
+            Err("write the volume and the name of its snapshot with = between them, for example disk-1=monday-1".into())
+        }
+    }
 }
 
 fn parse_mode(text: &str) -> Result<u32, String> {

@@ -20,6 +20,8 @@ pub const HELP: &str = "Exit codes:
   6  read-only
   7  I/O error or damaged data
   8  no space
+  9  check: something was wrong, and is repaired
+  10  check: something is wrong that --repair repairs
   128+N  stopped by signal N";
 
 /// Why a command failed.
@@ -108,6 +110,10 @@ pub enum Class {
     Io,
     /// No room.
     NoSpace,
+    /// A check found something wrong and repaired all of it.
+    Repaired,
+    /// A check found something wrong that can be repaired.
+    Repairable,
     /// A signal.
     Signal(i32),
 }
@@ -124,6 +130,8 @@ impl Class {
             Class::ReadOnly => 6,
             Class::Io => 7,
             Class::NoSpace => 8,
+            Class::Repaired => 9,
+            Class::Repairable => 10,
             Class::Signal(number) => u8::try_from(128 + number).unwrap_or(u8::MAX),
         }
     }
@@ -139,6 +147,8 @@ impl Class {
             Class::ReadOnly => "read_only",
             Class::Io => "io",
             Class::NoSpace => "no_space",
+            Class::Repaired => "repaired",
+            Class::Repairable => "repairable",
             Class::Signal(_) => "signal",
         }
     }

@@ -1,5 +1,6 @@
 //! The commands, grouped by what they do. Each is one function that takes its arguments and prints its result.
 
+mod check;
 mod compact;
 mod export;
 mod import;
@@ -20,6 +21,7 @@ pub fn run(context: &mut Context, command: Command) -> Result<(), Failure> {
     match command {
         Command::Init(args) => store::init(context, &args),
         Command::Status => store::status(context),
+        Command::Check(args) => check::run(context, &args),
         Command::Create(args) => volume::create(context, &args),
         Command::Clone(args) => volume::clone(context, &args),
         Command::Snapshot(args) => volume::snapshot(context, &args),
