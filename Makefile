@@ -1,7 +1,8 @@
 # make demo      a guest boots from a clone, is snapshotted while it writes, and a second one boots from that (docs: README.md)
 # make test      formatting, lints, licences, all tests
 # make test-all  the same and the long tests: file system exerciser over FUSE (as root), the demo
-# make soak      random file system work over a served volume until SOAK_MINUTES are over (as root)
+# make simulate  new histories in the simulator for SIM_MINUTES, with a line in docs/simulator-ledger.tsv (docs/simulator.md)
+# make soak      the simulator and random file system work over a served volume until SOAK_MINUTES are over (as root)
 # make bench     measurements; BENCH="..." are the arguments of the bench program
 # make install   program, man pages and shell completions below $(DESTDIR)$(PREFIX)
 # make deps      what the targets above install by themselves: Debian packages, and Rust where Debian has rustup
@@ -33,7 +34,7 @@ INTEGRATION_TESTS ?=
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 export ARCHIPELAGO := $(BINARY)
 
-.PHONY: help deps build demo fmt fmt-check lint test test-all fsx soak bench install
+.PHONY: help deps build demo fmt fmt-check lint test test-all fsx simulate soak bench install
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -85,8 +86,16 @@ fsx:
 	@mkdir -p .demo
 	STORE_DIR=.demo $(SCRIPTS)/with-served-volume 1G $(SCRIPTS)/fsx-over-fuse '{uri}' $(FSX_OPERATIONS)
 
+# Goes on where the ledger ends, so that every soak runs histories that were not run before. A failure ends it, after its line.
+SIM_LEDGER := docs/simulator-ledger.tsv
+simulate:
+	SIM_LEDGER=$(abspath $(SIM_LEDGER)) SIM_MINUTES=$(or $(SIM_MINUTES),$(SOAK_MINUTES)) \
+	  SIM_SEED=$$(awk -F'\t' 'NR > 1 && $$3 + $$4 > next_seed { next_seed = $$3 + $$4 } END { print (next_seed > 1000 ? next_seed : 1000) }' $(SIM_LEDGER)) \
+	  $(CARGO) test -p archipelago-core --test simulator --locked -- histories_with_faults --nocapture
+
 soak:
-	@end=$$(($$(date +%s) + $(SOAK_MINUTES) * 60)); while [ $$(date +%s) -lt $$end ]; do $(MAKE) --no-print-directory fsx; done
+	@$(MAKE) --no-print-directory simulate SIM_MINUTES=$$((($(SOAK_MINUTES) + 1) / 2))
+	@end=$$(($$(date +%s) + $(SOAK_MINUTES) * 30)); while [ $$(date +%s) -lt $$end ]; do $(MAKE) --no-print-directory fsx; done
 
 bench:
 	@$(SCRIPTS)/install-deps build
