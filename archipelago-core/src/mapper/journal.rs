@@ -5,9 +5,6 @@
 //! the journal never has a hole before a record that was acknowledged.
 
 use std::io::IoSlice;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-
-use parking_lot::{Mutex, MutexGuard};
 
 use crate::blocker::{Blocker, Object, VolumeId};
 use crate::error::{Error, Result};
@@ -16,6 +13,8 @@ use crate::format::log::{self, Body, MAX_RUNS, RECORD_HEAD, RecordHead, Run, Run
 use crate::limits::{SECTOR, SEGMENT_SIZE};
 use crate::mapper::runs::{Change, RunMap};
 use crate::planted::{self, Bug};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// The place of a position in a segment as one number that orders like it.
 pub fn pack_pos(pos: LogPos) -> u64 {
