@@ -64,7 +64,7 @@ const KINDS: &[(u64, fn(&mut Generator) -> Op)] = &[
     (30, |_| Op::Background),
     (10, |_| Op::List),
     (25, Generator::audit),
-    (4, |g| Op::Check { repair: g.rng.one_in(2) }),
+    (4, |_| Op::Check),
     (12, Generator::copy),
     (8, Generator::create),
     (6, |_| Op::Exit),

@@ -24,6 +24,7 @@ mod model;
 mod perform;
 mod planted;
 mod process;
+mod regressions;
 mod shrink;
 mod wire;
 mod world;

@@ -5,7 +5,7 @@ use std::io::IoSlice;
 use archipelago_core::limits::SECTOR;
 use archipelago_core::{
     CheckOptions, CloneOptions, CreateOptions, Error, Finding, FindingKind, Kind, ListOptions, MapSource, Mode,
-    SendOptions, Store, Volume, WriteFlags,
+    ResumeToken, SendOptions, Store, Volume, WriteFlags,
 };
 
 use crate::history::{Op, Step, fill};
@@ -99,6 +99,12 @@ impl World {
                 Ok(Outcome::Refused)
             }
             Err(Trouble::Engine(Error::Exists(name))) if self.is_stale(&name) => Ok(Outcome::Refused),
+            // A copy of a snapshot has its identity.
+            Err(Trouble::Engine(Error::InvalidArgument(text)))
+                if matches!(step.op, Op::Copy { from: Some(_), .. }) && text.ends_with("are the same snapshot") =>
+            {
+                Ok(Outcome::Refused)
+            }
             Ok(()) => Ok(Outcome::Done),
             Err(trouble) => Err(trouble),
         }
@@ -236,9 +242,15 @@ impl World {
                     self.diff(&store, name, name)?;
                 }
             }
-            Op::Check { repair } => self.check(p, *repair)?,
+            Op::Check => self.check(p, false)?,
             Op::Copy { snapshot, from, name } => {
-                let options = SendOptions { from: from.clone(), resume: None };
+                // Here only if it found no room before.
+                let resume = match store.receive_status(name) {
+                    Ok(status) => Some(status.token.parse::<ResumeToken>()?),
+                    Err(Error::NotFound(_)) => None,
+                    Err(error) => return Err(error.into()),
+                };
+                let options = SendOptions { from: from.clone(), resume };
                 let mut stream = vec![];
                 store.send(snapshot, &options, &mut stream, &mut |_| Ok(()))?;
                 let mut input = &stream[..];
@@ -452,6 +464,9 @@ pub fn pages(store: &Store, limit: u64) -> Done<Vec<(String, Kind, u64)>> {
     let mut listed = vec![];
     loop {
         let page = store.list(&options)?;
+        if let Some(entry) = page.damaged.into_iter().next() {
+            return Err(Trouble::Engine(Error::damaged(entry.name, entry.message)));
+        }
         // What an interrupted stream left is no map yet.
         let entries = page.entries.into_iter().filter(|info| !info.name.ends_with(PARTIAL));
         listed.extend(entries.map(|info| (info.name, info.kind, info.size)));
