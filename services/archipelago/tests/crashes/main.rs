@@ -61,12 +61,14 @@ fn cycles(mut run: Run, seed: u64, mut random: Random, enough: impl Fn(&Run) -> 
     }
     let figures = &run.figures;
     println!(
-        "{} power cuts and {} kills in {:?}, {} of both during recovery: {} changes, {} flushes, {} steps of the disk, {} sectors had to \
-         be of a certain change, {} snapshots under load; commands told to have succeeded + interrupted: {}",
+        "{cycle} cycles in {:?}: {} power cuts and {} kills under load, {} and {} during recovery: {} changes, {} flushes, {} steps \
+         of the disk, {} sectors had to be of a certain change, {} snapshots under load; commands told to have succeeded + \
+         interrupted: {}",
+        began.elapsed(),
         figures.cuts,
         figures.kills,
-        began.elapsed(),
-        figures.in_recovery,
+        figures.cuts_in_recovery,
+        figures.kills_in_recovery,
         figures.changes,
         figures.flushes,
         figures.steps,
