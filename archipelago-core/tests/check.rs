@@ -557,9 +557,12 @@ fn a_repair_may_be_cut_at_any_call_and_is_finished_by_the_next() {
     use archipelago_core::blocker::sys::{Open, Sys};
     use std::io::IoSlice;
     use std::sync::Arc;
+    static SEEDS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
     let open = |disk: &Arc<SimDisk>| {
         let blocker = FileBlocker::new(disk.clone(), FileOptions::default());
-        Store::open_on(Arc::new(blocker), StoreOptions { seed: Some(3), ..options() }).unwrap()
+        // Each store gives ids of its own, as processes do.
+        let seed = Some(3 + SEEDS.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        Store::open_on(Arc::new(blocker), StoreOptions { seed, ..options() }).unwrap()
     };
     let disk = SimDisk::new();
     let blocker = Arc::new(FileBlocker::new(disk.clone(), FileOptions::default()));

@@ -232,6 +232,7 @@ impl Store {
 
     /// Makes the volume that a stream goes into.
     fn begin(&self, partial: &str, stream: &StreamHeader, sequence: &Sequence) -> Result<()> {
+        let _operation = self.shared.operations.begin();
         let mut header = Header {
             id: self.shared.new_id()?,
             kind: Kind::Volume,
@@ -270,6 +271,7 @@ impl Store {
     /// Turns a volume into which all was received into the snapshot that it is.
     fn publish_received(&self, id: VolumeId, name: &str, origin: Identity) -> Result<VolumeInfo> {
         let shared: &Arc<Shared> = &self.shared;
+        let _operation = shared.operations.begin();
         let gone = || Error::NotFound(partial_name(name));
         let (header, _) = catalog::read_header(shared, id)?.ok_or_else(gone)?;
         let _lock = self.lock_patiently(&header, "it is being received there as well")?;

@@ -4,6 +4,7 @@ mod check;
 mod compact;
 mod export;
 mod import;
+mod import_legacy;
 mod inspect;
 mod serve;
 mod shell;
@@ -33,6 +34,7 @@ pub fn run(context: &mut Context, command: Command) -> Result<(), Failure> {
         Command::Mapinfo(args) => inspect::mapinfo(context, &args),
         Command::Diff(args) => inspect::diff(context, &args),
         Command::Import(args) => import::run(context, &args),
+        Command::ImportLegacy(args) => import_legacy::run(context, &args),
         Command::Export(args) => export::run(context, &args),
         Command::Send(args) => transfer::send(context, &args),
         Command::Receive(args) => transfer::receive(context, &args),
