@@ -1,8 +1,8 @@
 //! Headers of maps, with the inline root that opening a map decodes.
 
-use archipelago_core::format::header::{Group, Header, Kind, LogPos, LogStart, Received, Root, SealedRange};
+use archipelago_core::format::header::{Header, Kind, LogPos, LogStart, Root, SealedRange};
 use archipelago_core::format::node::{Entry, Node, Pointer};
-use archipelago_core::format::relations::Transfer;
+use archipelago_core::format::relations::{Group, Received, Transfer};
 use archipelago_core::format::stream::{Identity, Progress};
 use archipelago_core::limits::{MAX_INLINE_ROOT, MAX_RANGES, MAX_RECORD, MAX_VOLUME_SIZE};
 use archipelago_core::{VolumeId, fuzzing};
