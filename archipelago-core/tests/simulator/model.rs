@@ -346,6 +346,17 @@ pub fn effect(state: &State, step: &Step, seed: u64, open: &BTreeSet<String>) ->
                 s.get_mut(volume).into_iter().for_each(Map::settle);
             })
         }
+        Op::Group { members } => {
+            if members.iter().any(|(volume, name)| !writable(volume) || state.contains_key(name)) {
+                return None;
+            }
+            atomic(&|s| {
+                for (volume, name) in members {
+                    s.insert(name.clone(), state[volume].exact(Kind::Snapshot));
+                    s.get_mut(volume).into_iter().for_each(Map::settle);
+                }
+            })
+        }
         Op::Clone { snapshot, name, size } => {
             if !is_snapshot(snapshot)
                 || state.contains_key(name)

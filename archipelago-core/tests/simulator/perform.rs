@@ -72,11 +72,12 @@ fn needs(op: &Op) -> Option<&str> {
     }
 }
 
-/// The volume whose owner is asked to do the operation.
-fn asks_for(op: &Op) -> Option<&str> {
+/// The volumes whose owners are asked to do the operation.
+fn asks_for(op: &Op) -> Vec<&str> {
     match op {
-        Op::Resize { name, .. } | Op::Rename { old: name, .. } | Op::Snapshot { volume: name, .. } => Some(name),
-        _ => None,
+        Op::Resize { name, .. } | Op::Rename { old: name, .. } | Op::Snapshot { volume: name, .. } => vec![name],
+        Op::Group { members } => members.iter().map(|(volume, _)| volume.as_str()).collect(),
+        _ => vec![],
     }
 }
 
@@ -85,7 +86,7 @@ impl World {
     pub fn is_elsewhere(&self, step: &Step) -> bool {
         let other = |name| self.holder(name).filter(|p| *p != step.process);
         needs(&step.op).is_some_and(|name| other(name).is_some())
-            || asks_for(&step.op).and_then(other).is_some_and(|p| self.is_paused(p))
+            || asks_for(&step.op).into_iter().filter_map(other).any(|p| self.is_paused(p))
     }
 
     /// Does an operation; one that needs a volume which another process has must be refused.
@@ -95,7 +96,7 @@ impl World {
             Ok(()) if elsewhere => wrong("it was done although another process has the volume open".to_string()),
             Err(Trouble::Engine(Error::OpenElsewhere { .. })) if elsewhere => Ok(Outcome::Refused),
             // Its owner is stopped.
-            Err(Trouble::Engine(Error::Timeout(_))) if elsewhere && asks_for(&step.op).is_some() => {
+            Err(Trouble::Engine(Error::Timeout(_))) if elsewhere && !asks_for(&step.op).is_empty() => {
                 Ok(Outcome::Refused)
             }
             Err(Trouble::Engine(Error::Exists(name))) if self.is_stale(&name) => Ok(Outcome::Refused),
@@ -240,6 +241,15 @@ impl World {
                     self.ask(p, &store, step)?;
                     self.diff(&store, name, other)?;
                     self.diff(&store, name, name)?;
+                }
+            }
+            Op::Group { members } => {
+                let made = store.snapshot_group(members)?;
+                let made: Vec<_> = made.into_iter().map(|info| (info.name, info.kind, info.size)).collect();
+                let size = |volume: &String| self.state[volume].size;
+                let wanted: Vec<_> = members.iter().map(|(v, name)| (name.clone(), Kind::Snapshot, size(v))).collect();
+                if made != wanted {
+                    return wrong(format!("took snapshots {made:?}"));
                 }
             }
             Op::Check => self.check(p, false)?,

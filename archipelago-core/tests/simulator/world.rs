@@ -372,6 +372,7 @@ impl World {
             | Op::Close { name }
             | Op::Snapshot { volume: name, .. } => drop(open.insert(name.clone())),
             Op::Rename { new, .. } => drop(open.insert(new.clone())),
+            Op::Group { members } => open.extend(members.iter().map(|(volume, _)| volume.clone())),
             _ => {}
         }
         open
@@ -516,6 +517,7 @@ fn changes_names(op: &Op) -> bool {
             | Op::Clone { .. }
             | Op::CloneMany { .. }
             | Op::Copy { .. }
+            | Op::Group { .. }
             | Op::Remove { .. }
             | Op::Rename { .. }
             | Op::Resize { .. }
