@@ -8,6 +8,9 @@
 pub mod blocker;
 pub mod error;
 pub mod format;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod limits;
 pub mod mapper;
 pub mod name;
@@ -18,9 +21,14 @@ pub mod volume;
 pub use blocker::VolumeId;
 pub use error::{Error, Owner, Result};
 pub use format::header::Kind;
+pub use format::stream::ResumeToken;
 pub use store::{
-    Amount, Background, CloneOptions, CollectOptions, CollectPhase, CollectProgress, CollectReport, CreateOptions,
-    DiffExtent, InitOptions, ListOptions, Location, MapExtent, MapSource, Page, Rate, SpaceByKind, Store, StoreOptions,
-    StoreStatus, Usage, VolumeInfo,
+    Affected, Amount, Background, ByteRange, CheckOptions, CheckProgress, CheckReport, CloneOptions, CollectOptions,
+    CollectPhase, CollectProgress, CollectReport, CreateOptions, DamagedEntry, DiffExtent, Finding, FindingKind,
+    InitOptions, ListOptions, Location, MapExtent, MapSource, Page, Rate, ReceiveStatus, Repair, SendOptions, SendPlan,
+    Severity, SpaceByKind, Store, StoreOptions, StoreStatus, Usage, VolumeInfo,
 };
-pub use volume::{Completion, CompletionQueue, DataExtent, Mode, Operation, Volume, WriteFlags};
+pub use volume::{
+    CompactOptions, CompactReport, Completion, CompletionQueue, DataExtent, Mode, Operation, StallStats, Volume,
+    WriteFlags,
+};

@@ -205,6 +205,13 @@ pub trait Blocker: Send + Sync {
     fn read_record(&self, key: RecordKey) -> Result<Record>;
     /// Replaces a record that is at version `expected`; returns the new version. Another version is `Stale`.
     fn commit_record(&self, key: RecordKey, expected: u64, bytes: &[u8]) -> Result<u64>;
+    /// Makes durable what [`Blocker::read_record`] showed at `version`, and that it is there: whoever committed it may have died, or seen
+    /// its sync fail, before it was. To be called before anything is built on it that must not outlive it. Another
+    /// version is `Stale`. Costs nothing for what this value made durable itself.
+    fn settle_record(&self, key: RecordKey, version: u64) -> Result<()> {
+        let _ = (key, version);
+        Ok(())
+    }
     /// Moves a header to the trash. Names are not touched.
     fn trash_header(&self, volume: VolumeId) -> Result<()>;
     /// Removes a record for good, durably; succeeds if it is not there. The caller has made sure that no name leads to a header.
@@ -232,4 +239,64 @@ pub trait Blocker: Send + Sync {
     fn lock_holder(&self, volume: VolumeId) -> Result<Option<Vec<u8>>>;
     /// Size and free room.
     fn space(&self) -> Result<Space>;
+
+    /// What `check` can look into and put right below the records, where a backend has anything below them.
+    fn mend(&self) -> Option<&dyn Mend> {
+        None
+    }
+}
+
+/// How a record lies on a backend that keeps more than its newest payload.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RecordState {
+    /// The newest version was committed, and nothing was begun after it.
+    Whole,
+    /// A commit was begun after the newest version and not finished: what a crash leaves. The record reads right.
+    Torn,
+    /// A first commit that was not finished: what a crash leaves of a creation. Nothing was ever readable here.
+    Unborn,
+    /// Damaged, or of a later version.
+    Unreadable,
+}
+
+/// A place in the catalogue or trash that leads to a record.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Entry {
+    /// A header under its id.
+    Header(VolumeId),
+    /// The header of a removed map under its id.
+    Trash(VolumeId),
+    /// A header under its name.
+    Name(String),
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Entry::Header(id) => write!(f, "catalog/h.{id}"),
+            Entry::Trash(id) => write!(f, "trash/h.{id}"),
+            Entry::Name(name) => write!(f, "catalog/n.{name}"),
+        }
+    }
+}
+
+/// Repairs of a backend on which a name and an id are two ways to the same record, and a record can be unreadable.
+///
+/// All of them are durable on return, and may be repeated after a crash.
+pub trait Mend: Send + Sync {
+    /// How a record lies there.
+    fn record_state(&self, key: RecordKey) -> Result<RecordState>;
+    /// Finishes what a crash left of a commit, so that both slots of a record are whole. The record reads as before. Returns
+    /// whether there was anything to do. Not while somebody else may commit it: the caller holds the volume's lock.
+    fn mend_record(&self, key: RecordKey) -> Result<bool>;
+    /// The record found under a name; `None` if the name is not bound.
+    fn named_record(&self, name: &str) -> Result<Option<Record>>;
+    /// Whether two entries hold the same bytes: an unreadable header is known by its names through this.
+    fn same_bytes(&self, a: &Entry, b: &Entry) -> Result<bool>;
+    /// Enters a header under its id again, which is found under `name` only.
+    fn relink_header(&self, name: &str, volume: VolumeId) -> Result<()>;
+    /// Moves an entry out of the catalogue or trash to where nothing looks for it; returns where that is. Its bytes stay as they are.
+    fn set_aside(&self, entry: &Entry) -> Result<String>;
+    /// What was set aside, as paths in the store.
+    fn aside(&self) -> Result<Vec<String>>;
 }

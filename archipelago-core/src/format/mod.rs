@@ -8,6 +8,8 @@ pub mod log;
 pub mod node;
 pub mod owner;
 pub mod record;
+pub mod relations;
+pub mod stream;
 pub mod superblock;
 
 pub(crate) mod bytes;

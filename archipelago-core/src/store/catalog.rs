@@ -8,6 +8,7 @@ use crate::blocker::{LockMode, LockOutcome, Object, RecordKey, VolumeId};
 use crate::error::{Error, Owner, Result};
 use crate::format::header::{Header, Kind};
 use crate::format::owner::ShortOwner;
+use crate::format::relations::Received;
 use crate::format::superblock::READ_COMPAT_KNOWN;
 use crate::limits::{MAX_VOLUME_SIZE, MIN_VOLUME_SIZE, SECTOR};
 use crate::mapper::tree::Tree;
@@ -61,6 +62,14 @@ pub fn find(shared: &Shared, name: &str) -> Result<(Header, u64)> {
     resolve(shared, name)?.ok_or_else(|| Error::NotFound(name.to_string()))
 }
 
+/// Refuses a map that is not whole.
+pub fn check_whole(header: &Header) -> Result<()> {
+    match header.received {
+        Received::Partly(_) => Err(Error::Receiving(header.name.clone())),
+        _ => Ok(()),
+    }
+}
+
 /// Refuses a name that is taken.
 pub fn ensure_free(shared: &Shared, name: &str) -> Result<()> {
     match resolve(shared, name)? {
@@ -108,7 +117,7 @@ pub fn publish(shared: &Shared, header: &Header) -> Result<()> {
 }
 
 /// A store with features that only forbid writing can still be read by a build that does not know them.
-fn check_writable(shared: &Shared) -> Result<()> {
+pub fn check_writable(shared: &Shared) -> Result<()> {
     match shared.superblock.read_compat & !READ_COMPAT_KNOWN {
         0 => Ok(()),
         bits => Err(Error::TooNew {
@@ -150,7 +159,17 @@ pub fn describe(shared: &Shared, header: &Header, mapped: Option<u64>) -> Result
         }),
     };
     let open_by = if header.kind == Kind::Volume { holder(shared, header.id)? } else { None };
-    Ok(VolumeInfo {
+    Ok(info(header, mapped, parent, open_by))
+}
+
+/// Facts about a clone that was made a moment ago: nobody has it open, and its parent is known.
+pub fn describe_clone(header: &Header, parent: &str) -> Result<VolumeInfo> {
+    let tree = Tree::from_root(&format!("catalog/h.{}", header.id), &header.root, header.block_shift)?;
+    Ok(info(header, tree.mapped() * SECTOR, Some(parent.to_string()), None))
+}
+
+fn info(header: &Header, mapped: u64, parent: Option<String>, open_by: Option<Owner>) -> VolumeInfo {
+    VolumeInfo {
         name: header.name.clone(),
         id: header.id.to_string(),
         kind: header.kind,
@@ -162,7 +181,15 @@ pub fn describe(shared: &Shared, header: &Header, mapped: Option<u64>) -> Result
         parent,
         created: header.created,
         open_by,
-    })
+        origin: match &header.received {
+            Received::From(identity) => Some(identity.to_string()),
+            _ => None,
+        },
+        receiving: match &header.received {
+            Received::Partly(transfer) => Some(transfer.progress.position),
+            _ => None,
+        },
+    }
 }
 
 /// Who has a volume open for writing.

@@ -24,6 +24,8 @@ mod tests;
 
 pub use remote::RemoteError;
 pub use server::ControlServer;
+#[cfg(feature = "fuzzing")]
+pub(crate) use server::serve_one;
 
 /// Version of the protocol that this build speaks.
 pub const PROTOCOL: u32 = 1;
@@ -207,6 +209,19 @@ pub fn ask(root: &Path, process: &str, request: &Request, timeout: Duration) -> 
     match serde_json::from_slice(&answer).map_err(|_| who.unclear())? {
         Answer::Failed(error) => Err(error.into()),
         answer => Ok(answer),
+    }
+}
+
+/// What [`ask`] makes of a greeting and an answer; `None` if it would not understand them.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn understand(greeting: &[u8], answer: &[u8]) -> Option<Result<Answer>> {
+    let hello: Hello = serde_json::from_slice(greeting).ok()?;
+    if let Some(refused) = hello.refused {
+        return Some(Err(refused.into()));
+    }
+    match serde_json::from_slice(answer).ok()? {
+        Answer::Failed(error) => Some(Err(error.into())),
+        answer => Some(Ok(answer)),
     }
 }
 

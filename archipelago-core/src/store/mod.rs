@@ -3,6 +3,7 @@
 mod acknowledge;
 mod background;
 pub(crate) mod catalog;
+mod check;
 pub mod collect;
 pub mod control;
 pub(crate) mod open;
@@ -11,6 +12,8 @@ mod os;
 pub mod peers;
 pub(crate) mod pins;
 pub mod process;
+mod receive;
+mod send;
 pub(crate) mod shared;
 mod types;
 mod usage;
@@ -28,16 +31,23 @@ use crate::blocker::file::{FileBlocker, FileOptions};
 use crate::blocker::{Blocker, LockGuard, RecordKey, VolumeId};
 use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind, Root};
+use crate::format::relations::{Group, Received};
+use crate::format::stream::uuid_text;
 use crate::format::superblock::Superblock;
 use crate::limits;
 use crate::volume::inner::Inner;
 use crate::volume::queue::WorkerPool;
 use crate::volume::{Mode, Volume};
 
+pub use check::{
+    Affected, ByteRange, CheckOptions, CheckProgress, CheckReport, Finding, FindingKind, Repair, Severity,
+};
 pub use collect::{Amount, CollectOptions, CollectPhase, CollectProgress, CollectReport, Rate, SpaceByKind};
+pub use receive::ReceiveStatus;
+pub use send::{SendOptions, SendPlan};
 pub use types::{
-    Background, CloneOptions, CreateOptions, DiffExtent, InitOptions, ListOptions, Location, MapExtent, MapSource,
-    Page, ProcessInfo, StoreOptions, StoreStatus, Usage, VolumeInfo,
+    Background, CloneOptions, CreateOptions, DamagedEntry, DiffExtent, InitOptions, ListOptions, Location, MapExtent,
+    MapSource, Page, ProcessInfo, StoreOptions, StoreStatus, Usage, VolumeInfo,
 };
 
 /// How long a lock is waited for that somebody takes for a moment.
@@ -198,6 +208,8 @@ impl Store {
             root: Root::Empty,
             ranges: Vec::new(),
             log: None,
+            received: Received::No,
+            group: Group::No,
         };
         let _operation = self.shared.operations.begin();
         catalog::ensure_free(&self.shared, name)?;
@@ -208,7 +220,7 @@ impl Store {
     /// Makes a writable clone of a snapshot: constant time, no data moves.
     pub fn clone_snapshot(&self, snapshot: &str, name: &str, options: &CloneOptions) -> Result<VolumeInfo> {
         let headers = self.make_clones(snapshot, std::slice::from_ref(&name.to_string()), options)?;
-        catalog::describe(&self.shared, &headers[0], None)
+        catalog::describe_clone(&headers[0], snapshot)
     }
 
     /// Makes many clones in one group commit: all of them, or an error and none.
@@ -252,6 +264,8 @@ impl Store {
                 created: self.shared.now(),
                 parent: source.id,
                 log: None,
+                received: Received::No,
+                group: Group::No,
                 ..source.clone()
             });
         }
@@ -280,6 +294,7 @@ impl Store {
         if header.kind != Kind::Volume {
             return Err(Error::IsSnapshot(name.to_string()));
         }
+        catalog::check_whole(&header)?;
         let deadline = Instant::now() + PATIENCE;
         loop {
             let refused = match open::for_writing(&self.shared, name) {
@@ -297,7 +312,8 @@ impl Store {
                     answer => return answer,
                 }
             }
-            if Instant::now() >= deadline {
+            // Without a directory there is nobody who could be asked, and so nothing to wait for.
+            if self.shared.root.is_none() || Instant::now() >= deadline {
                 return Err(refused);
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -373,7 +389,7 @@ impl Store {
             0 => limits::MAX_LIST_PAGE,
             n => n.min(limits::MAX_LIST_PAGE),
         };
-        let mut entries = Vec::new();
+        let (mut entries, mut damaged) = (Vec::new(), Vec::new());
         let mut after = options.after.clone();
         loop {
             // One more than fits, to know whether there is a next page.
@@ -382,8 +398,16 @@ impl Store {
             let last = names.len() < wanted;
             after = names.last().cloned().or(after);
             for name in names {
-                if let Some((header, _)) = catalog::resolve(&self.shared, &name)? {
-                    entries.push(catalog::describe(&self.shared, &header, None)?);
+                let described = catalog::resolve(&self.shared, &name)
+                    .and_then(|found| found.map(|(h, _)| catalog::describe(&self.shared, &h, None)).transpose());
+                match described {
+                    Ok(Some(info)) => entries.push(info),
+                    Ok(None) => {}
+                    // One that cannot be read must not hide the others.
+                    Err(error @ (Error::Damaged { .. } | Error::TooNew { .. } | Error::Io { .. })) => {
+                        damaged.push(DamagedEntry { name, message: error.to_string() });
+                    }
+                    Err(error) => return Err(error),
                 }
             }
             if last || entries.len() > limit {
@@ -392,7 +416,9 @@ impl Store {
         }
         let next = if entries.len() > limit { entries.get(limit - 1).map(|e| e.name.clone()) } else { None };
         entries.truncate(limit);
-        Ok(Page { entries, next })
+        // Those behind the end are told of by the next page.
+        damaged.retain(|d| next.as_ref().is_none_or(|next| d.name <= *next));
+        Ok(Page { entries, damaged, next })
     }
 
     /// Facts about one volume or snapshot. One that is open in this process is described as it is now, one that is open
@@ -471,10 +497,9 @@ impl Store {
                 processes.push(ProcessInfo { owner, volumes });
             }
         }
-        let hex: String = shared.superblock.uuid.iter().map(|b| format!("{b:02x}")).collect();
         Ok(StoreStatus {
             location: shared.root.as_ref().map_or_else(|| "memory".to_string(), |p| format!("file:{}", p.display())),
-            uuid: format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]),
+            uuid: uuid_text(&shared.superblock.uuid),
             block_size: 1 << shared.superblock.block_shift,
             volumes,
             snapshots,
@@ -512,6 +537,18 @@ impl Store {
     /// How much room the store takes, by kind: looks at every object once.
     pub fn space_by_kind(&self) -> Result<SpaceByKind> {
         collect::by_kind(&self.shared)
+    }
+
+    /// Looks at everything in the store and says what is wrong, what is left over, and what is lost; with
+    /// [`CheckOptions::repair`] puts right what can be put right without inventing data. Runs on a store in use, where a
+    /// volume that is open is checked as of its last checkpoint. `progress` is told now and then how far it is; an error of it ends
+    /// the check. What is wrong with the store is in the report, and no error.
+    pub fn check(
+        &self,
+        options: &CheckOptions,
+        progress: &mut dyn FnMut(CheckProgress) -> Result<()>,
+    ) -> Result<CheckReport> {
+        check::check(&self.shared, options, progress)
     }
 
     /// Does background work that is due (checkpoints, folding, composing); returns whether there was any.

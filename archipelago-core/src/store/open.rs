@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::blocker::{LockMode, LockOutcome, Object};
+use crate::blocker::{LockMode, LockOutcome, Object, RecordKey};
 use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind, LogPos};
 use crate::limits::MAX_EXTENTS;
@@ -19,6 +19,7 @@ use crate::store::shared::Shared;
 use crate::volume::handle::Handle;
 use crate::volume::inner::{CommitState, HeaderState, Inner, Writer};
 use crate::volume::overlay::Overlay;
+use crate::volume::stalls::Stalls;
 
 /// What a second writer is told.
 const WRITER_ADVICE: &str =
@@ -30,14 +31,26 @@ const READER_ADVICE: &str = "take a snapshot of it and read that";
 
 /// Opens a volume for writing. In this process that is shared: a second call gives the same volume.
 pub fn for_writing(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
+    writer(shared, name, false)
+}
+
+/// Opens a volume that is being received, for the one that receives it.
+pub fn for_receiving(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
+    writer(shared, name, true)
+}
+
+fn writer(shared: &Arc<Shared>, name: &str, receives: bool) -> Result<Handle> {
     let _operation = shared.operations.begin();
     let _opening = shared.opening.lock();
     let (header, _) = catalog::find(shared, name)?;
     if header.kind != Kind::Volume {
         return Err(Error::ReadOnly(name.to_string()));
     }
+    if !receives {
+        catalog::check_whole(&header)?;
+    }
     if let Some(inner) = shared.opened(header.id) {
-        return Ok(Handle::new(inner));
+        return if receives { Err(Error::Busy(name.to_string())) } else { Ok(Handle::new(inner)) };
     }
     let lock = loop {
         // Looked at before the lock: afterwards it may just have been given up.
@@ -55,6 +68,8 @@ pub fn for_writing(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
     if header.name != name || header.removed {
         return Err(Error::NotFound(name.to_string()));
     }
+    // What it says of the journal is what later flushes rely on, and which logged sectors may be overwritten.
+    shared.blocker.settle_record(RecordKey::Header(header.id), version)?;
     let Replayed { view, epoch, tail } = replay::load(&*shared.blocker, &shared.cache, &header)?;
     recover(shared, &header, &tail)?;
     let folded = header.log.map_or(LogPos::default(), |start| start.pos);
@@ -80,6 +95,7 @@ pub fn for_writing(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
         tree: RwLock::new(view.tree),
         overlay: Overlay::new(view.overlay),
         gate: RwLock::new(()),
+        stalls: Stalls::default(),
         writer: Some(Writer {
             journal,
             pack: Mutex::new(None),
@@ -139,6 +155,7 @@ pub fn for_reading(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
     // Until the header is pinned.
     let _operation = shared.operations.begin();
     let (mut header, mut version) = catalog::find(shared, name)?;
+    catalog::check_whole(&header)?;
     let mut lock = None;
     if header.kind == Kind::Volume {
         let _opening = shared.opening.lock();
@@ -178,6 +195,7 @@ pub fn for_reading(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
         tree: RwLock::new(view.tree),
         overlay: Overlay::new(view.overlay),
         gate: RwLock::new(()),
+        stalls: Stalls::default(),
         writer: None,
         poisoned: AtomicBool::new(false),
         closed: AtomicBool::new(false),

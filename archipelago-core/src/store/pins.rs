@@ -115,6 +115,8 @@ mod tests {
             root: if inline == 0 { Root::Empty } else { Root::Inline(vec![1; inline]) },
             ranges: Vec::new(),
             log: None,
+            received: crate::format::header::Received::No,
+            group: crate::format::header::Group::No,
         }
     }
 

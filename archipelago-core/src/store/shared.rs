@@ -128,9 +128,11 @@ impl Shared {
         self.open.lock().contains_key(&id)
     }
 
-    /// All volumes that this process has open for writing.
+    /// All volumes that this process has open for writing, in an order that can be repeated.
     pub fn all_open(&self) -> Vec<Arc<Inner>> {
-        self.open.lock().values().filter_map(Weak::upgrade).collect()
+        let mut open: Vec<Arc<Inner>> = self.open.lock().values().filter_map(Weak::upgrade).collect();
+        open.sort_by_key(|inner| inner.id);
+        open
     }
 
     /// A volume was closed: gives up its lock. In one step with what [`Shared::holds`] says, so that nobody in this process

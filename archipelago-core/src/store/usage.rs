@@ -99,10 +99,24 @@ pub fn diff(shared: &Arc<Shared>, a: &str, b: &str, each: &mut dyn FnMut(DiffExt
     if va.tree.block_shift != vb.tree.block_shift {
         return Err(Error::InvalidArgument(format!("{a} and {b} have different block sizes and share nothing")));
     }
+    diff_views(shared, &va, &vb, 0, each)
+}
+
+/// The ranges in which two maps of the same block size may differ, from the block on in which byte `from` lies.
+pub fn diff_views(
+    shared: &Shared,
+    va: &MapView,
+    vb: &MapView,
+    from: u64,
+    each: &mut dyn FnMut(DiffExtent) -> Result<()>,
+) -> Result<()> {
     let (blocker, cache) = (&*shared.blocker, &shared.cache);
     let shift = u32::from(va.tree.block_shift) - SECTOR_SHIFT;
     let mut last: Option<DiffExtent> = None;
-    for block in differing_blocks(blocker, cache, &va, &vb)? {
+    for block in differing_blocks(blocker, cache, va, vb)? {
+        if block < from >> va.tree.block_shift {
+            continue;
+        }
         let (mut ma, mut mb) = (va.block(blocker, cache, block)?, vb.block(blocker, cache, block)?);
         // What a resize cut off is still in the map of the shorter one, but not in the volume.
         let end = va.size.min(vb.size).div_ceil(SECTOR).saturating_sub(block << shift);

@@ -1,26 +1,22 @@
 //! Flush, checkpoint and composing: the order in which things become durable.
 
-use std::io::IoSlice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::MutexGuard;
-use smallvec::SmallVec;
 
 use crate::blocker::{LockMode, LockOutcome, Object, RecordKey, VolumeId};
 use crate::error::{Error, Result};
 use crate::format::header::{Header, LogPos, LogStart, Root};
-use crate::format::node::{Extent, Source};
-use crate::limits::{MAX_EXTENTS, MAX_FOLD_JOBS, SECTOR, SECTOR_SHIFT};
+use crate::limits::{MAX_EXTENTS, MAX_FOLD_JOBS, SECTOR};
 use crate::mapper::fold::Folder;
 use crate::mapper::pack::PackWriter;
 use crate::mapper::tree::Tree;
 use crate::store::Background;
+use crate::volume::compact::Gather;
 use crate::volume::inner::{CommitState, FoldJob, Inner, Writer};
 
-/// Bytes that composing copies at a time.
-const COMPOSE_PIECE: usize = 1 << 20;
 /// Times that a checkpoint composes without stopping writers before it stops them for it.
 const COMPOSE_TRIES: usize = 4;
 
@@ -105,22 +101,28 @@ impl Inner {
         at_gate: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
         let kept = {
-            let _gate = self.gate.write();
+            let _stopped = self.stop_changes();
             let kept = at_gate()?;
-            let old = self.epoch.load(Ordering::Acquire);
-            if old == u64::MAX {
-                // One epoch per nanosecond would take five centuries to come here.
-                return Err(Error::damaged(format!("catalog/h.{}", self.id), "its epochs are used up"));
-            }
-            writer.journal.seal_pending(&mut writer.journal.lock(), old);
-            if writer.data_dirty.swap(false, Ordering::AcqRel) {
-                commit.dirty.push(Object::Data(self.id, old));
-            }
-            self.epoch.store(old + 1, Ordering::Release);
+            self.raise_epoch(writer, commit)?;
             kept
         };
         self.finish_flush(writer, commit)?;
         Ok(kept)
+    }
+
+    /// Moves to the next epoch, in memory. Changes are stopped by the caller.
+    pub fn raise_epoch(&self, writer: &Writer, commit: &mut CommitState) -> Result<()> {
+        let old = self.epoch.load(Ordering::Acquire);
+        if old == u64::MAX {
+            // One epoch per nanosecond would take five centuries to come here.
+            return Err(Error::damaged(format!("catalog/h.{}", self.id), "its epochs are used up"));
+        }
+        writer.journal.seal_pending(&mut writer.journal.lock(), old);
+        if writer.data_dirty.swap(false, Ordering::AcqRel) {
+            commit.dirty.push(Object::Data(self.id, old));
+        }
+        self.epoch.store(old + 1, Ordering::Release);
+        Ok(())
     }
 
     /// The map as it is, to be folded later. Changes are stopped by the caller.
@@ -169,7 +171,7 @@ impl Inner {
         let (earlier, job) = {
             let mut commit = writer.commit.lock();
             let job = {
-                let _gate = self.gate.write();
+                let _stopped = self.stop_changes();
                 let size = self.size.load(Ordering::Acquire);
                 if self.header.lock().header.shrunk && !size.is_multiple_of(SECTOR) {
                     self.zero_tail(size)?;
@@ -289,39 +291,9 @@ impl Inner {
             return Ok(());
         }
         let mut map = (**map).clone();
-        let epoch = self.epoch.load(Ordering::Acquire);
-        let live = Source::Data { owner: self.id, epoch };
-        for fill_gaps in [false, true] {
-            if map.extents().len() <= MAX_EXTENTS {
-                break;
-            }
-            let (first, last) = match (map.extents().first(), map.extents().last()) {
-                (Some(a), Some(b)) => (a.start, b.start + b.len),
-                _ => break,
-            };
-            // Neighbouring runs are gathered and written together.
-            let mut groups: SmallVec<[Extent; 8]> = SmallVec::new();
-            for run in map.runs(first, last - first) {
-                if run.source == live || (run.source == Source::Zero && !fill_gaps) {
-                    continue;
-                }
-                match groups.last_mut() {
-                    Some(g) if g.start + g.len == run.start => g.len += run.len,
-                    _ => groups.push(run),
-                }
-            }
-            let step = (COMPOSE_PIECE as u64 / SECTOR) as u16;
-            let mut buf = Vec::new();
-            for group in groups {
-                let mut at = group.start;
-                while at < group.start + group.len {
-                    let len = step.min(group.start + group.len - at);
-                    buf.resize(usize::from(len) << SECTOR_SHIFT, 0);
-                    self.read_mapped(&map, block, &Extent { start: at, len, source: Source::Zero }, &mut buf)?;
-                    self.write_live_data(writer, block, at, len, &[IoSlice::new(&buf)], epoch)?;
-                    at += len;
-                }
-                map.set(group.start, group.len, live);
+        for what in [Gather::Mapped, Gather::Gaps] {
+            if map.extents().len() > MAX_EXTENTS {
+                self.gather(writer, block, &mut map, what)?;
             }
         }
         shard.insert(block, Arc::new(map));

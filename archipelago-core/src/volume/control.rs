@@ -4,9 +4,9 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::MutexGuard;
 
-use crate::blocker::LockGuard;
+use crate::blocker::{LockGuard, VolumeId};
 use crate::error::{Error, Result};
-use crate::format::header::{Header, Kind, SealedRange};
+use crate::format::header::{Header, Kind, LogPos, SealedRange};
 use crate::format::log::Body;
 use crate::limits::{MAX_RANGES, SECTOR, SECTOR_SHIFT};
 use crate::store::VolumeInfo;
@@ -34,8 +34,26 @@ impl Inner {
         self.flush()?;
         let mut commit = self.commit_unshrunk(writer)?;
         let mut job = self.switch_epoch(writer, &mut commit, || Ok(self.capture(writer)))?;
+        let end = self.record_epoch(writer)?;
+        let id = self.shared.new_id()?;
+        let header = self.snapshot_header(id, name, end);
+        // Queued before anything newer can be captured, for maps must be folded in the order of their captures; folded
+        // after the header is published, for that is what folding it changes.
+        let publishing = writer.publish.lock();
+        job.snapshot = Some(id);
+        if !header.ranges.is_empty() {
+            self.queue_fold(writer, job);
+        }
+        drop(commit);
+        catalog::publish(&self.shared, &header)?;
+        drop(publishing);
+        catalog::describe(&self.shared, &header, None)
+    }
+
+    /// Makes it durable that the epoch was raised; returns where the journal of the old one ends. The commit lock is held.
+    pub fn record_epoch(&self, writer: &Writer) -> Result<Option<LogPos>> {
         let epoch = self.epoch.load(Ordering::Acquire);
-        let end = if writer.journal.appended() > 0 && self.header.lock().header.log.is_some() {
+        Ok(if writer.journal.appended() > 0 && self.header.lock().header.log.is_some() {
             let mut state = writer.journal.lock();
             // The range ends before the record: what follows belongs to the new epoch.
             let appended = writer
@@ -49,41 +67,32 @@ impl Inner {
         } else {
             self.commit_header(|h| h.epoch = epoch)?;
             self.header.lock().header.log.map(|_| writer.journal.end().pos)
-        };
-        let id = self.shared.new_id()?;
-        let header = {
-            let state = self.header.lock();
-            let own = &state.header;
-            let mut ranges = own.ranges.clone();
-            if let (Some(from), Some(to)) = (own.log, end)
-                && from.pos < to
-            {
-                ranges.push(SealedRange { owner: self.id, from, to, epoch: epoch - 1, size: own.size });
-            }
-            Header {
-                id,
-                kind: Kind::Snapshot,
-                name: name.to_string(),
-                epoch: epoch - 1,
-                created: self.shared.now(),
-                parent: self.id,
-                ranges,
-                log: None,
-                shrunk: false,
-                ..own.clone()
-            }
-        };
-        // Queued before anything newer can be captured, for maps must be folded in the order of their captures; folded
-        // after the header is published, for that is what folding it changes.
-        let publishing = writer.publish.lock();
-        job.snapshot = Some(id);
-        if !header.ranges.is_empty() {
-            self.queue_fold(writer, job);
+        })
+    }
+
+    /// The header of a snapshot of the epoch that ended, whose journal ends at `end`. The commit lock is held.
+    pub fn snapshot_header(&self, id: VolumeId, name: &str, end: Option<LogPos>) -> Header {
+        let epoch = self.epoch.load(Ordering::Acquire) - 1;
+        let state = self.header.lock();
+        let own = &state.header;
+        let mut ranges = own.ranges.clone();
+        if let (Some(from), Some(to)) = (own.log, end)
+            && from.pos < to
+        {
+            ranges.push(SealedRange { owner: self.id, from, to, epoch, size: own.size });
         }
-        drop(commit);
-        catalog::publish(&self.shared, &header)?;
-        drop(publishing);
-        catalog::describe(&self.shared, &header, None)
+        Header {
+            id,
+            kind: Kind::Snapshot,
+            name: name.to_string(),
+            epoch,
+            created: self.shared.now(),
+            parent: self.id,
+            ranges,
+            log: None,
+            shrunk: false,
+            ..own.clone()
+        }
     }
 
     /// See [`crate::Store::resize`].
@@ -130,7 +139,7 @@ impl Inner {
                     self.size.store(shown, Ordering::Release);
                     return committed;
                 }
-                let _gate = self.gate.write();
+                let _stopped = self.stop_changes();
                 self.overlay.truncate(blocks);
                 self.clip_last_block()?;
                 Ok(())

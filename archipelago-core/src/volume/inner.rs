@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -22,6 +22,7 @@ use crate::mapper::view::MapView;
 use crate::store::pins::Pin;
 use crate::store::shared::Shared;
 use crate::volume::overlay::{Overlay, Shard};
+use crate::volume::stalls::{Stalls, Stopped};
 
 /// The header of an open volume with its record's version.
 pub struct HeaderState {
@@ -103,6 +104,8 @@ pub struct Inner {
     pub overlay: Overlay,
     /// Held shared by every request that changes the volume, exclusively to stop them for a moment.
     pub gate: RwLock<()>,
+    /// How long it was held exclusively.
+    pub stalls: Stalls,
     /// Present when open for writing.
     pub writer: Option<Writer>,
     /// A sync failed: nothing is promised any more.
@@ -171,6 +174,18 @@ impl Inner {
     /// The writer's part, or the error for those who are none.
     pub fn writer(&self) -> Result<&Writer> {
         self.writer.as_ref().ok_or_else(|| Error::ReadOnly(self.name()))
+    }
+
+    /// Waits for the requests under way that change the volume, and lets none begin. No sync belongs under it.
+    pub fn stop_changes(&self) -> Stopped<'_> {
+        let since = Instant::now();
+        Stopped::new(self.gate.write(), since, &self.stalls)
+    }
+
+    /// The same, unless it takes longer than `time`.
+    pub fn stop_changes_for(&self, time: Duration) -> Option<Stopped<'_>> {
+        let since = Instant::now();
+        self.gate.try_write_for(time).map(|gate| Stopped::new(gate, since, &self.stalls))
     }
 
     /// Checks a request's range.

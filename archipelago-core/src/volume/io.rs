@@ -107,7 +107,7 @@ impl Inner {
     }
 
     /// Keeps the list of changes that wait for a sync bounded.
-    fn after_change(&self, writer: &Writer) -> Result<()> {
+    pub(super) fn after_change(&self, writer: &Writer) -> Result<()> {
         if writer.journal.lock().live.len() > MAX_PENDING_RUNS {
             self.flush()?;
         }
@@ -424,7 +424,7 @@ impl Inner {
     }
 
     /// The first block from `from` on that may be mapped.
-    fn next_mapped(&self, from: u64) -> Result<Option<u64>> {
+    pub(super) fn next_mapped(&self, from: u64) -> Result<Option<u64>> {
         let dirty = self.overlay.keys(from, u64::MAX).first().copied();
         let tree = self.tree.read().clone();
         let clean = tree.next_mapped(self.blocker(), &self.shared.cache, from)?;

@@ -111,6 +111,9 @@ impl Blocker for Gate {
     fn commit_record(&self, key: RecordKey, expected: u64, bytes: &[u8]) -> Result<u64> {
         self.below.commit_record(key, expected, bytes)
     }
+    fn settle_record(&self, key: RecordKey, version: u64) -> Result<()> {
+        self.below.settle_record(key, version)
+    }
     fn trash_header(&self, volume: VolumeId) -> Result<()> {
         self.below.trash_header(volume)
     }

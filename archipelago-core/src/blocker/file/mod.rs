@@ -8,6 +8,7 @@
 //! | `reserve` | the room that data writes leave |
 //! | `records` | headers, the superblock, and the names that lead to them |
 //! | `locks` | one writer per volume |
+//! | `mend` | what `check` looks into and puts right |
 //!
 //! All system calls go through [`Sys`], so that the whole backend runs over a simulated disk.
 
@@ -18,12 +19,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::real_sys::{LEAVE, RealSys};
 use super::sys::Sys;
-use super::{Blocker, Inventory, LockMode, LockOutcome, Object, Record, RecordKey, Space, VolumeId};
+use super::{Blocker, Inventory, LockMode, LockOutcome, Mend, Object, Record, RecordKey, Space, VolumeId};
 use crate::error::{Error, Result};
 use crate::limits::MAX_OPEN_FILES;
 
 mod descriptors;
 mod locks;
+mod mend;
 mod names;
 mod objects;
 mod records;
@@ -170,6 +172,10 @@ impl Blocker for FileBlocker {
         self.replace_record(key, expected, bytes)
     }
 
+    fn settle_record(&self, key: RecordKey, version: u64) -> Result<()> {
+        self.make_durable(key, version)
+    }
+
     fn trash_header(&self, volume: VolumeId) -> Result<()> {
         self.move_to_trash(volume)
     }
@@ -212,6 +218,10 @@ impl Blocker for FileBlocker {
 
     fn space(&self) -> Result<Space> {
         self.room()
+    }
+
+    fn mend(&self) -> Option<&dyn Mend> {
+        Some(self)
     }
 }
 

@@ -9,6 +9,8 @@ pub(super) const ROOT: &str = ".";
 pub(super) const CATALOG: &str = "catalog";
 /// Headers of removed maps.
 pub(super) const TRASH: &str = "trash";
+/// Headers that nobody could read, and their names.
+pub(super) const LOST: &str = "lost";
 /// Everything that belongs to one volume, spread over 256 directories.
 pub(super) const DATA: &str = "data";
 /// Registrations of processes.

@@ -107,6 +107,11 @@ impl MemoryBlocker {
         self.inner.lock().line.fail_at(step, errno);
     }
 
+    /// See [`Crashable::clear_failures`].
+    pub fn clear_failures(&self) {
+        self.inner.lock().line.clear_failures();
+    }
+
     /// See [`Crashable::drop_syncs`]. Commits of records count as syncs of files; new objects, records and names as
     /// entries of directories.
     pub fn drop_syncs(&self, what: Syncs) {
@@ -137,6 +142,9 @@ impl Crashable for MemoryBlocker {
     }
     fn fail_at(&self, step: u64, errno: i32) {
         self.fail_at(step, errno)
+    }
+    fn clear_failures(&self) {
+        self.clear_failures()
     }
     fn drop_syncs(&self, what: Syncs) {
         self.drop_syncs(what)

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::blocker::{Object, RecordKey, VolumeId};
 use crate::error::{Error, Result};
-use crate::format::header::Header;
+use crate::format::header::{Header, Kind};
 use crate::limits::{MAX_COLLECTED_NAMES, MAX_LIST_PAGE};
 use crate::mapper::replay;
 use crate::store::acknowledge::Unsettled;
@@ -37,6 +37,8 @@ pub struct Candidates {
 struct Floor {
     epoch: u64,
     segment: u32,
+    /// Somebody may open it for writing.
+    writable: bool,
 }
 
 impl Candidates {
@@ -59,7 +61,7 @@ impl Candidates {
         let mut newest: HashMap<VolumeId, u32> = HashMap::new();
         for object in &found.objects {
             if let Object::Pack(owner, number) = object
-                && floors.contains_key(owner)
+                && floors.get(owner).is_some_and(|floor| floor.writable)
             {
                 newest.entry(*owner).and_modify(|n| *n = (*n).max(*number)).or_insert(*number);
             }
@@ -133,6 +135,11 @@ impl Candidates {
                 self.nameless.push((id, Some(version)));
                 continue;
             }
+            if header.kind != Kind::Volume {
+                // Nobody writes it any more: only what it names is in use.
+                floors.insert(id, Floor { epoch: u64::MAX, segment: u32::MAX, writable: false });
+                continue;
+            }
             let mut epoch = header.epoch;
             if let Some(start) = header.log
                 && epochs.get(&id).is_some_and(|newest| *newest >= epoch)
@@ -147,7 +154,8 @@ impl Candidates {
                 });
                 epoch = if read.is_ok() { newest } else { epoch };
             }
-            floors.insert(id, Floor { epoch, segment: header.log.map_or(0, |start| start.pos.segment) });
+            let segment = header.log.map_or(0, |start| start.pos.segment);
+            floors.insert(id, Floor { epoch, segment, writable: true });
         }
         Ok(floors)
     }
@@ -198,11 +206,11 @@ fn is_nameless(shared: &Shared, header: &Header) -> Result<bool> {
 }
 
 /// The header of a map that is still in the catalogue, or was moved to the trash since this collection began.
-pub fn root(shared: &Shared, id: VolumeId) -> Result<Option<(Header, u64)>> {
-    if let Some(found) = catalog::read_header(shared, id)? {
-        return Ok(Some(found));
+pub fn root(shared: &Shared, id: VolumeId) -> Result<Option<(Header, RecordKey, u64)>> {
+    if let Some((header, version)) = catalog::read_header(shared, id)? {
+        return Ok(Some((header, RecordKey::Header(id), version)));
     }
-    trashed(shared, id)
+    Ok(trashed(shared, id)?.map(|(header, version)| (header, RecordKey::Trash(id), version)))
 }
 
 /// A header in the trash.

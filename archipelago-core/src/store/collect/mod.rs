@@ -19,7 +19,7 @@ use self::mark::Marker;
 use self::marks::Marks;
 use self::pace::{Pace, Report};
 use self::sweep::Sweep;
-use crate::blocker::{LockGuard, LockMode, LockOutcome, Object, VolumeId};
+use crate::blocker::{LockGuard, LockMode, LockOutcome, Object, RecordKey, VolumeId};
 use crate::error::{Error, Result};
 use crate::format::header::Header;
 use crate::format::owner::ShortOwner;
@@ -103,6 +103,9 @@ fn run(
     marks.watch(candidates.objects.iter().copied());
     settle(shared, planted, &mut roots, &mut marks, pace)?;
     report.maps = roots.maps;
+    if !options.dry_run {
+        roots.make_durable(shared, &candidates, &marks, pace)?;
+    }
 
     pace.phase(CollectPhase::Sweep, candidates.objects.len() as u64)?;
     let mut sweep = Sweep { shared, marks: &marks, dry_run: options.dry_run, pace, report };
@@ -163,6 +166,8 @@ struct Roots {
     /// Removed maps that readers use.
     pinned: HashSet<VolumeId>,
     maps: u64,
+    /// The records that were read, with their versions.
+    loaded: Vec<(RecordKey, u64)>,
 }
 
 impl Roots {
@@ -172,6 +177,7 @@ impl Roots {
             trash: candidates.trash.iter().copied().collect(),
             pinned: HashSet::new(),
             maps: 0,
+            loaded: Vec::new(),
         }
     }
 
@@ -187,14 +193,36 @@ impl Roots {
             if !self.seen.insert(id) {
                 continue;
             }
-            if let Some((header, version)) = candidates::root(shared, id)? {
+            if let Some((header, key, version)) = candidates::root(shared, id)? {
                 changed |= version > 1;
+                self.loaded.push((key, version));
                 self.maps += 1;
                 mark_header(shared, &header, marks, pace)?;
             }
             pace.advance()?;
         }
         Ok(changed)
+    }
+
+    /// Makes durable what was read, before anything is removed because of it: a process may have died, or seen a sync fail,
+    /// in the middle of a commit, and a power cut would bring back the version before, with all that it names. Whoever
+    /// commits another version makes this one durable himself first.
+    fn make_durable(&self, shared: &Shared, candidates: &Candidates, marks: &Marks, pace: &mut Pace<'_>) -> Result<()> {
+        let nothing = candidates.trash.is_empty()
+            && candidates.nameless.is_empty()
+            && candidates.objects.iter().all(|o| !matches!(o, Object::Data(..)) && marks.contains(*o));
+        if nothing {
+            return Ok(());
+        }
+        let nameless = candidates.nameless.iter().filter_map(|(id, v)| v.map(|v| (RecordKey::Header(*id), v)));
+        for (key, version) in self.loaded.iter().copied().chain(nameless) {
+            match shared.blocker.settle_record(key, version) {
+                Ok(()) | Err(Error::Stale(_) | Error::NotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+            pace.spend(0, 0)?;
+        }
+        Ok(())
     }
 
     /// Marks what readers read by.

@@ -55,6 +55,8 @@ pub enum Command {
     Rename(Rename),
     /// Set the size of a volume, also while it is in use
     Resize(Resize),
+    /// Gather the pieces of volumes whose blocks lie in many places
+    Compact(Compact),
     /// List volumes and snapshots in the order of their names
     #[command(visible_alias = "ls")]
     List(List),
@@ -68,6 +70,10 @@ pub enum Command {
     Import(Import),
     /// Write a volume or snapshot to a file, leaving holes where it is zero
     Export(Export),
+    /// Write a snapshot, or what differs from another one, as a stream to standard output
+    Send(Send),
+    /// Make a snapshot of a stream from standard input
+    Receive(Receive),
     /// Serve volumes as network block devices until SIGTERM or SIGINT
     Serve(Serve),
     /// Show the state of the store
@@ -157,6 +163,20 @@ pub struct Resize {
     /// Allow a smaller size; what lies behind it is lost
     #[arg(long)]
     pub shrink: bool,
+}
+
+/// `compact`
+#[derive(Args, Debug)]
+pub struct Compact {
+    /// The volumes; not in use by another process
+    #[arg(required = true)]
+    pub names: Vec<String>,
+    /// Compose blocks that lie in more pieces than this; 0 also copies what is shared with snapshots
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub max_extents: usize,
+    /// Copy at most this much per second
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub rate: Option<u64>,
 }
 
 /// `list`
@@ -252,6 +272,32 @@ pub struct Export {
     /// Replace an existing file
     #[arg(long)]
     pub force: bool,
+}
+
+/// `send`
+#[derive(Args, Debug)]
+pub struct Send {
+    /// The snapshot
+    pub snapshot: String,
+    /// A snapshot that the receiver has: only what differs from it is sent
+    #[arg(long, value_name = "SNAPSHOT")]
+    pub from: Option<String>,
+    /// Go on with an interrupted stream: the token that `receive --status` prints
+    #[arg(long, value_name = "TOKEN")]
+    pub resume: Option<String>,
+    /// Say how much would be sent, and send nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `receive`
+#[derive(Args, Debug)]
+pub struct Receive {
+    /// Name of the snapshot to be made
+    pub name: String,
+    /// Say how far an interrupted stream of that name has come, and the token with which it goes on
+    #[arg(long)]
+    pub status: bool,
 }
 
 /// `serve`

@@ -54,6 +54,11 @@ pub enum Failure {
     /// A signal ended it; what was half done has been undone.
     #[error("stopped by signal {0}; nothing half done was left behind")]
     Signal(i32),
+    /// A signal ended it; what was received is kept.
+    #[error(
+        "stopped by signal {0}; what was received is kept, and can be gone on with: see `archipelago receive --status`"
+    )]
+    Kept(i32),
     /// Standard output could not be written.
     #[error("write standard output: {0}")]
     Output(io::Error),
@@ -146,7 +151,7 @@ impl Failure {
             Failure::Listen(ListenError::Io { source, .. }) => class_of_system(source),
             Failure::Usage(_) | Failure::Listen(_) => Class::Usage,
             Failure::FileExists(_) => Class::Exists,
-            Failure::Signal(number) => Class::Signal(*number),
+            Failure::Signal(number) | Failure::Kept(number) => Class::Signal(*number),
             Failure::Reported(class) => *class,
         }
     }
@@ -165,8 +170,16 @@ impl Failure {
             Failure::Listen(_) => libc::EINVAL,
             Failure::Usage(_) => libc::EINVAL,
             Failure::FileExists(_) => libc::EEXIST,
-            Failure::Signal(_) => libc::EINTR,
+            Failure::Signal(_) | Failure::Kept(_) => libc::EINTR,
             Failure::Reported(_) => libc::EIO,
+        }
+    }
+
+    /// The same signal, for a command that leaves something to go on with.
+    pub fn kept(self) -> Failure {
+        match self {
+            Failure::Signal(number) => Failure::Kept(number),
+            other => other,
         }
     }
 
@@ -194,13 +207,16 @@ pub struct ErrorFields {
 
 fn class_of_engine(error: &Error) -> Class {
     match error {
-        Error::NotFound(_) | Error::NoStore(_) => Class::NotFound,
+        Error::NotFound(_) | Error::NoStore(_) | Error::NoBase(_) => Class::NotFound,
         Error::Exists(_) => Class::Exists,
         Error::InvalidName { .. } | Error::InvalidArgument(_) | Error::OutOfRange { .. } => Class::Usage,
         Error::ReadOnly(_) | Error::IsSnapshot(_) => Class::ReadOnly,
-        Error::OpenElsewhere { .. } | Error::Busy(_) | Error::TooBusy(_) | Error::Timeout(_) | Error::Stale(_) => {
-            Class::Busy
-        }
+        Error::OpenElsewhere { .. }
+        | Error::Busy(_)
+        | Error::Receiving(_)
+        | Error::TooBusy(_)
+        | Error::Timeout(_)
+        | Error::Stale(_) => Class::Busy,
         Error::NoSpace(_) => Class::NoSpace,
         Error::Damaged { .. } | Error::Io { .. } | Error::Poisoned(_) => Class::Io,
         // NotSnapshot, NotOpen, TooNew, Unsupported, and what the engine will add.

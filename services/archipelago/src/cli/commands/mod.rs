@@ -1,11 +1,13 @@
 //! The commands, grouped by what they do. Each is one function that takes its arguments and prints its result.
 
+mod compact;
 mod export;
 mod import;
 mod inspect;
 mod serve;
 mod shell;
 mod store;
+mod transfer;
 mod volume;
 
 use super::Context;
@@ -23,12 +25,15 @@ pub fn run(context: &mut Context, command: Command) -> Result<(), Failure> {
         Command::Remove(args) => volume::remove(context, &args),
         Command::Rename(args) => volume::rename(context, &args),
         Command::Resize(args) => volume::resize(context, &args),
+        Command::Compact(args) => compact::run(context, &args),
         Command::List(args) => inspect::list(context, &args),
         Command::Info(args) => inspect::info(context, &args),
         Command::Mapinfo(args) => inspect::mapinfo(context, &args),
         Command::Diff(args) => inspect::diff(context, &args),
         Command::Import(args) => import::run(context, &args),
         Command::Export(args) => export::run(context, &args),
+        Command::Send(args) => transfer::send(context, &args),
+        Command::Receive(args) => transfer::receive(context, &args),
         Command::Serve(args) => serve::run(context, &args),
         Command::Completions(args) => shell::completions(context, &args),
         Command::Man(args) => shell::man(&args),
