@@ -14,7 +14,14 @@ pub mod fuzzing;
 pub mod limits;
 pub mod mapper;
 pub mod name;
+#[doc(hidden)]
+pub mod planted;
 pub mod store;
+#[cfg_attr(feature = "shuttle", doc(hidden))]
+#[cfg(feature = "shuttle")]
+pub mod sync;
+#[cfg(not(feature = "shuttle"))]
+mod sync;
 pub mod time;
 pub mod volume;
 

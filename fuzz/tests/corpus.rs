@@ -100,9 +100,13 @@ tests! {
     nbd_requests_do_what_they_say "nbd_requests"
     qcow2_images_keep_their_promises "qcow2"
     raw_images_of_any_size_arrive_whole "raw"
+    old_maps_keep_their_promises "legacy_map"
     configurations_keep_their_promises "config"
     sizes_keep_their_promises "size"
     names_keep_their_promises "name"
+    send_streams_keep_their_promises "send_stream"
+    resume_tokens_keep_their_promises "resume_token"
+    a_stream_is_received_whole_or_not_at_all "receive"
 }
 
 #[test]

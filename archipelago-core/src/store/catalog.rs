@@ -8,12 +8,12 @@ use crate::blocker::{LockMode, LockOutcome, Object, RecordKey, VolumeId};
 use crate::error::{Error, Owner, Result};
 use crate::format::header::{Header, Kind};
 use crate::format::owner::ShortOwner;
-use crate::format::relations::Received;
+use crate::format::relations::{Group, Received};
 use crate::format::superblock::READ_COMPAT_KNOWN;
 use crate::limits::{MAX_VOLUME_SIZE, MIN_VOLUME_SIZE, SECTOR};
 use crate::mapper::tree::Tree;
-use crate::store::VolumeInfo;
 use crate::store::shared::Shared;
+use crate::store::{VolumeInfo, group};
 
 /// Checks a size in bytes.
 pub fn check_size(size: u64) -> Result<()> {
@@ -50,7 +50,14 @@ pub fn exists(shared: &Shared, id: VolumeId) -> Result<bool> {
 /// What a name means, if it counts.
 pub fn resolve(shared: &Shared, name: &str) -> Result<Option<(Header, u64)>> {
     let Some(id) = shared.blocker.lookup(name)? else { return Ok(None) };
-    Ok(read_header(shared, id)?.filter(|(header, _)| header.name == name && !header.removed))
+    let here = |found: Option<(Header, u64)>| found.filter(|(header, _)| header.name == name && !header.removed);
+    match here(read_header(shared, id)?) {
+        // Its group may have been settled, and so have gone, since the header was read.
+        Some((header, _)) if !group::counts(shared, &header)? => {
+            Ok(here(read_header(shared, id)?).filter(|(header, _)| header.group == Group::No))
+        }
+        found => Ok(found),
+    }
 }
 
 /// What a name means, or `NotFound`.
@@ -59,7 +66,13 @@ pub fn find(shared: &Shared, name: &str) -> Result<(Header, u64)> {
     if crate::name::check(name).is_err() {
         return Err(Error::NotFound(name.to_string()));
     }
-    resolve(shared, name)?.ok_or_else(|| Error::NotFound(name.to_string()))
+    let mut found = resolve(shared, name)?;
+    if let Some((Header { group: Group::Member(group), .. }, _)) = found {
+        // Whoever took the group died on the way, or is about to do this. It counts either way.
+        let _ = group::settle(shared, group);
+        found = resolve(shared, name)?;
+    }
+    found.ok_or_else(|| Error::NotFound(name.to_string()))
 }
 
 /// Refuses a map that is not whole.
@@ -81,6 +94,11 @@ pub fn ensure_free(shared: &Shared, name: &str) -> Result<()> {
 /// Clears away a name entry that does not count. Whoever might be about to make it count holds the volume's lock.
 pub fn heal(shared: &Shared, name: &str) -> Result<()> {
     let Some(id) = shared.blocker.lookup(name)? else { return Ok(()) };
+    let _group = match read_header(shared, id) {
+        Ok(Some((header, _))) => group::lock_pending(shared, &header)?,
+        // Half of a header is nobody's.
+        _ => None,
+    };
     let _lock = match shared.blocker.lock(id, LockMode::Exclusive, &[])? {
         LockOutcome::Held(lock) => lock,
         LockOutcome::Refused(_) => return Err(Error::Exists(name.to_string())),

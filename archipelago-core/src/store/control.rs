@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::acknowledge::Unsettled;
+use super::group::GroupStep;
 use super::pins::PinnedHeader;
 use super::{VolumeInfo, os, process};
 use crate::error::{Error, Result};
@@ -88,6 +89,17 @@ pub enum Request {
         /// Name of the volume.
         volume: String,
     },
+    /// A step of a group snapshot.
+    Group {
+        /// Id of the group.
+        group: String,
+        /// Id of the volume.
+        id: String,
+        /// Name of the volume.
+        volume: String,
+        /// What to do.
+        step: GroupStep,
+    },
     /// Answer when everything that began before has ended; for a collector.
     Acknowledge {
         /// Whether node packs are closed first.
@@ -126,6 +138,11 @@ pub enum Answer {
         pins: Vec<PinnedHeader>,
         /// What to give as `after` for the next page; `None` on the last.
         next: Option<u64>,
+    },
+    /// What the header of a snapshot must be; to the last step but one of a group snapshot.
+    Header {
+        /// Encoded, in hex digits.
+        header: String,
     },
     /// It was not done. [`ask`] returns this as an error.
     Failed(RemoteError),

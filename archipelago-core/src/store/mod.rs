@@ -6,6 +6,7 @@ pub(crate) mod catalog;
 mod check;
 pub mod collect;
 pub mod control;
+mod group;
 pub(crate) mod open;
 pub(crate) mod operations;
 mod os;
@@ -43,6 +44,7 @@ pub use check::{
     Affected, ByteRange, CheckOptions, CheckProgress, CheckReport, Finding, FindingKind, Repair, Severity,
 };
 pub use collect::{Amount, CollectOptions, CollectPhase, CollectProgress, CollectReport, Rate, SpaceByKind};
+pub use group::GroupStep;
 pub use receive::ReceiveStatus;
 pub use send::{SendOptions, SendPlan};
 pub use types::{
@@ -476,7 +478,7 @@ impl Store {
         let (mut volumes, mut snapshots) = (0, 0);
         for id in shared.blocker.headers()? {
             match usage::readable(shared, id)? {
-                Some((h, _)) if h.removed => {}
+                Some((h, _)) if h.removed || !group::counts(shared, &h)? => {}
                 Some((h, _)) if h.kind == Kind::Volume => volumes += 1,
                 Some(_) => snapshots += 1,
                 None => {}
@@ -510,6 +512,18 @@ impl Store {
         })
     }
 
+    /// Looks at everything in the store and says what is wrong, what is left over, and what is lost; with
+    /// [`CheckOptions::repair`] puts right what can be put right without inventing data. Runs on a store in use, where a
+    /// volume that is open is checked as of its last checkpoint. `progress` is told now and then how far it is; an error of it ends
+    /// the check. What is wrong with the store is in the report, and no error.
+    pub fn check(
+        &self,
+        options: &CheckOptions,
+        progress: &mut dyn FnMut(CheckProgress) -> Result<()>,
+    ) -> Result<CheckReport> {
+        check::check(&self.shared, options, progress)
+    }
+
     /// Removes what no map names any more: data, journals and trees of removed maps, what snapshots and folds left behind, and
     /// leftovers of calls that were cut short. Safe at any time, beside whatever other processes do; one collection at a
     /// time (`TooBusy`). `progress` is called now and then; when it returns `false` the collection stops, and a later one goes on.
@@ -537,18 +551,6 @@ impl Store {
     /// How much room the store takes, by kind: looks at every object once.
     pub fn space_by_kind(&self) -> Result<SpaceByKind> {
         collect::by_kind(&self.shared)
-    }
-
-    /// Looks at everything in the store and says what is wrong, what is left over, and what is lost; with
-    /// [`CheckOptions::repair`] puts right what can be put right without inventing data. Runs on a store in use, where a
-    /// volume that is open is checked as of its last checkpoint. `progress` is told now and then how far it is; an error of it ends
-    /// the check. What is wrong with the store is in the report, and no error.
-    pub fn check(
-        &self,
-        options: &CheckOptions,
-        progress: &mut dyn FnMut(CheckProgress) -> Result<()>,
-    ) -> Result<CheckReport> {
-        check::check(&self.shared, options, progress)
     }
 
     /// Does background work that is due (checkpoints, folding, composing); returns whether there was any.

@@ -3,10 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::time::Duration;
-
-use parking_lot::{Mutex, RwLock};
 
 use crate::blocker::{LockMode, LockOutcome, Object, RecordKey};
 use crate::error::{Error, Result};
@@ -16,6 +13,8 @@ use crate::mapper::journal::{Journal, Tail};
 use crate::mapper::replay::{self, Replayed};
 use crate::store::catalog;
 use crate::store::shared::Shared;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use crate::sync::{Mutex, RwLock};
 use crate::volume::handle::Handle;
 use crate::volume::inner::{CommitState, HeaderState, Inner, Writer};
 use crate::volume::overlay::Overlay;
@@ -57,7 +56,7 @@ fn writer(shared: &Arc<Shared>, name: &str, receives: bool) -> Result<Handle> {
         let closing = shared.holds(header.id);
         match catalog::lock(shared, &header, WRITER_ADVICE) {
             // The volume is being closed in this process.
-            Err(Error::OpenElsewhere { .. }) if closing => std::thread::sleep(CLOSING_PAUSE),
+            Err(Error::OpenElsewhere { .. }) if closing => crate::sync::sleep(CLOSING_PAUSE),
             other => break other?,
         }
     };
@@ -169,7 +168,7 @@ pub fn for_reading(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
                     lock = Some(guard);
                     break;
                 }
-                LockOutcome::Refused(_) if closing => std::thread::sleep(CLOSING_PAUSE),
+                LockOutcome::Refused(_) if closing => crate::sync::sleep(CLOSING_PAUSE),
                 LockOutcome::Refused(record) => {
                     return Err(catalog::elsewhere(shared, &header, &record, READER_ADVICE));
                 }

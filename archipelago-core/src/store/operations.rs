@@ -5,11 +5,12 @@
 //! the other one current and waits until the first is at zero. A beginner who finds that the turn changed while he
 //! counted himself begins again, so nobody is ever counted in the wrong one.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam::utils::CachePadded;
-use parking_lot::Mutex;
+
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Independent pairs of counters: threads on different ones do not share a cache line.
 const STRIPES: usize = 16;
@@ -78,7 +79,7 @@ impl Operations {
             if Instant::now() >= deadline {
                 return false;
             }
-            std::thread::sleep(PAUSE);
+            crate::sync::sleep(PAUSE);
         }
         true
     }

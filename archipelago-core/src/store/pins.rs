@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::blocker::VolumeId;
 use crate::error::{Error, Result};
 use crate::format::header::Header;
+use crate::sync::Mutex;
 
 /// Hexadecimal digits of headers in one page: with its frame it stays below `MAX_CONTROL_MESSAGE`, and has room for
 /// more than fifty of the largest headers.
@@ -115,8 +115,8 @@ mod tests {
             root: if inline == 0 { Root::Empty } else { Root::Inline(vec![1; inline]) },
             ranges: Vec::new(),
             log: None,
-            received: crate::format::header::Received::No,
-            group: crate::format::header::Group::No,
+            received: Default::default(),
+            group: Default::default(),
         }
     }
 

@@ -2,11 +2,8 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
-
-use parking_lot::{Condvar, Mutex};
 
 use super::control::{Answer, Handler, Request};
 use super::operations::Operations;
@@ -18,6 +15,9 @@ use crate::blocker::{Blocker, LockGuard, VolumeId};
 use crate::error::{Error, Owner, Result};
 use crate::format::superblock::Superblock;
 use crate::mapper::cache::NodeCache;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Condvar, Mutex};
+use crate::volume::freeze::Part;
 use crate::volume::inner::Inner;
 use crate::volume::queue::WorkerPool;
 
@@ -41,6 +41,8 @@ pub struct Shared {
     pub operations: Operations,
     /// Headers that this process reads by.
     pub pins: Arc<Pins>,
+    /// Volumes of this process that are part of a group snapshot by another one: by ids of the group and the volume.
+    pub parts: Mutex<HashMap<(VolumeId, VolumeId), Arc<Part>>>,
     /// Volumes open for writing.
     pub open: Mutex<HashMap<VolumeId, Weak<Inner>>>,
     /// Workers of the completion interface.
@@ -74,6 +76,7 @@ impl Shared {
             peers: OnceLock::new(),
             operations: Operations::default(),
             pins: Arc::default(),
+            parts: Mutex::default(),
             open: Mutex::default(),
             pool,
             opening: Mutex::default(),
@@ -186,6 +189,7 @@ impl Handler for Shared {
                     Answer::Done
                 }
                 Request::Info { id, volume: name } => info(volume(id, name)?.info()?),
+                Request::Group { group, id, volume, step } => self.group_step(group, id, volume, step)?,
                 Request::Acknowledge { packs } => Answer::Acknowledged { unsettled: self.acknowledge(*packs)? },
                 Request::Pins { after } => self.pinned(*after),
                 Request::Collected => {

@@ -177,7 +177,11 @@ pub fn usage(shared: &Arc<Shared>, name: &str) -> Result<Usage> {
             continue;
         }
         let header = match readable(shared, id)? {
-            Some((header, _)) if !header.removed && header.block_shift == own.block_shift => header,
+            Some((header, _))
+                if !header.removed && header.block_shift == own.block_shift && header.kind != Kind::Group =>
+            {
+                header
+            }
             _ => continue,
         };
         let (_other, theirs) = view(shared, &header)?;

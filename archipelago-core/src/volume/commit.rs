@@ -1,10 +1,7 @@
 //! Flush, checkpoint and composing: the order in which things become durable.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
-
-use parking_lot::MutexGuard;
 
 use crate::blocker::{LockMode, LockOutcome, Object, RecordKey, VolumeId};
 use crate::error::{Error, Result};
@@ -13,7 +10,10 @@ use crate::limits::{MAX_EXTENTS, MAX_FOLD_JOBS, SECTOR};
 use crate::mapper::fold::Folder;
 use crate::mapper::pack::PackWriter;
 use crate::mapper::tree::Tree;
+use crate::planted::{self, Bug};
 use crate::store::Background;
+use crate::sync::atomic::Ordering;
+use crate::sync::{MutexGuard, Plant, planted};
 use crate::volume::compact::Gather;
 use crate::volume::inner::{CommitState, FoldJob, Inner, Writer};
 
@@ -32,10 +32,14 @@ impl Inner {
             return Ok(());
         }
         self.check()?;
-        let served = writer.flush_ticket.load(Ordering::Acquire);
+        // Taken before anything is gathered: who comes later may have written what this flush does not see.
+        let mut served = writer.flush_ticket.load(Ordering::Acquire);
         let epoch = self.epoch.load(Ordering::Acquire);
         writer.journal.seal_pending(&mut writer.journal.lock(), epoch);
         self.finish_flush(writer, &mut commit)?;
+        if planted(Plant::LateTicket) {
+            served = writer.flush_ticket.load(Ordering::Acquire);
+        }
         commit.flushed = served;
         Ok(())
     }
@@ -80,14 +84,14 @@ impl Inner {
         if unfolded < most / 10 * 9 {
             return Ok(());
         }
-        std::thread::sleep(Duration::from_millis(1));
+        crate::sync::sleep(Duration::from_millis(1));
         while writer.journal.unfolded() >= most {
             self.check()?;
             if writer.no_room.load(Ordering::Acquire) {
                 return Err(Error::NoSpace(self.name()));
             }
             self.shared.wake();
-            std::thread::sleep(Duration::from_millis(2));
+            crate::sync::sleep(Duration::from_millis(2));
         }
         Ok(())
     }
@@ -101,7 +105,7 @@ impl Inner {
         at_gate: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
         let kept = {
-            let _stopped = self.stop_changes();
+            let _stopped = (!planted(Plant::OpenGate)).then(|| self.stop_changes());
             let kept = at_gate()?;
             self.raise_epoch(writer, commit)?;
             kept
@@ -121,7 +125,8 @@ impl Inner {
         if writer.data_dirty.swap(false, Ordering::AcqRel) {
             commit.dirty.push(Object::Data(self.id, old));
         }
-        self.epoch.store(old + 1, Ordering::Release);
+        let next = if planted::has(Bug::EpochReused) { old } else { old + 1 };
+        self.epoch.store(next, Ordering::Release);
         Ok(())
     }
 
@@ -190,6 +195,10 @@ impl Inner {
             self.finish_flush(writer, &mut commit)?;
             (earlier, job)
         };
+        if planted(Plant::FoldOrder) {
+            self.fold(writer, job)?;
+            return earlier.into_iter().try_for_each(|job| self.fold(writer, job));
+        }
         // Snapshots may have been taken since the queue was looked at. An older map over a newer one would undo writes.
         for job in earlier {
             self.fold(writer, job)?;
@@ -300,8 +309,15 @@ impl Inner {
         Ok(())
     }
 
-    /// One round of background work; returns whether there was any.
+    /// One round of background work; returns whether there was any. A volume that is closed meanwhile needs none.
     pub fn background(&self) -> Result<bool> {
+        match self.background_round() {
+            Err(Error::NotOpen(_)) if self.closed.load(Ordering::Acquire) => Ok(false),
+            other => other,
+        }
+    }
+
+    fn background_round(&self) -> Result<bool> {
         let Some(writer) = &self.writer else { return Ok(false) };
         if self.check().is_err() {
             return Ok(false);

@@ -8,7 +8,6 @@
 use std::io::IoSlice;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
@@ -17,6 +16,7 @@ use crate::error::Result;
 use crate::format::node::{Extent, Source};
 use crate::limits::{COMPACT_BATCH, COMPOSE_PIECE, SECTOR, SECTOR_SHIFT};
 use crate::mapper::block_map::BlockMap;
+use crate::sync::atomic::Ordering;
 use crate::volume::inner::{Inner, Writer};
 
 /// What to compact.
@@ -86,7 +86,7 @@ impl Inner {
                 self.checkpoint()?;
             }
             if let Some(ahead) = self.ahead_of(options.rate, report.copied, started) {
-                std::thread::sleep(ahead);
+                crate::sync::sleep(ahead);
             }
         }
         self.checkpoint()?;

@@ -1,9 +1,5 @@
 //! What changes a volume as a whole: snapshot, resize, rename, close.
 
-use std::sync::atomic::Ordering;
-
-use parking_lot::MutexGuard;
-
 use crate::blocker::{LockGuard, VolumeId};
 use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind, LogPos, SealedRange};
@@ -11,6 +7,8 @@ use crate::format::log::Body;
 use crate::limits::{MAX_RANGES, SECTOR, SECTOR_SHIFT};
 use crate::store::VolumeInfo;
 use crate::store::catalog;
+use crate::sync::MutexGuard;
+use crate::sync::atomic::Ordering;
 use crate::volume::inner::{CommitState, Inner, Writer};
 
 impl Inner {

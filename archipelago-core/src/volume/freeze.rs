@@ -9,13 +9,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use parking_lot::MutexGuard;
 
 use crate::blocker::VolumeId;
 use crate::error::{Error, Result};
 use crate::format::header::Header;
 use crate::format::relations::Group;
 use crate::limits::MAX_RANGES;
+use crate::sync::MutexGuard;
 use crate::volume::handle::Handle;
 use crate::volume::inner::{CommitState, Inner, Writer};
 
@@ -84,6 +84,11 @@ impl Part {
         Ok(part)
     }
 
+    /// Whether it did all steps, or gave up.
+    pub fn ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// Says the next step.
     pub fn tell(&self, step: Step) {
         if let Some(steps) = &self.steps {
@@ -126,6 +131,7 @@ fn take_part(inner: &Inner, wanted: &Wanted, told: &Receiver<Step>, answer: &Sen
     let done = || {
         let _ = answer.send(Ok(Reply::Done));
     };
+    let _operation = inner.shared.operations.begin();
     let writer = inner.writer()?;
     inner.check()?;
     if inner.header.lock().header.ranges.len() + 1 >= MAX_RANGES {

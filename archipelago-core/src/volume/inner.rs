@@ -3,10 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-
-use parking_lot::{Mutex, RwLock};
 
 use crate::blocker::{Blocker, LockGuard, Object, RecordKey, VolumeId};
 use crate::error::{Error, Result};
@@ -21,6 +18,8 @@ use crate::mapper::tree::{Stored, Tree};
 use crate::mapper::view::MapView;
 use crate::store::pins::Pin;
 use crate::store::shared::Shared;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Mutex, Plant, RwLock, planted};
 use crate::volume::overlay::{Overlay, Shard};
 use crate::volume::stalls::{Stalls, Stopped};
 
@@ -268,13 +267,21 @@ impl Inner {
         at: (Object, u64),
         bufs: &[IoSlice<'_>],
     ) -> Result<()> {
+        if planted(Plant::EarlyMark) {
+            self.mark_unsynced(writer, source);
+            return self.blocker().write(at.0, bufs, at.1);
+        }
         self.blocker().write(at.0, bufs, at.1)?;
         // Marked after the write: a flush that began before it owes nothing to it, one that begins later sees the mark.
+        self.mark_unsynced(writer, source);
+        Ok(())
+    }
+
+    fn mark_unsynced(&self, writer: &Writer, source: &Source) {
         match *source {
             Source::Log { segment, .. } => writer.journal.mark_dirty(segment),
             _ => writer.data_dirty.store(true, Ordering::Release),
         }
-        Ok(())
     }
 
     /// Reads one sector of a block through its map.

@@ -1,7 +1,6 @@
 //! Reads, writes, discards: byte ranges to places.
 
 use std::io::{IoSlice, IoSliceMut};
-use std::sync::atomic::Ordering;
 
 use smallvec::SmallVec;
 
@@ -11,6 +10,7 @@ use crate::format::node::{Extent, Source};
 use crate::limits::{MAX_LOGGED_WRITE, MAX_PENDING_RUNS, MAX_REQUEST, SECTOR, SECTOR_SHIFT};
 use crate::mapper::block_map::BlockMap;
 use crate::mapper::runs::Change;
+use crate::sync::atomic::Ordering;
 use crate::volume::inner::{Inner, Writer};
 use crate::volume::iov::{ReadCursor, Slices, copy_out, part};
 use crate::volume::{DataExtent, WriteFlags};

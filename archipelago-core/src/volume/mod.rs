@@ -2,10 +2,10 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Result};
 use crate::store::VolumeInfo;
+use crate::sync::atomic::Ordering;
 
 mod commit;
 mod compact;

@@ -3,8 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::RwLockWriteGuard;
 use serde::Serialize;
+
+use crate::sync::RwLockWriteGuard;
 
 /// Buckets of a power of two: each is at most a quarter wider than the one before.
 const PER_OCTAVE: usize = 4;

@@ -33,7 +33,7 @@ struct Guard {
 impl LockGuard for Guard {
     fn remove(self: Box<Self>) -> Result<()> {
         let guard = self.locks.lock().1.remove(&self.number);
-        guard.map_or(Ok(()), |guard| guard.remove())
+        guard.map_or_else(|| Err(gone("remove")), |guard| guard.remove())
     }
 }
 
@@ -174,11 +174,6 @@ impl Blocker for MemoryMount {
         self.disk.allocated(object)
     }
 
-    fn remove_record(&self, key: RecordKey) -> Result<()> {
-        self.change("remove_record", &|| key.to_string())?;
-        self.disk.remove_record(key)
-    }
-
     fn create_record(&self, key: RecordKey, bytes: &[u8]) -> Result<()> {
         self.change("create_record", &|| key.to_string())?;
         self.disk.create_record(key, bytes)
@@ -211,6 +206,11 @@ impl Blocker for MemoryMount {
     fn trash_header(&self, volume: VolumeId) -> Result<()> {
         self.change("trash_header", &|| volume.to_string())?;
         self.disk.trash_header(volume)
+    }
+
+    fn remove_record(&self, key: RecordKey) -> Result<()> {
+        self.change("remove_record", &|| key.to_string())?;
+        self.disk.remove_record(key)
     }
 
     fn headers(&self) -> Result<Vec<VolumeId>> {

@@ -2,6 +2,9 @@
 
 use archipelago_core::format::header::{Header, Kind, LogPos, LogStart, Root, SealedRange};
 use archipelago_core::format::node::{Entry, Node, Pointer};
+use archipelago_core::format::relations::Transfer;
+use archipelago_core::format::relations::{Group, Received};
+use archipelago_core::format::stream::{Identity, Progress};
 use archipelago_core::limits::{MAX_INLINE_ROOT, MAX_RANGES, MAX_RECORD, MAX_VOLUME_SIZE};
 use archipelago_core::{VolumeId, fuzzing};
 
@@ -46,6 +49,8 @@ pub(super) fn plain() -> Header {
         root: Root::Empty,
         ranges: Vec::new(),
         log: None,
+        received: Received::No,
+        group: Group::No,
     }
 }
 
@@ -61,12 +66,20 @@ fn seeds() -> Vec<Vec<u8>> {
     let pointer = Pointer { owner: VolumeId(7), pack: 1, offset: 64, len: 512, mapped: 1024, hash: [3; 32] };
     let leaf = Node::Leaf(vec![(3, Entry::Owned { owner: VolumeId(7), epoch: 1 })]);
     let leaf = leaf.encode(VolumeId(0xa1), 0).expect("a sound leaf");
+    let identity = Identity { store: [3; 16], id: VolumeId(8) };
+    let progress = Progress { position: 8192, data: 4096, zeros: 4096, chain: [9; 32] };
+    let transfer = Transfer { identity, base: Some(identity), progress };
+    let of = vec![VolumeId(4), VolumeId(5)];
     [
+        Header { received: Received::Partly(Box::new(transfer)), ..plain() },
+        Header { kind: Kind::Snapshot, received: Received::From(identity), ..plain() },
+        Header { kind: Kind::Snapshot, group: Group::Member(VolumeId(3)), ..plain() },
+        Header { kind: Kind::Group, size: 2, group: Group::Of(of), ..plain() },
         plain(),
         Header { kind: Kind::Snapshot, removed: true, name: String::new(), ..plain() },
         Header { root: Root::Node { level: 2, pointer }, log: Some(start(0, 4)), shrunk: true, ..plain() },
         Header { kind: Kind::Object, root: Root::Inline(leaf), ranges: vec![range; 8], ..plain() },
-        Header { kind: Kind::Group, name: "n\u{e4}me".repeat(50), ..plain() },
+        Header { name: "n\u{e4}me".repeat(50), ..plain() },
     ]
     .map(|header| header.encode())
     .to_vec()

@@ -7,10 +7,12 @@ mod control;
 mod header;
 mod images;
 mod journal;
+mod legacy;
 mod nbd;
 mod node;
 mod record;
 mod replay;
+mod stream;
 mod text;
 
 use archipelago_core::Error;
@@ -37,9 +39,13 @@ pub const ALL: &[&Target] = &[
     &nbd::REQUESTS,
     &images::QCOW2,
     &images::RAW,
+    &legacy::LEGACY_MAP,
     &text::CONFIG,
     &text::SIZE,
     &text::NAME,
+    &stream::STREAM,
+    &stream::TOKEN,
+    &stream::RECEIVE,
 ];
 
 /// The first byte of an input and what follows it.

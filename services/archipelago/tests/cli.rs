@@ -628,3 +628,49 @@ fn help_completions_and_man_pages_need_no_store() {
         assert!(site.path("man").join(page).exists(), "{page}");
     }
 }
+
+#[test]
+fn check_says_what_is_wrong_and_repairs_and_list_shows_damaged_names() {
+    let site = Site::new();
+    for name in ["volume", "broken"] {
+        site.ok(&["create", name, "--size", "1M"]);
+    }
+    let clean = site.json(&["check"]);
+    assert_eq!((&clean["result"], &clean["maps"]), (&json!("clean"), &json!(2)));
+    let fields =
+        ["aside", "entries", "findings", "in_use", "leaks_checked", "maps", "nodes", "objects", "result", "unlisted"];
+    let mut found = keys(&clean);
+    found.sort_unstable();
+    assert_eq!(found, fields);
+
+    let id = site.json(&["info", "broken"])["id"].as_str().unwrap().to_string();
+    let broken = site.path(&format!("store/catalog/h.{id}"));
+    let file = fs::File::options().write(true).open(&broken).unwrap();
+    file.write_all_at(&[0xee; 64], 60).unwrap();
+    drop(file);
+
+    let run = |args: &[&str]| {
+        let output = site.run(args);
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, listed) = run(&["list"]);
+    assert_eq!(code, Some(7));
+    assert!(listed.contains("volume") && listed.lines().any(|l| l.starts_with("broken") && l.contains("damaged")));
+    let (code, listed) = run(&["list", "--json"]);
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!((code, &listed["damaged"][0]["name"]), (Some(7), &json!("broken")));
+
+    let (code, text) = run(&["check"]);
+    assert_eq!(code, Some(7), "{text}");
+    assert!(text.contains("DAMAGE") && text.contains("--repair would: move it to lost/"), "{text}");
+    let (code, document) = run(&["check", "--repair", "--json"]);
+    let document: Value = serde_json::from_str(&document).unwrap();
+    assert_eq!((code, &document["result"]), (Some(9), &json!("repaired")), "{document}");
+    assert_eq!(document["findings"][0]["affected"][0]["name"], json!("broken"));
+    let (code, text) = run(&["check"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("lost/n.broken"), "{text}");
+    assert_eq!(site.names(), ["volume"]);
+    let message = site.fails(3, "not_found", &["check", "nobody"]);
+    assert!(message.contains("nobody"));
+}

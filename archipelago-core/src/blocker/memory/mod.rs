@@ -11,14 +11,13 @@ use std::collections::{BTreeSet, HashMap};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::sim::{Change, Content, Crashable, PAGE, Pages, Room, Syncs, Timeline, UNLIMITED};
 use super::{
     Blocker, Inventory, LockGuard, LockMode, LockOutcome, Object, Record, RecordKey, Space, VolumeId, check_owner,
 };
 use crate::error::{Error, Result};
 use crate::limits::MAX_RECORD;
+use crate::sync::Mutex;
 use state::{Batch, Held, Op};
 
 mod state;

@@ -361,12 +361,13 @@ mod tests {
         marks.blocks(OWNER, 2, 22, 0, 1);
         marks.segment(OWNER, 4);
         assert!(!marks.take_touched());
-        for mark in [
-            &mut |m: &mut Marks| m.sectors(OWNER, 1, 22, 1, 5, 6) as &mut dyn FnMut(&mut Marks),
+        let marking: [&mut dyn FnMut(&mut Marks); 4] = [
+            &mut |m: &mut Marks| m.sectors(OWNER, 1, 22, 1, 5, 6),
             &mut |m: &mut Marks| m.blocks(OWNER, 1, 22, 0, 4),
             &mut |m: &mut Marks| drop(m.node(&pointer(0))),
             &mut |m: &mut Marks| m.segment(OWNER, 5),
-        ] {
+        ];
+        for mark in marking {
             mark(&mut marks);
             assert!(marks.take_touched());
             mark(&mut marks);
