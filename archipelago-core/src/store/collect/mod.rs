@@ -24,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::format::header::Header;
 use crate::format::owner::ShortOwner;
 use crate::limits::{MARK_MEMORY, MAX_ROUNDS};
+use crate::store::group;
 use crate::store::shared::Shared;
 
 mod candidates;
@@ -54,9 +55,7 @@ fn lock(shared: &Shared) -> Result<Box<dyn LockGuard>> {
     let owner = ShortOwner::of(&shared.owner()).encode();
     match shared.blocker.lock(COLLECTOR, LockMode::Exclusive, owner.as_bytes())? {
         LockOutcome::Held(lock) => Ok(lock),
-        LockOutcome::Refused(_) => {
-            Err(Error::TooBusy("the store is being collected by another process already;".into()))
-        }
+        LockOutcome::Refused(_) => Err(Error::TooBusy("the store, which another process is collecting".into())),
     }
 }
 
@@ -90,10 +89,16 @@ fn run(
     report: &mut CollectReport,
 ) -> Result<()> {
     pace.phase(CollectPhase::List, 0)?;
+    candidates::nothing_aside(shared).map_err(refusal)?;
     let mut candidates = Candidates::list(shared, &mut || pace.advance()).map_err(refusal)?;
     pace.phase(CollectPhase::Wait, 0)?;
     if !planted.no_waiting {
         candidates.keep(&rounds::acknowledge(shared, true)?);
+    }
+    if !options.dry_run {
+        for group in &candidates.groups {
+            group::settle(shared, *group)?;
+        }
     }
     candidates.confirm_nameless(shared)?;
     let mut roots = Roots::new(&candidates);
@@ -139,9 +144,8 @@ fn settle(shared: &Shared, planted: Planted, roots: &mut Roots, marks: &mut Mark
             return Ok(());
         }
     }
-    Err(Error::TooBusy(
-        "maps are made and changed faster than they can be looked at; nothing was collected, and the store has".into(),
-    ))
+    let text = "nothing was collected, for maps are made and changed faster than they can be looked at";
+    Err(Error::TooBusy(text.into()))
 }
 
 /// Whatever cannot be read might name anything.
