@@ -660,8 +660,7 @@ fn snapshots_go_through_a_pipe_whole_and_as_differences() {
 
     let plan = here.json(&["send", "--from", "monday", "tuesday", "--dry-run"]);
     assert_eq!((&plan["data"], &plan["zeros"], &plan["from"]), (&json!(4096), &json!(0), &json!("monday")));
-    let received =
-        transfer(&here, &["send", "--from", "monday", "tuesday"], &there, &["receive", "tuesday"]);
+    let received = transfer(&here, &["send", "--from", "monday", "tuesday"], &there, &["receive", "tuesday"]);
     assert!(String::from_utf8(received.stdout).unwrap().starts_with("Received tuesday"));
     for name in ["monday", "tuesday"] {
         here.ok(&["export", name, &here.text("disk")]);
