@@ -155,6 +155,45 @@ fn snapshots_taken_by_another_process_are_a_moment_of_the_writers_history() {
 }
 
 #[test]
+fn a_group_of_volumes_of_several_processes_is_one_instant_of_all() {
+    let site = Site::new();
+    site.store.create("disk-2", &CreateOptions { size: SECTORS * SECTOR, block_size: None }).unwrap();
+    site.store.create("disk-3", &CreateOptions { size: SECTORS * SECTOR, block_size: None }).unwrap();
+    let mut first = site.owner();
+    let mut second = site.process();
+    second.ok("open disk-2 rw");
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let done = &done;
+        scope.spawn(move || {
+            let mut n = 0;
+            while !done.load(Ordering::Relaxed) {
+                n += 1;
+                // To the second only when the first has answered.
+                first.ok(&format!("write 0 {n}"));
+                second.ok(&format!("write 0 {n}"));
+            }
+            first.ok("close");
+            second.ok("close");
+        });
+        for round in 0..20 {
+            thread::sleep(Duration::from_millis(5));
+            let group = [DISK, "disk-2", "disk-3"].map(|disk| (disk.to_string(), format!("{disk}-{round:02}")));
+            assert_eq!(site.store.snapshot_group(&group).unwrap().len(), 3);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    let mut last = 0;
+    for round in 0..20 {
+        let [a, b] = [DISK, "disk-2"].map(|disk| site.sectors(&format!("{disk}-{round:02}"))[0]);
+        assert!(a == b || a == b + 1, "round {round}: {a}, then {b}");
+        assert!(b >= last);
+        last = b;
+    }
+    assert!(last > 0, "nothing was written");
+}
+
+#[test]
 fn a_volume_is_resized_while_another_process_writes_it() {
     let site = Site::new();
     let mut owner = site.owner();
