@@ -6,16 +6,19 @@
 #![deny(unsafe_code)]
 
 pub mod blocker;
+pub mod digest;
 pub mod error;
 pub mod format;
 pub mod limits;
 pub mod mapper;
+pub mod merkle;
 pub mod name;
 pub mod store;
 pub mod time;
 pub mod volume;
 
 pub use blocker::VolumeId;
+pub use digest::Digest;
 pub use error::{Error, Owner, Result};
 pub use format::header::Kind;
 pub use store::{

@@ -99,7 +99,7 @@ pub fn publish(shared: &Shared, header: &Header) -> Result<()> {
 }
 
 /// A store with features that only forbid writing can still be read by a build that does not know them.
-fn check_writable(shared: &Shared) -> Result<()> {
+pub fn check_writable(shared: &Shared) -> Result<()> {
     match shared.superblock.read_compat & !READ_COMPAT_KNOWN {
         0 => Ok(()),
         bits => Err(Error::TooNew {

@@ -2,6 +2,7 @@
 
 mod background;
 pub(crate) mod catalog;
+pub mod content;
 pub mod control;
 pub(crate) mod open;
 mod os;

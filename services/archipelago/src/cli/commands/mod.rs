@@ -1,6 +1,7 @@
 //! The commands, grouped by what they do. Each is one function that takes its arguments and prints its result.
 
 mod export;
+mod hash;
 mod import;
 mod inspect;
 mod serve;
@@ -29,6 +30,7 @@ pub fn run(context: &mut Context, command: Command) -> Result<(), Failure> {
         Command::Diff(args) => inspect::diff(context, &args),
         Command::Import(args) => import::run(context, &args),
         Command::Export(args) => export::run(context, &args),
+        Command::Hash(args) => hash::run(context, &args),
         Command::Serve(args) => serve::run(context, &args),
         Command::Completions(args) => shell::completions(context, &args),
         Command::Man(args) => shell::man(&args),
