@@ -12,7 +12,9 @@ use crate::count::CountingSys;
 
 pub mod clone;
 pub mod depth;
+pub mod digests;
 pub mod first;
+pub mod hash;
 pub mod meta;
 
 /// How a measurement ends.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::VolumeId;
-use crate::blocker::{Object, RecordKey};
+use crate::blocker::{LockMode, LockOutcome, Object, RecordKey};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::header::Kind;
@@ -34,6 +34,8 @@ use crate::volume::inner::Inner;
 const BATCH_BLOCKS: usize = 64 << 10;
 /// Longest sleep of a throttled run before it looks whether it is to stop.
 const NAP: Duration = Duration::from_millis(50);
+/// How long the lock of a snapshot is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How a snapshot is hashed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -292,8 +294,15 @@ impl Run<'_> {
         let (blocker, cache) = (&*shared.blocker, &shared.cache);
         let id = self.inner.id;
         let gone = || Error::NotFound(self.inner.name());
-        let (header, _) = catalog::read_header(shared, id)?.ok_or_else(gone)?;
-        let _lock = self.store.lock_patiently(&header, "try again")?;
+        // Nobody has the lock of a snapshot for longer than one change of its header takes.
+        let deadline = Instant::now() + PATIENCE;
+        let _lock = loop {
+            match blocker.lock(id, LockMode::Exclusive, &[])? {
+                LockOutcome::Held(lock) => break lock,
+                LockOutcome::Refused(_) if Instant::now() < deadline => std::thread::sleep(NAP / 10),
+                LockOutcome::Refused(_) => return Err(Error::Busy(self.inner.name())),
+            }
+        };
         let (mut header, version) = catalog::read_header(shared, id)?.filter(|(h, _)| !h.removed).ok_or_else(gone)?;
         // Its writer may have folded it meanwhile: the same bytes, in another tree.
         let view = replay::load(blocker, cache, &header)?.view;

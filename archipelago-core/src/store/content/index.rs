@@ -315,3 +315,114 @@ pub fn merge(
     tables.list(blocker)?;
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blocker::VolumeId;
+    use crate::blocker::memory::MemoryBlocker;
+
+    fn digest(n: u64) -> Digest {
+        Digest::of_bytes(&n.to_le_bytes())
+    }
+
+    fn entry(n: u64) -> IndexEntry {
+        IndexEntry { digest: digest(n), slot: Slot { owner: VolumeId(300), epoch: 1, block: n, len: 1, shift: 22 } }
+    }
+
+    fn table(blocker: &dyn Blocker, id: u64, numbers: impl Iterator<Item = u64>) {
+        let mut entries: Vec<_> = numbers.map(entry).collect();
+        entries.sort();
+        let mut writer = TableWriter::new(blocker, id).unwrap();
+        entries.into_iter().for_each(|e| writer.push(e).unwrap());
+        writer.finish().unwrap();
+    }
+
+    fn find(tables: &Tables, blocker: &dyn Blocker, n: u64) -> Option<u64> {
+        tables.find(blocker, digest(n), &|_| Ok(true)).unwrap().map(|slot| slot.block)
+    }
+
+    #[test]
+    fn a_lookup_reads_a_few_pages_of_a_large_table() {
+        let blocker = MemoryBlocker::new();
+        table(&*blocker, 5, 0..200_000);
+        let mut read = 0;
+        for n in (0..400_000).step_by(2003) {
+            // Nothing remembered: each page in the cache was read for this lookup.
+            let tables = Tables::default();
+            assert_eq!(find(&tables, &*blocker, n), (n < 200_000).then_some(n));
+            read += tables.pages.len();
+        }
+        assert!(read <= 3 * 200, "{read} pages for 200 lookups");
+    }
+
+    #[test]
+    fn digests_that_are_not_spread_evenly_are_found_too() {
+        let blocker = MemoryBlocker::new();
+        let mut entries: Vec<_> = (0..100_000u64)
+            .map(|n| {
+                let mut digest = [0xff; 32];
+                digest[..8].copy_from_slice(&(n.pow(3) % 1_000_003).to_be_bytes());
+                digest[8..16].copy_from_slice(&n.to_be_bytes());
+                IndexEntry { digest: Digest(digest), ..entry(n) }
+            })
+            .collect();
+        entries.sort();
+        let mut writer = TableWriter::new(&*blocker, 5).unwrap();
+        entries.iter().for_each(|e| writer.push(*e).unwrap());
+        writer.finish().unwrap();
+        let tables = Tables::default();
+        for e in entries.iter().step_by(997) {
+            assert_eq!(tables.find(&*blocker, e.digest, &|_| Ok(true)).unwrap(), Some(e.slot));
+        }
+    }
+
+    #[test]
+    fn merged_tables_hold_what_counts_and_the_large_one_is_left_alone() {
+        let blocker = MemoryBlocker::new();
+        table(&*blocker, 1000, 0..20_000);
+        for id in 0..9 {
+            table(&*blocker, id, 30_000 + id * 100..30_000 + id * 100 + 150);
+        }
+        let tables = Tables::default();
+        assert!(merge(&*blocker, &tables, 77, &mut |e| Ok(e.slot.block != 30_500)).unwrap());
+        let ids: Vec<_> = tables.list(&*blocker).unwrap().iter().map(|t| t.id).collect();
+        assert_eq!(ids, [1000, 77]);
+        for n in (0..20_000).step_by(777).chain(30_000..30_950) {
+            assert_eq!(find(&tables, &*blocker, n), (n != 30_500).then_some(n), "{n}");
+        }
+        assert!(!merge(&*blocker, &tables, 78, &mut |_| Ok(true)).unwrap(), "nothing to merge");
+    }
+
+    #[test]
+    fn a_list_from_before_a_merge_finds_what_was_merged() {
+        let blocker = MemoryBlocker::new();
+        for id in 0..9 {
+            table(&*blocker, id, id * 100..id * 100 + 100);
+        }
+        let (old, new) = (Tables::default(), Tables::default());
+        old.list(&*blocker).unwrap();
+        assert!(merge(&*blocker, &new, 77, &mut |_| Ok(true)).unwrap());
+        for n in 0..900 {
+            assert_eq!(find(&old, &*blocker, n), Some(n));
+        }
+        assert_eq!(find(&old, &*blocker, 5000), None);
+    }
+
+    #[test]
+    fn a_table_that_was_not_finished_does_not_count_and_one_that_was_cut_is_named() {
+        let blocker = MemoryBlocker::new();
+        let mut writer = TableWriter::new(&*blocker, 3).unwrap();
+        (0..1).for_each(|n| writer.push(entry(n)).unwrap());
+        writer.end_page().unwrap();
+        writer.write_out().unwrap();
+        drop(writer);
+        assert_eq!(find(&Tables::default(), &*blocker, 0), None);
+        // A head that promises more pages than there are.
+        let head = IndexHead { id: 3, entries: 100 }.encode();
+        blocker.write(Object::Index(3), &[IoSlice::new(&head)], 0).unwrap();
+        let result =
+            (0..200u64).map(|n| Tables::default().find(&*blocker, digest(n), &|_| Ok(true))).find(Result::is_err);
+        assert!(matches!(result, Some(Err(Error::Damaged { .. }))));
+    }
+}
