@@ -47,7 +47,12 @@ impl Site {
 
     fn digests(&self, name: &str) -> Vec<Digest> {
         let mut list = Vec::new();
-        self.store.digests(name, &mut |d| Ok(list.push(d))).unwrap();
+        self.store
+            .digests(name, &mut |d| {
+                list.push(d);
+                Ok(())
+            })
+            .unwrap();
         list
     }
 
@@ -512,11 +517,15 @@ fn content_is_shared_between_processes_on_files() {
     });
     assert_eq!(hashed.unwrap().top_hash, Some(top(&plain(&data))));
     let mut list = Vec::new();
-    a.digests("snapshot-1", &mut |d| Ok(list.push(d))).unwrap();
+    a.digests("snapshot-1", &mut |d| {
+        list.push(d);
+        Ok(())
+    })
+    .unwrap();
     assert_eq!(list, plain(&data));
     let claim = a.claim("a test").unwrap();
     assert_eq!(claim.missing(&list).unwrap(), []);
-    assert_eq!(claim.put(&data[..BLOCK as usize]).unwrap().new, false, "it is in a slot");
+    assert!(!claim.put(&data[..BLOCK as usize]).unwrap().new, "it is in a slot");
     let new = NewObject { name: "object-1".into(), kind: Kind::Snapshot, size: 300 * BLOCK, block_size: None };
     a.create_object(&new, &mut list.iter().map(|d| Ok(*d))).unwrap();
     claim.end().unwrap();

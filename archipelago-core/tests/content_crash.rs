@@ -150,7 +150,12 @@ fn check<S: Seam>(disk: &Arc<S>, step: u64, answers: &Answers, data: &[Vec<u8>; 
     }
     for (_, name) in answers.hashed.iter().filter(|(at, _)| *at <= step) {
         let mut list = Vec::new();
-        store.digests(name, &mut |d| Ok(list.push(d))).unwrap();
+        store
+            .digests(name, &mut |d| {
+                list.push(d);
+                Ok(())
+            })
+            .unwrap();
         assert_eq!(list, list_of(expected(name)), "{name} was hashed");
         assert_eq!(store.hash(name, &HashOptions::default(), &mut |_| true).unwrap().progress.hashed, 0);
     }
