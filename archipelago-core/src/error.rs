@@ -63,8 +63,8 @@ pub enum Error {
     /// A write to a snapshot or to a volume opened read-only.
     #[error("{0}: is read-only; clone it and write to the clone")]
     ReadOnly(String),
-    /// Only snapshots can be cloned.
-    #[error("{0}: is not a snapshot; take a snapshot of it and clone that")]
+    /// Only snapshots can be cloned or sent.
+    #[error("{0}: is not a snapshot; take a snapshot of it and use that")]
     NotSnapshot(String),
     /// Only writable volumes can be snapshotted or resized.
     #[error("{0}: is a snapshot; clone it first")]
@@ -90,7 +90,7 @@ pub enum Error {
     NoSpace(String),
     /// A stored object does not hold what its checksum says: cut short, altered, or not what was expected.
     #[error(
-        "{object}: damaged: {detail}; nothing was changed; restore the file from a copy, or remove the volumes that use it"
+        "{object}: damaged: {detail}; nothing was changed; restore the file from a copy, or see with `archipelago check` what is lost"
     )]
     Damaged {
         /// The object, as a path or name in the store.
@@ -129,6 +129,12 @@ pub enum Error {
     /// The backend or build does not offer the operation.
     #[error("{0}")]
     Unsupported(String),
+    /// The snapshot on which an incremental stream builds is not here.
+    #[error("{0}; receive that one first, or send without --from")]
+    NoBase(String),
+    /// The map is being received.
+    #[error("{0}: is being received and can only be removed; finish it, see `archipelago receive --status`")]
+    Receiving(String),
     /// A process that should answer did not.
     #[error("{0}: did not answer in time")]
     Timeout(String),
@@ -141,12 +147,12 @@ impl Error {
     /// The errno that stands for this error in the C ABI and on block protocols: the only such table.
     pub fn errno(&self) -> i32 {
         match self {
-            Error::NotFound(_) | Error::NoStore(_) => libc::ENOENT,
+            Error::NotFound(_) | Error::NoStore(_) | Error::NoBase(_) => libc::ENOENT,
             Error::Exists(_) => libc::EEXIST,
             Error::InvalidName { .. } | Error::InvalidArgument(_) | Error::OutOfRange { .. } => libc::EINVAL,
             Error::ReadOnly(_) => libc::EROFS,
             Error::NotSnapshot(_) | Error::IsSnapshot(_) => libc::EPERM,
-            Error::OpenElsewhere { .. } | Error::Busy(_) => libc::EBUSY,
+            Error::OpenElsewhere { .. } | Error::Busy(_) | Error::Receiving(_) => libc::EBUSY,
             Error::NotOpen(_) => libc::EBADF,
             Error::NoSpace(_) => libc::ENOSPC,
             Error::Damaged { .. } | Error::Poisoned(_) => libc::EIO,

@@ -9,11 +9,21 @@ pub mod blocker;
 pub mod digest;
 pub mod error;
 pub mod format;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod limits;
 pub mod mapper;
 pub mod merkle;
 pub mod name;
+#[doc(hidden)]
+pub mod planted;
 pub mod store;
+#[cfg_attr(feature = "shuttle", doc(hidden))]
+#[cfg(feature = "shuttle")]
+pub mod sync;
+#[cfg(not(feature = "shuttle"))]
+mod sync;
 pub mod time;
 pub mod volume;
 
@@ -21,8 +31,14 @@ pub use blocker::VolumeId;
 pub use digest::Digest;
 pub use error::{Error, Owner, Result};
 pub use format::header::Kind;
+pub use format::stream::ResumeToken;
 pub use store::{
-    Background, CloneOptions, CreateOptions, DiffExtent, InitOptions, ListOptions, Location, MapExtent, MapSource,
-    Page, Store, StoreOptions, StoreStatus, Usage, VolumeInfo,
+    Affected, Amount, Background, ByteRange, CheckOptions, CheckProgress, CheckReport, CloneOptions, CollectOptions,
+    CollectPhase, CollectProgress, CollectReport, CreateOptions, DamagedEntry, DiffExtent, Finding, FindingKind,
+    InitOptions, ListOptions, Location, MapExtent, MapSource, Page, Rate, ReceiveStatus, Repair, SendOptions, SendPlan,
+    Severity, SpaceByKind, Store, StoreOptions, StoreStatus, Usage, VolumeInfo,
 };
-pub use volume::{Completion, CompletionQueue, DataExtent, Mode, Operation, Volume, WriteFlags};
+pub use volume::{
+    CompactOptions, CompactReport, Completion, CompletionQueue, DataExtent, Mode, Operation, StallStats, Volume,
+    WriteFlags,
+};

@@ -34,6 +34,10 @@ pub const MAX_NODE: usize = 16 << 10;
 pub const MAX_INLINE_EXTENTS: usize = 64;
 /// Extents of one block past which the block is composed in the background.
 pub const MAX_EXTENTS: usize = 64;
+/// Bytes that composing copies by one call: large enough for the disk, small enough to be kept.
+pub const COMPOSE_PIECE: usize = 1 << 20;
+/// Bytes that compaction copies between two checkpoints: what a crash makes it do again.
+pub const COMPACT_BATCH: u64 = 256 << 20;
 /// A node pack is closed past this size, so that evacuating one is a short job.
 pub const PACK_SIZE: u64 = 64 << 20;
 /// Largest encoded leaf that is kept inside the header instead of a node pack, in bytes.
@@ -88,7 +92,32 @@ pub const MAX_LIST_PAGE: usize = 10_000;
 pub const MAX_CONTROL_MESSAGE: usize = 1 << 20;
 /// Control connections served at once by one process.
 pub const MAX_CONTROL_CONNECTIONS: usize = 64;
+/// Memory for what maps use of data objects while a store is collected: 100 million whole blocks of one object take 50 MiB.
+pub const MARK_MEMORY: u64 = 256 << 20;
+/// Rounds in which a collection waits for maps that are being made; each takes milliseconds.
+pub const MAX_ROUNDS: usize = 64;
+/// Names without a map that one collection removes; more are left to the next.
+pub const MAX_COLLECTED_NAMES: usize = 10_000;
+/// Bytes of dead data in an object that are left there: finding them again costs more than they take.
+pub const HOLE_SLACK: u64 = 64 << 10;
+/// The same as a fraction (1/N) of what the object holds: file systems round, and need room for the list of extents.
+pub const HOLE_SLACK_FRACTION: u64 = 64;
+/// Bytes punched by one call, so that the file system is not held up for long.
+pub const HOLE_PIECE: u64 = 64 << 20;
 /// Free space that data writes leave untouched, so that checkpoint, snapshot and remove can finish on a full disk.
 pub const RESERVED_SPACE: u64 = 64 << 20;
 /// The reserve is never more than this fraction (1/N) of the file system.
 pub const RESERVED_FRACTION: u64 = 20;
+/// Findings that one check lists; what more there is, is counted. A store with more has one cause for them all.
+pub const MAX_FINDINGS: usize = 10_000;
+/// Byte ranges listed for one map and finding; what more there is, is said to be more.
+pub const MAX_AFFECTED_RANGES: usize = 64;
+/// Bytes in which a check remembers the tree nodes it has seen: 12 million nodes, past which shared ones are looked at again.
+pub const CHECK_SEEN: usize = 128 << 20;
+
+/// Payload of one frame of a send stream, in bytes: a receiver keeps one in memory, and hashes and heads hardly count.
+pub const MAX_FRAME: usize = 1 << 20;
+/// Payload after which a send stream gets a mark, in bytes: what a receiver that is killed may be sent again. A sync each.
+pub const MARK_BYTES: u64 = 64 << 20;
+/// Volumes in one group snapshot: their headers' ids fit one record, and a freeze that has to stop many takes long.
+pub const MAX_GROUP: usize = 64;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
@@ -221,6 +222,7 @@ fn many_writers_verify_what_they_wrote_while_the_journal_is_folded_and_composed(
         let seed = random::seed("ARCHIPELAGO_CONCURRENCY_SEED");
         let (_dir, store) = store();
         let volume = volume(&store, "volume-a", THREADS * SLICE);
+        let done = AtomicBool::new(false);
         // Each thread has a slice of its own, which does not end at a block or sector, and a plain copy of it.
         let models: Vec<Vec<u8>> = thread::scope(|scope| {
             let threads: Vec<_> = (0..THREADS)
@@ -265,6 +267,13 @@ fn many_writers_verify_what_they_wrote_while_the_journal_is_folded_and_composed(
                     })
                 })
                 .collect();
+            let (compacting, done) = (volume.clone(), &done);
+            scope.spawn(move || {
+                let options = CompactOptions { max_extents: 2, ..CompactOptions::default() };
+                while !done.load(Ordering::Acquire) {
+                    compacting.compact(&options, &mut |_| ControlFlow::Continue(())).unwrap();
+                }
+            });
             let (names, other, clones) = (0..15, volume.clone(), store.clone());
             scope.spawn(move || {
                 for i in names {
@@ -277,7 +286,9 @@ fn many_writers_verify_what_they_wrote_while_the_journal_is_folded_and_composed(
                     thread::sleep(Duration::from_millis(15));
                 }
             });
-            threads.into_iter().map(|t| t.join().unwrap()).collect()
+            let models = threads.into_iter().map(|t| t.join()).collect::<Vec<_>>();
+            done.store(true, Ordering::Release);
+            models.into_iter().map(|model| model.unwrap()).collect()
         });
         let verify = |volume: &Volume, when: &str| {
             for (t, model) in models.iter().enumerate() {

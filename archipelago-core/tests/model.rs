@@ -14,6 +14,8 @@
 //! | `ARCHIPELAGO_MODEL_CUT`, `_CRASH` | of that history only the cut after this call, with this crash seed |
 #![allow(clippy::unwrap_used)]
 
+#[path = "model/checked.rs"]
+mod checked;
 #[path = "model/faults.rs"]
 mod faults;
 #[path = "model/history.rs"]
@@ -187,4 +189,16 @@ fn long_histories_without_cuts_match_the_reference() {
     let count = variable("HISTORIES").unwrap_or(2000) / 50;
     let first: u64 = variable("FIRST").unwrap_or(0);
     in_parallel(count, |number| plain::check_long(seam_of(number), first + number, 500));
+}
+
+#[test]
+fn no_damage_is_found_after_a_cut_at_any_io_and_repairs_leave_what_the_reference_allows() {
+    let count = variable("HISTORIES").unwrap_or(2000) / 20;
+    let first: u64 = variable("FIRST").unwrap_or(0);
+    let mut all = checked::Tally::default();
+    in_parallel(count, |number| checked::check_cuts(seam_of(number), first + number))
+        .into_iter()
+        .for_each(|tally| all.add(tally));
+    println!("{count} histories: {all:?}");
+    assert!(count < 100 || (all.leftovers > 0 && all.repaired > 0), "no cut left anything: the test tests nothing");
 }

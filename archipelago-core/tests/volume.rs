@@ -1,6 +1,8 @@
 //! What a volume promises its user, one sentence a test, on a store in a real directory.
 #![allow(clippy::unwrap_used)]
 
+use std::ops::ControlFlow::{Break, Continue};
+
 use archipelago_core::*;
 use tempfile::TempDir;
 
@@ -238,4 +240,86 @@ fn rename_moves_the_one_name() {
     assert!(read(&volume, 7, 100) == [3; 100]);
     assert!(matches!(store.create("volume-c", &CreateOptions { size: 1, block_size: None }), Err(Error::Exists(_))));
     store.create("volume-a", &CreateOptions { size: 1, block_size: None }).unwrap();
+}
+
+/// Pieces in which the data of a map lies.
+fn pieces(store: &Store, name: &str) -> usize {
+    let mut count = 0;
+    let mut each = |e: MapExtent| {
+        count += usize::from(e.source != MapSource::Zero);
+        Ok(())
+    };
+    store.map_extents(name, 0, u64::MAX, &mut each).unwrap();
+    count
+}
+
+/// A snapshot of three whole blocks, and a clone of it with every second sector of the first two written.
+fn scattered(store: &Store) -> (Volume, Vec<u8>) {
+    let volume = create(store, "volume-a", 16 << 20);
+    let mut bytes = pattern(7, 12 << 20);
+    volume.write_at(&bytes, 0).unwrap();
+    volume.snapshot("snapshot-a").unwrap();
+    volume.close().unwrap();
+    bytes.resize(16 << 20, 0);
+    store.clone_snapshot("snapshot-a", "clone-a", &CloneOptions::default()).unwrap();
+    let clone = store.open_volume("clone-a", Mode::ReadWrite).unwrap();
+    for sector in (0..60).chain(1024..1084).step_by(2) {
+        let data = pattern(sector, 4096);
+        clone.write_at(&data, sector * 4096).unwrap();
+        bytes[sector as usize * 4096..][..4096].copy_from_slice(&data);
+    }
+    clone.checkpoint().unwrap();
+    (clone, bytes)
+}
+
+#[test]
+fn compaction_gathers_scattered_blocks_and_changes_no_byte() {
+    let (_dir, store) = store();
+    let (clone, bytes) = scattered(&store);
+    let before = pieces(&store, "clone-a");
+    assert!(before >= 120, "{before}");
+    let mut calls = 0;
+    let mut count = |_| {
+        calls += 1;
+        Continue(())
+    };
+    let report = clone.compact(&CompactOptions::default(), &mut count).unwrap();
+    // The third block is in one piece already: it stays shared.
+    assert_eq!(report, CompactReport { examined: 3, composed: 2, copied: 8 << 20 });
+    assert_eq!(calls, 2);
+    assert_eq!(pieces(&store, "clone-a"), 2);
+    assert_eq!(read(&clone, 0, 16 << 20), bytes);
+    assert_eq!(read(&store.open_volume("snapshot-a", Mode::ReadOnly).unwrap(), 0, 12 << 20), pattern(7, 12 << 20));
+    assert_eq!(store.usage("clone-a").unwrap().shared, 4 << 20);
+    // Nothing is left to do.
+    let report = clone.compact(&CompactOptions::default(), &mut |_| Continue(())).unwrap();
+    assert_eq!(report, CompactReport { examined: 3, composed: 0, copied: 0 });
+    clone.close().unwrap();
+    let clone = store.open_volume("clone-a", Mode::ReadWrite).unwrap();
+    assert_eq!(read(&clone, 0, 16 << 20), bytes);
+    // Asked for everything, it shares nothing any more.
+    let all = CompactOptions { max_extents: 0, ..CompactOptions::default() };
+    assert_eq!(clone.compact(&all, &mut |_| Continue(())).unwrap().composed, 1);
+    assert_eq!(store.usage("clone-a").unwrap().shared, 0);
+    assert_eq!(read(&clone, 0, 16 << 20), bytes);
+}
+
+#[test]
+fn compaction_that_is_stopped_leaves_the_volume_as_it_reads() {
+    let (_dir, store) = store();
+    let (clone, bytes) = scattered(&store);
+    let stopped = clone.compact(&CompactOptions::default(), &mut |_| Break(())).unwrap();
+    assert_eq!((stopped.examined, stopped.composed), (1, 1));
+    assert_eq!(read(&clone, 0, 16 << 20), bytes);
+    clone.close().unwrap();
+    let clone = store.open_volume("clone-a", Mode::ReadWrite).unwrap();
+    assert_eq!(read(&clone, 0, 16 << 20), bytes);
+    assert_eq!(clone.compact(&CompactOptions::default(), &mut |_| Continue(())).unwrap().composed, 1);
+    assert!(matches!(
+        store
+            .open_volume("snapshot-a", Mode::ReadOnly)
+            .unwrap()
+            .compact(&CompactOptions::default(), &mut |_| Continue(())),
+        Err(Error::ReadOnly(_))
+    ));
 }

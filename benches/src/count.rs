@@ -103,6 +103,12 @@ impl Sys for CountingSys {
     fn len(&self, fd: Fd) -> io::Result<u64> {
         self.inner.len(fd)
     }
+    fn allocated(&self, fd: Fd) -> io::Result<u64> {
+        self.inner.allocated(fd)
+    }
+    fn is_at(&self, fd: Fd, path: &str) -> io::Result<bool> {
+        self.inner.is_at(fd, path)
+    }
     fn may_allocate(&self, fd: Fd, offset: u64, len: u64) -> io::Result<bool> {
         self.inner.may_allocate(fd, offset, len)
     }

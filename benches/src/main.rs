@@ -1,8 +1,8 @@
 //! Measurements of the engine against its peers, side by side in one run.
 //!
 //! `archipelago-benches [--dir DIR] [--json] [GROUP...]`: groups are `meta` (bytes of snapshot and clone), `clone` (durable
-//! clones), `first` (first writes into a clone), `depth` (reads after a thousand snapshots), `hash` (hashing a snapshot) and
-//! `digests` (ten million digests); all of them without any.
+//! clones), `first` (first writes into a clone), `depth` (reads after a thousand snapshots), `check` (map entries checked per second),
+//! `hash` (hashing a snapshot) and `digests` (ten million digests); all of them without any.
 
 mod bars;
 mod count;
@@ -25,13 +25,14 @@ fn main() {
         }
     }
     let wanted = |name: &str| groups.is_empty() || groups.iter().any(|g| g == name);
-    let run: [(&str, Bar); 6] = [
+    let run: [(&str, Bar); 7] = [
         ("meta", bars::meta::run),
         ("clone", bars::clone::run),
         ("first", bars::first::run),
         ("depth", bars::depth::run),
         ("hash", bars::hash::run),
         ("digests", bars::digests::run),
+        ("check", bars::check::run),
     ];
     for (name, job) in run {
         if wanted(name) {

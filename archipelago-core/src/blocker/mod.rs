@@ -59,11 +59,11 @@ pub enum Object {
 }
 
 impl Object {
-    /// The volume that it belongs to; none for what belongs to the store.
-    pub fn volume(&self) -> Option<VolumeId> {
+    /// The volume that wrote it; 0 for what belongs to the store.
+    pub fn volume(&self) -> VolumeId {
         match *self {
-            Object::Log(v, _) | Object::Pack(v, _) | Object::Data(v, _) | Object::Redirect(v, _) => Some(v),
-            Object::Content(_) | Object::Index(_) | Object::Lease(..) => None,
+            Object::Log(v, _) | Object::Pack(v, _) | Object::Data(v, _) | Object::Redirect(v, _) => v,
+            Object::Content(_) | Object::Index(_) | Object::Lease(..) => VolumeId(0),
         }
     }
 }
@@ -122,7 +122,14 @@ pub enum LockMode {
 }
 
 /// A lock that is held until it is dropped, or until its process dies.
-pub trait LockGuard: Send + Sync {}
+pub trait LockGuard: Send + Sync {
+    /// Gives the lock up and takes away whatever the backend keeps for it, such as its file. For an exclusive lock of a
+    /// volume that is gone; of a shared one nothing is taken away.
+    ///
+    /// That only the holder does this is what makes it safe: a backend hands out a lock only on what is in its place at
+    /// that moment, and nobody but its holder takes it from there.
+    fn remove(self: Box<Self>) -> Result<()>;
+}
 
 /// Longest record that an exclusive holder leaves, in bytes: as the target of a symbolic link it is kept in the inode (ext4:
 /// up to 59 bytes) and takes no block.
@@ -151,6 +158,15 @@ pub enum LockOutcome {
     Held(Box<dyn LockGuard>),
     /// Somebody else has it; the record that the exclusive holder left, if it can be read (empty otherwise).
     Refused(Vec<u8>),
+}
+
+/// What lies in one of the 256 parts of a backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inventory {
+    /// Objects, sorted.
+    pub objects: Vec<Object>,
+    /// Ids for which something is kept because of a lock, held or not, sorted.
+    pub locks: Vec<VolumeId>,
 }
 
 /// Size and free room of the backend in bytes.
@@ -190,6 +206,12 @@ pub trait Blocker: Send + Sync {
     fn remove(&self, object: Object) -> Result<()>;
     /// Objects of one volume, sorted.
     fn objects(&self, volume: VolumeId) -> Result<Vec<Object>>;
+    /// All that there is of the volumes whose id has `part` as its lowest byte, whether they have a header or not.
+    fn inventory(&self, part: u8) -> Result<Inventory>;
+    /// Bytes that an object takes on the backend, as near as it can tell; 0 if it does not exist.
+    fn allocated(&self, object: Object) -> Result<u64>;
+    /// Closes what is kept open only to be quick, so that the room of what others removed is free.
+    fn close_idle(&self) {}
 
     /// Makes a content object of these bytes, whole or not at all, and durable on return; `false` if it was there. That the bytes are
     /// those of the digest is the caller's word.
@@ -213,8 +235,17 @@ pub trait Blocker: Send + Sync {
     fn read_record(&self, key: RecordKey) -> Result<Record>;
     /// Replaces a record that is at version `expected`; returns the new version. Another version is `Stale`.
     fn commit_record(&self, key: RecordKey, expected: u64, bytes: &[u8]) -> Result<u64>;
+    /// Makes durable what [`Blocker::read_record`] showed at `version`, and that it is there: whoever committed it may have died, or seen
+    /// its sync fail, before it was. To be called before anything is built on it that must not outlive it. Another
+    /// version is `Stale`. Costs nothing for what this value made durable itself.
+    fn settle_record(&self, key: RecordKey, version: u64) -> Result<()> {
+        let _ = (key, version);
+        Ok(())
+    }
     /// Moves a header to the trash. Names are not touched.
     fn trash_header(&self, volume: VolumeId) -> Result<()>;
+    /// Removes a record for good, durably; succeeds if it is not there. The caller has made sure that no name leads to a header.
+    fn remove_record(&self, key: RecordKey) -> Result<()>;
     /// All headers in the catalogue, sorted by id.
     fn headers(&self) -> Result<Vec<VolumeId>>;
     /// All headers in the trash, sorted by id.
@@ -238,4 +269,64 @@ pub trait Blocker: Send + Sync {
     fn lock_holder(&self, volume: VolumeId) -> Result<Option<Vec<u8>>>;
     /// Size and free room.
     fn space(&self) -> Result<Space>;
+
+    /// What `check` can look into and put right below the records, where a backend has anything below them.
+    fn mend(&self) -> Option<&dyn Mend> {
+        None
+    }
+}
+
+/// How a record lies on a backend that keeps more than its newest payload.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RecordState {
+    /// The newest version was committed, and nothing was begun after it.
+    Whole,
+    /// A commit was begun after the newest version and not finished: what a crash leaves. The record reads right.
+    Torn,
+    /// A first commit that was not finished: what a crash leaves of a creation. Nothing was ever readable here.
+    Unborn,
+    /// Damaged, or of a later version.
+    Unreadable,
+}
+
+/// A place in the catalogue or trash that leads to a record.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Entry {
+    /// A header under its id.
+    Header(VolumeId),
+    /// The header of a removed map under its id.
+    Trash(VolumeId),
+    /// A header under its name.
+    Name(String),
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Entry::Header(id) => write!(f, "catalog/h.{id}"),
+            Entry::Trash(id) => write!(f, "trash/h.{id}"),
+            Entry::Name(name) => write!(f, "catalog/n.{name}"),
+        }
+    }
+}
+
+/// Repairs of a backend on which a name and an id are two ways to the same record, and a record can be unreadable.
+///
+/// All of them are durable on return, and may be repeated after a crash.
+pub trait Mend: Send + Sync {
+    /// How a record lies there.
+    fn record_state(&self, key: RecordKey) -> Result<RecordState>;
+    /// Finishes what a crash left of a commit, so that both slots of a record are whole. The record reads as before. Returns
+    /// whether there was anything to do. Not while somebody else may commit it: the caller holds the volume's lock.
+    fn mend_record(&self, key: RecordKey) -> Result<bool>;
+    /// The record found under a name; `None` if the name is not bound.
+    fn named_record(&self, name: &str) -> Result<Option<Record>>;
+    /// Whether two entries hold the same bytes: an unreadable header is known by its names through this.
+    fn same_bytes(&self, a: &Entry, b: &Entry) -> Result<bool>;
+    /// Enters a header under its id again, which is found under `name` only.
+    fn relink_header(&self, name: &str, volume: VolumeId) -> Result<()>;
+    /// Moves an entry out of the catalogue or trash to where nothing looks for it; returns where that is. Its bytes stay as they are.
+    fn set_aside(&self, entry: &Entry) -> Result<String>;
+    /// What was set aside, as paths in the store.
+    fn aside(&self) -> Result<Vec<String>>;
 }

@@ -219,6 +219,24 @@ impl Sys for RealSys {
         Ok(stat.st_size as u64)
     }
 
+    fn allocated(&self, fd: Fd) -> io::Result<u64> {
+        Ok(stat(fd)?.st_blocks as u64 * 512)
+    }
+
+    fn is_at(&self, fd: Fd, path: &str) -> io::Result<bool> {
+        let (dir, leaf) = self.parent(path)?;
+        // SAFETY: all zeros is a valid `stat`.
+        let mut there: libc::stat = unsafe { std::mem::zeroed() };
+        let there_ptr: *mut libc::stat = &mut there;
+        // SAFETY: `leaf` is a NUL-terminated string, and `there` valid for writing, for the whole call.
+        let found =
+            check(|| unsafe { libc::fstatat(dir.as_raw_fd(), leaf.as_ptr(), there_ptr, libc::AT_SYMLINK_NOFOLLOW) });
+        match found {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            other => other.and_then(|()| stat(fd)).map(|own| (own.st_dev, own.st_ino) == (there.st_dev, there.st_ino)),
+        }
+    }
+
     fn sync_dir(&self, path: &str) -> io::Result<()> {
         let dir = self.dir(path)?;
         // SAFETY: takes no pointer; `dir` is open until the end of this function.
@@ -336,6 +354,16 @@ impl Sys for RealSys {
         let unit = stat.f_frsize;
         Ok(Space { total: stat.f_blocks.saturating_mul(unit), free: stat.f_bavail.saturating_mul(unit) })
     }
+}
+
+/// What the system knows of an open file.
+fn stat(fd: Fd) -> io::Result<libc::stat> {
+    // SAFETY: all zeros is a valid `stat`.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    let pointer: *mut libc::stat = &mut stat;
+    // SAFETY: `stat` is valid for writing for the whole call.
+    check(|| unsafe { libc::fstat(fd.0, pointer) })?;
+    Ok(stat)
 }
 
 /// Names of an open directory stream. A name that is not UTF-8 is not the store's, and is passed over.

@@ -49,6 +49,10 @@ pub trait Sys: Send + Sync {
     fn fdatasync(&self, fd: Fd) -> io::Result<()>;
     /// Length in bytes.
     fn len(&self, fd: Fd) -> io::Result<u64>;
+    /// Bytes that the file takes, holes left out.
+    fn allocated(&self, fd: Fd) -> io::Result<u64>;
+    /// Whether `path` leads to this very file at this moment.
+    fn is_at(&self, fd: Fd, path: &str) -> io::Result<bool>;
     /// Makes a directory's entries durable.
     fn sync_dir(&self, path: &str) -> io::Result<()>;
     /// Makes everything written to the store's file system durable.

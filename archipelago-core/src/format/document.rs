@@ -1,4 +1,4 @@
-//! `docs/format.md` against the code: every example in it is read straight out of the document, decoded, compared with
+//! `docs/format.md` and `docs/send-stream.md` against the code: every example in it is read straight out of the document, decoded, compared with
 //! what the text says it holds, and encoded again to the same bytes.
 
 use super::header::{Header, Kind, LogPos, LogStart, Root, SealedRange};
@@ -10,13 +10,19 @@ use super::node::{self, Entry, Extent, Node, Pointer, Source};
 use super::owner::ShortOwner;
 use super::record::{self, Slots};
 use super::redirect::{self, RedirectEntry, RedirectHead};
+use super::relations::{Group, Received};
+use super::stream::{
+    Base, FRAME_HEAD, FrameHead, FrameKind, HASH, Identity, Progress, ResumeToken, Sequence, StreamHeader,
+};
 use super::superblock::Superblock;
 use crate::blocker::VolumeId;
 use crate::digest::Digest;
 use crate::error::Owner;
 use crate::limits;
 
-const DOCUMENT: &str = include_str!("../../../docs/format.md");
+/// Both documents that show bytes.
+const DOCUMENT: &str =
+    concat!(include_str!("../../../docs/format.md"), "\n", include_str!("../../../docs/send-stream.md"));
 
 /// The volume of the examples, and the image from whose snapshot it was cloned.
 const VOLUME: VolumeId = VolumeId(0x5eed_0000_0000_00a1);
@@ -145,7 +151,82 @@ fn header() -> Header {
         root: Root::Node { level: 1, pointer },
         ranges: vec![range],
         log: Some(LogStart { pos: LogPos { segment: 0, offset: 0x3800 }, seq: 4, generation: 0x6e57 }),
+        received: Received::No,
+        group: Group::No,
     }
+}
+
+/// The image's snapshot at the store of the examples, and one of the volume.
+fn base_identity() -> Identity {
+    Identity { store: superblock().uuid, id: VolumeId(0x1a6e_0000_0000_0077) }
+}
+
+fn monday_identity() -> Identity {
+    Identity { store: superblock().uuid, id: VolumeId(0x5eed_0000_0000_00b2) }
+}
+
+fn received_header() -> Header {
+    Header {
+        id: VolumeId(0xc0b1_0000_0000_0009),
+        kind: Kind::Snapshot,
+        name: "web-monday".into(),
+        root: Root::Empty,
+        ranges: vec![],
+        log: None,
+        received: Received::From(monday_identity()),
+        ..header()
+    }
+}
+
+fn group_header() -> Header {
+    Header {
+        id: VolumeId(0x6a0b_0000_0000_0001),
+        kind: Kind::Group,
+        name: String::new(),
+        size: 2,
+        epoch: 0,
+        parent: VolumeId(0),
+        root: Root::Empty,
+        ranges: vec![],
+        log: None,
+        group: Group::Of(vec![VolumeId(0x5eed_0000_0000_00b3), VolumeId(0x5eed_0000_0000_00b4)]),
+        ..header()
+    }
+}
+
+fn stream_header() -> StreamHeader {
+    StreamHeader {
+        identity: monday_identity(),
+        name: "web-monday".into(),
+        size: 10 << 30,
+        created: 1_770_000_000,
+        block_shift: 22,
+        base: Some(Base { identity: base_identity(), size: 2 << 30, name: "debian-12".into() }),
+        sender: superblock().uuid,
+        resumed: None,
+    }
+}
+
+/// The frames of the example stream: head, payload, hash; and the progress before its end.
+fn frames() -> (Vec<Vec<u8>>, Progress) {
+    let bytes = stream_header().encode();
+    let mut sequence = Sequence::new(stream_header().size, stream_header().start(&bytes));
+    let mut payload = vec![0; 4096];
+    payload[..5].copy_from_slice(b"hello");
+    let mut frames = vec![];
+    let mut before_end = Progress::default();
+    for kind in [FrameKind::Data, FrameKind::Zeros, FrameKind::End] {
+        let (payload, offset, len) = match kind {
+            FrameKind::Data => (payload.clone(), 0x2090_0000, 4096),
+            FrameKind::Zeros => (vec![], 0x2091_1000, 65536),
+            _ => (sequence.totals().to_vec(), stream_header().size, 0),
+        };
+        before_end = *sequence.progress();
+        let frame = FrameHead { kind, payload: payload.len() as u32, offset, len };
+        let (head, hash) = sequence.write(frame, &payload).unwrap();
+        frames.push([&head[..], &payload, &hash].concat());
+    }
+    (frames, before_end)
 }
 
 fn open_record() -> RecordHead {
@@ -306,9 +387,49 @@ fn the_owner_of_the_document_is_read_as_one() {
 }
 
 #[test]
+fn the_headers_of_a_received_snapshot_and_of_a_group_in_the_document_are_those_described() {
+    for (tag, header) in [("received-header", received_header()), ("group-header", group_header())] {
+        let bytes = header.encode();
+        same(tag, &bytes);
+        assert_eq!(Header::decode("example", &example(tag, bytes.len())).unwrap(), header);
+    }
+}
+
+#[test]
+fn the_stream_of_the_document_is_the_one_described() {
+    let bytes = stream_header().encode();
+    same("stream-header", &bytes);
+    let shown = example("stream-header", bytes.len());
+    let header = StreamHeader::decode(&shown).unwrap();
+    assert_eq!(header, stream_header());
+    let mut sequence = Sequence::new(header.size, header.start(&shown));
+    let (frames, _) = frames();
+    for (tag, frame) in ["stream-data", "stream-zeros", "stream-end"].into_iter().zip(frames) {
+        same(tag, &frame);
+        let shown = example(tag, frame.len());
+        let (head, rest) = shown.split_at(FRAME_HEAD);
+        let (payload, hash) = rest.split_at(rest.len() - HASH);
+        sequence.accept(head.try_into().unwrap(), payload, hash).unwrap();
+    }
+    assert!(sequence.ended());
+}
+
+#[test]
+fn the_token_of_the_document_is_the_one_described() {
+    let (_, progress) = frames();
+    let token = ResumeToken { identity: monday_identity(), base: Some(base_identity()), progress };
+    let shown = std::panic::catch_unwind(|| block("text resume-token")).unwrap_or_default();
+    assert_eq!(shown.replace('\n', ""), token.to_string());
+    assert_eq!(shown.replace('\n', "").parse::<ResumeToken>().unwrap(), token);
+}
+
+#[test]
 fn the_limits_of_the_document_are_those_of_the_code() {
     for (name, value) in [
         ("MAX_RECORD", limits::MAX_RECORD),
+        ("MAX_FRAME", limits::MAX_FRAME),
+        ("MARK_BYTES", limits::MARK_BYTES as usize),
+        ("MAX_GROUP", limits::MAX_GROUP),
         ("MAX_NODE", limits::MAX_NODE),
         ("MAX_EXTENTS", limits::MAX_EXTENTS),
         ("MAX_INLINE_EXTENTS", limits::MAX_INLINE_EXTENTS),

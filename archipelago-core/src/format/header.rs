@@ -2,6 +2,7 @@
 
 use super::bytes::{Reader, Writer, bit_names};
 use super::node::{MAX_LEVEL, Pointer};
+use super::relations::{self, Group, Received};
 use crate::blocker::VolumeId;
 use crate::error::Result;
 use crate::limits::{
@@ -11,7 +12,7 @@ use crate::limits::{
 /// Layout of headers written by this build.
 pub const VERSION: u16 = 1;
 /// Incompatible features of a map that this build knows.
-pub const INCOMPAT_KNOWN: u64 = 0;
+pub const INCOMPAT_KNOWN: u64 = relations::KNOWN;
 /// Longest stored name, in bytes; wider than what [`crate::name`] allows today.
 pub const MAX_STORED_NAME: usize = 255;
 
@@ -32,7 +33,9 @@ const INLINE: u8 = 1;
 const NODE: u8 = 2;
 
 // The largest header fits a record.
-const _: () = assert!(FIXED + MAX_INLINE_ROOT + MAX_RANGES * RANGE + LOG_START + MAX_STORED_NAME <= MAX_RECORD);
+const _: () = assert!(
+    FIXED + MAX_INLINE_ROOT + MAX_RANGES * RANGE + LOG_START + relations::MAX_SIZE + MAX_STORED_NAME <= MAX_RECORD
+);
 
 /// What kind of map a header describes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
@@ -136,6 +139,10 @@ pub struct Header {
     pub ranges: Vec<SealedRange>,
     /// The volume's own journal from here on is to be applied after that. `None` for maps that have no journal yet or never have one.
     pub log: Option<LogStart>,
+    /// Send streams.
+    pub received: Received,
+    /// Group snapshots.
+    pub group: Group,
 }
 
 impl LogPos {
@@ -198,7 +205,7 @@ impl Header {
             Root::Node { level, .. } => (NODE, *level, 0),
         };
         let mut writer = Writer::with_capacity(FIXED + 512);
-        writer.u32(MAGIC).u16(VERSION).u8(kind).u8(flags).u64(0);
+        writer.u32(MAGIC).u16(VERSION).u8(kind).u8(flags).u64(self.received.feature() | self.group.feature());
         writer.u64(self.id.0).u64(self.size).u64(self.epoch).u64(self.created).u64(self.parent.0).u64(self.birth);
         writer.u64(self.key).u64(self.domain).u8(self.block_shift).u8(root_kind).u8(level);
         writer.u8(u8::from(self.log.is_some()));
@@ -216,6 +223,8 @@ impl Header {
         if let Some(log) = &self.log {
             log.write(&mut writer);
         }
+        self.received.write(&mut writer);
+        self.group.write(&mut writer);
         writer.bytes(self.name.as_bytes());
         writer.finish()
     }
@@ -281,6 +290,10 @@ impl Header {
         };
         let ranges = (0..ranges).map(|_| SealedRange::read(&mut reader)).collect::<Result<Vec<_>>>()?;
         let log = if has_log == 1 { Some(LogStart::read(&mut reader)?) } else { None };
+        let received = Received::read(&mut reader, incompat, kind, size)?;
+        let group = Group::read(&mut reader, incompat, kind, size)?;
+        let plain = root == Root::Empty && ranges.is_empty() && log.is_none();
+        reader.require(plain || kind != Kind::Group, "a group has data of its own")?;
         let name = match std::str::from_utf8(reader.take(name)?) {
             Ok(name) => name.to_string(),
             Err(_) => return reader.damaged("the name of the map is not UTF-8"),
@@ -304,6 +317,8 @@ impl Header {
             root,
             ranges,
             log,
+            received,
+            group,
         })
     }
 }
@@ -312,11 +327,20 @@ impl Header {
 mod tests {
     use super::*;
     use crate::error::Error;
+    use crate::format::relations::Transfer;
+    use crate::format::stream::{Identity, Progress};
+    use crate::limits::MAX_GROUP;
     use proptest::collection::vec;
     use proptest::prelude::*;
 
     fn start(n: u32) -> LogStart {
         LogStart { pos: LogPos { segment: n, offset: 512 }, seq: 9, generation: 77 }
+    }
+
+    fn transfer() -> Transfer {
+        let identity = Identity { store: [3; 16], id: VolumeId(8) };
+        let progress = Progress { position: 8192, data: 4096, zeros: 4096, chain: [9; 32] };
+        Transfer { identity, base: Some(identity), progress }
     }
 
     fn largest() -> Header {
@@ -344,13 +368,15 @@ mod tests {
             root: Root::Inline(vec![0xee; MAX_INLINE_ROOT]),
             ranges: vec![range; MAX_RANGES],
             log: Some(start(5)),
+            received: Received::Partly(Box::new(transfer())),
+            group: Group::No,
         }
     }
 
     #[test]
     fn the_largest_header_fits_a_record() {
         let bytes = largest().encode();
-        assert_eq!(bytes.len(), 1847);
+        assert_eq!(bytes.len(), 1951);
         assert!(bytes.len() <= MAX_RECORD);
         assert_eq!(Header::decode("h", &bytes).unwrap(), largest());
     }
@@ -391,7 +417,7 @@ mod tests {
             (4, 2, "version 2"),
             (6, 5, "kind 5"),
             (7, 4, "flag bit 2"),
-            (8, 0b10, "feature bit 1"),
+            (8, 0b1010, "feature bit 3"),
             (15, 0x81, "feature bits 56, 63"),
             (64, 1, "encrypted"),
             (72, 1, "content domain"),
@@ -456,10 +482,19 @@ mod tests {
             name in "[a-zé@_]{0,80}", (removed, shrunk) in any::<(bool, bool)>(),
             size in MIN_VOLUME_SIZE..=MAX_VOLUME_SIZE, block_shift in 16u8..=26, root in any_root(),
             ranges in vec(any_range(), 0..=MAX_RANGES), log in proptest::option::of(any_start()),
+            tie in 0u8..3, members in prop::collection::btree_set(1u64.., 1..=MAX_GROUP),
         ) -> Header {
             let (id, parent) = (VolumeId(id), VolumeId(parent));
-            Header { id, kind, name, removed, shrunk, size, block_shift, epoch, created, parent, birth, key: 0, domain: 0,
-                root, ranges, log }
+            let plain = Header { id, kind, name, removed, shrunk, size, block_shift, epoch, created, parent, birth, key: 0,
+                domain: 0, root, ranges, log, received: Received::No, group: Group::No };
+            match (kind, tie) {
+                (Kind::Group, _) => Header { size: members.len() as u64, root: Root::Empty, ranges: vec![], log: None,
+                    group: Group::Of(members.into_iter().map(VolumeId).collect()), ..plain },
+                (Kind::Volume, 1) if size >= 8192 => Header { received: Received::Partly(Box::new(transfer())), ..plain },
+                (Kind::Snapshot, 1) => Header { received: Received::From(transfer().identity), ..plain },
+                (Kind::Snapshot, 2) => Header { group: Group::Member(VolumeId(5)), ..plain },
+                _ => plain,
+            }
         }
     }
 

@@ -117,7 +117,8 @@ impl SegmentHead {
             ));
         };
         let mut reader = open_sealed(object, atom, SEGMENT_MAGIC, "segment head")?;
-        reader.take(3)?;
+        let reserved = reader.array::<3>()?;
+        reader.require(reserved == [0; 3], "bytes that must be zero are not")?;
         let (segment, len, owner) = (reader.u32()?, reader.u32()?, VolumeId(reader.u64()?));
         reader.zeros_to_end()?;
         reader.require(owner.0 != 0, "the segment has no owner")?;
@@ -367,6 +368,18 @@ mod tests {
                 Found::Record(found, len) => assert_eq!((found, len), (head, payload.len())),
                 other => panic!("{other:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn a_segment_head_has_zeros_where_nothing_is_kept() {
+        let head = SegmentHead { owner: OWNER, segment: 3, len: 1 << 20 };
+        for at in [5, 6, 7, 24, 507] {
+            let mut atom = head.encode();
+            atom[at] = 1;
+            let sum = crc32c::crc32c(&atom[..HEAD_SUMMED]).to_le_bytes();
+            atom[HEAD_SUMMED..].copy_from_slice(&sum);
+            assert!(SegmentHead::decode("log", &atom).is_err(), "byte {at}");
         }
     }
 

@@ -11,6 +11,8 @@ pub mod node;
 pub mod owner;
 pub mod record;
 pub mod redirect;
+pub mod relations;
+pub mod stream;
 pub mod superblock;
 
 pub(crate) mod bytes;

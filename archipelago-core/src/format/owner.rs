@@ -37,9 +37,10 @@ impl ShortOwner {
     }
 }
 
-/// A number in digits alone: `parse` takes a sign too.
+/// A number in its one form, digits alone: `parse` takes a sign and leading zeros too.
 fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
-    if text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None }
+    let one_form = text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+    if one_form { text.parse().ok() } else { None }
 }
 
 #[cfg(test)]
@@ -70,6 +71,8 @@ mod tests {
             "00c0ffee00c0ffee-1-",
             "00c0ffee00c0ffee-1-2-3",
             "00c0ffee00c0ffee-+1-2",
+            "00c0ffee00c0ffee-01-2",
+            "00c0ffee00c0ffee-1-00",
             "00C0FFEE00C0FFEE-1-2",
             "../../etc/passwd-1-2",
             "00c0ffee00c0ffe-1-2",

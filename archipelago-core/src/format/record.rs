@@ -133,6 +133,31 @@ pub fn decode_slots(object: &str, bytes: &[u8]) -> Result<Slots> {
     Ok(Slots { id, version, payload })
 }
 
+/// Whether a record file was read whole, but the slot beside its newest version holds a commit that was not finished.
+/// `false` for a file that [`decode_slots`] refuses.
+pub fn is_torn(bytes: &[u8]) -> bool {
+    let Ok(slots) = decode_slots("", bytes) else { return false };
+    let other = 1 - slot_of(slots.version) as usize;
+    matches!(slot_states(bytes), Ok(states) if matches!(states[other], State::Torn(_)))
+}
+
+/// Whether a record file is what a crash may leave of a record that was being created: part of version 1, and nothing else.
+pub fn is_unborn(bytes: &[u8]) -> bool {
+    if is_zero(bytes) && (bytes.is_empty() || bytes.len() as u64 == RECORD_FILE) {
+        return true;
+    }
+    bytes.len() as u64 == RECORD_FILE && matches!(slot_states(bytes), Ok([State::Torn(1) | State::Zero, State::Zero]))
+}
+
+/// What both slots hold.
+fn slot_states(bytes: &[u8]) -> Result<[State; 2]> {
+    let mut slots = [[None; ATOMS]; 2];
+    for (number, atom) in bytes.chunks_exact(ATOM).enumerate().take(2 * ATOMS) {
+        slots[number / ATOMS][number % ATOMS] = decode_atom("", number, atom)?;
+    }
+    Ok([state_of(&slots[0]), state_of(&slots[1])])
+}
+
 /// Reads one atom of a record file; `None` if it is all zeros.
 fn decode_atom<'a>(object: &'a str, number: usize, bytes: &'a [u8]) -> Result<Option<Atom<'a>>> {
     if is_zero(bytes) {
@@ -153,7 +178,8 @@ fn decode_atom<'a>(object: &'a str, number: usize, bytes: &'a [u8]) -> Result<Op
     if version == 0 || total > ATOMS || index >= total || index != number % ATOMS {
         return damaged("is out of place");
     }
-    if len > ATOM_PAYLOAD || (len < ATOM_PAYLOAD && index + 1 != total) {
+    // Only as many atoms as the payload needs: none but the only one is empty.
+    if len > ATOM_PAYLOAD || (len < ATOM_PAYLOAD && index + 1 != total) || (len == 0 && total > 1) {
         return damaged("has an impossible length");
     }
     let piece = reader.take(len)?;
@@ -329,6 +355,24 @@ mod tests {
         let mut mixed = file(&[payload(600, 1)]);
         mixed[SLOT..SLOT + ATOM].copy_from_slice(&encode_slot(ID + 1, 2, b"x").unwrap());
         assert!(is_damaged(&mixed));
+    }
+
+    #[test]
+    fn a_slot_with_an_atom_more_than_its_payload_needs_is_damage() {
+        let mut file = file(&[payload(2 * ATOM_PAYLOAD, 1)]);
+        let commit = crc32c::crc32c(&payload(2 * ATOM_PAYLOAD, 1));
+        for (index, atom) in file[..3 * ATOM].chunks_mut(ATOM).enumerate() {
+            if index == 2 {
+                atom[..8].copy_from_slice(&1u64.to_le_bytes());
+                atom[8..16].copy_from_slice(&ID.to_le_bytes());
+                atom[17] = FORMAT;
+                atom[20..24].copy_from_slice(&commit.to_le_bytes());
+            }
+            atom[16] = 3 << 4 | index as u8;
+            let crc = crc32c::crc32c(&atom[..ATOM_SUMMED]);
+            atom[ATOM_SUMMED..].copy_from_slice(&crc.to_le_bytes());
+        }
+        assert!(is_damaged(&file));
     }
 
     #[test]

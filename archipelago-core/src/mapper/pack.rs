@@ -102,6 +102,13 @@ impl PackWriter {
         Ok(())
     }
 
+    /// Lets later nodes go to a new pack. Everything appended was synced.
+    pub fn close(&mut self) {
+        if self.exists {
+            self.abandon();
+        }
+    }
+
     /// Gives up what was appended since the last sync: later nodes go to a new pack.
     pub fn abandon(&mut self) {
         self.buffer.clear();

@@ -8,11 +8,12 @@ use crate::blocker::{LockMode, LockOutcome, Object, RecordKey, VolumeId};
 use crate::error::{Error, Owner, Result};
 use crate::format::header::{Header, Kind};
 use crate::format::owner::ShortOwner;
+use crate::format::relations::{Group, Received};
 use crate::format::superblock::READ_COMPAT_KNOWN;
 use crate::limits::{MAX_VOLUME_SIZE, MIN_VOLUME_SIZE, SECTOR};
 use crate::mapper::tree::Tree;
 use crate::store::shared::Shared;
-use crate::store::{VolumeInfo, process};
+use crate::store::{VolumeInfo, group};
 
 /// Checks a size in bytes.
 pub fn check_size(size: u64) -> Result<()> {
@@ -37,10 +38,26 @@ pub fn read_header(shared: &Shared, id: VolumeId) -> Result<Option<(Header, u64)
     Ok(Some((header, record.version)))
 }
 
+/// Whether a header is in the catalogue, whatever it says.
+pub fn exists(shared: &Shared, id: VolumeId) -> Result<bool> {
+    match shared.blocker.read_record(RecordKey::Header(id)) {
+        Ok(_) | Err(Error::Damaged { .. }) => Ok(true),
+        Err(Error::NotFound(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// What a name means, if it counts.
 pub fn resolve(shared: &Shared, name: &str) -> Result<Option<(Header, u64)>> {
     let Some(id) = shared.blocker.lookup(name)? else { return Ok(None) };
-    Ok(read_header(shared, id)?.filter(|(header, _)| header.name == name && !header.removed))
+    let here = |found: Option<(Header, u64)>| found.filter(|(header, _)| header.name == name && !header.removed);
+    match here(read_header(shared, id)?) {
+        // Its group may have been settled, and so have gone, since the header was read.
+        Some((header, _)) if !group::counts(shared, &header)? => {
+            Ok(here(read_header(shared, id)?).filter(|(header, _)| header.group == Group::No))
+        }
+        found => Ok(found),
+    }
 }
 
 /// What a name means, or `NotFound`.
@@ -49,7 +66,21 @@ pub fn find(shared: &Shared, name: &str) -> Result<(Header, u64)> {
     if crate::name::check(name).is_err() {
         return Err(Error::NotFound(name.to_string()));
     }
-    resolve(shared, name)?.ok_or_else(|| Error::NotFound(name.to_string()))
+    let mut found = resolve(shared, name)?;
+    if let Some((Header { group: Group::Member(group), .. }, _)) = found {
+        // Whoever took the group died on the way, or is about to do this. It counts either way.
+        let _ = group::settle(shared, group);
+        found = resolve(shared, name)?;
+    }
+    found.ok_or_else(|| Error::NotFound(name.to_string()))
+}
+
+/// Refuses a map that is not whole.
+pub fn check_whole(header: &Header) -> Result<()> {
+    match header.received {
+        Received::Partly(_) => Err(Error::Receiving(header.name.clone())),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a name that is taken.
@@ -61,8 +92,13 @@ pub fn ensure_free(shared: &Shared, name: &str) -> Result<()> {
 }
 
 /// Clears away a name entry that does not count. Whoever might be about to make it count holds the volume's lock.
-fn heal(shared: &Shared, name: &str) -> Result<()> {
+pub fn heal(shared: &Shared, name: &str) -> Result<()> {
     let Some(id) = shared.blocker.lookup(name)? else { return Ok(()) };
+    let _group = match read_header(shared, id) {
+        Ok(Some((header, _))) => group::lock_pending(shared, &header)?,
+        // Half of a header is nobody's.
+        _ => None,
+    };
     let _lock = match shared.blocker.lock(id, LockMode::Exclusive, &[])? {
         LockOutcome::Held(lock) => lock,
         LockOutcome::Refused(_) => return Err(Error::Exists(name.to_string())),
@@ -141,7 +177,17 @@ pub fn describe(shared: &Shared, header: &Header, mapped: Option<u64>) -> Result
         }),
     };
     let open_by = if header.kind == Kind::Volume { holder(shared, header.id)? } else { None };
-    Ok(VolumeInfo {
+    Ok(info(header, mapped, parent, open_by))
+}
+
+/// Facts about a clone that was made a moment ago: nobody has it open, and its parent is known.
+pub fn describe_clone(header: &Header, parent: &str) -> Result<VolumeInfo> {
+    let tree = Tree::from_root(&format!("catalog/h.{}", header.id), &header.root, header.block_shift)?;
+    Ok(info(header, tree.mapped() * SECTOR, Some(parent.to_string()), None))
+}
+
+fn info(header: &Header, mapped: u64, parent: Option<String>, open_by: Option<Owner>) -> VolumeInfo {
+    VolumeInfo {
         name: header.name.clone(),
         id: header.id.to_string(),
         kind: header.kind,
@@ -153,7 +199,15 @@ pub fn describe(shared: &Shared, header: &Header, mapped: Option<u64>) -> Result
         parent,
         created: header.created,
         open_by,
-    })
+        origin: match &header.received {
+            Received::From(identity) => Some(identity.to_string()),
+            _ => None,
+        },
+        receiving: match &header.received {
+            Received::Partly(transfer) => Some(transfer.progress.position),
+            _ => None,
+        },
+    }
 }
 
 /// Who has a volume open for writing.
@@ -164,7 +218,7 @@ pub fn holder(shared: &Shared, id: VolumeId) -> Result<Option<Owner>> {
 /// Who left this record at a lock: the record says which process, and the process has said more about itself in the store.
 fn owner(shared: &Shared, record: &[u8]) -> Option<Owner> {
     let short = ShortOwner::decode(record)?;
-    let registered = shared.root.as_ref().and_then(|root| process::registered(root, &short.process));
+    let registered = shared.peers.get().and_then(|peers| peers.describe(&short.process));
     // Gone or not readable for this user; in simulation no process registers.
     let unknown = || ("unknown".to_string(), "unknown".to_string());
     let (host, command) = registered.map_or_else(unknown, |owner| (owner.host, owner.command));

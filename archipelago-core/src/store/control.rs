@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::acknowledge::Unsettled;
+use super::group::GroupStep;
+use super::pins::PinnedHeader;
 use super::{VolumeInfo, os, process};
 use crate::error::{Error, Result};
 use crate::time::format_utc;
@@ -22,6 +25,8 @@ mod tests;
 
 pub use remote::RemoteError;
 pub use server::ControlServer;
+#[cfg(feature = "fuzzing")]
+pub(crate) use server::serve_one;
 
 /// Version of the protocol that this build speaks.
 pub const PROTOCOL: u32 = 1;
@@ -84,6 +89,29 @@ pub enum Request {
         /// Name of the volume.
         volume: String,
     },
+    /// A step of a group snapshot.
+    Group {
+        /// Id of the group.
+        group: String,
+        /// Id of the volume.
+        id: String,
+        /// Name of the volume.
+        volume: String,
+        /// What to do.
+        step: GroupStep,
+    },
+    /// Answer when everything that began before has ended; for a collector.
+    Acknowledge {
+        /// Whether node packs are closed first.
+        packs: bool,
+    },
+    /// Which headers it reads by; for a collector.
+    Pins {
+        /// The number behind which the page begins; 0 for the first.
+        after: u64,
+    },
+    /// Objects were collected: files that are kept open only to be quick are closed, so that their room is free.
+    Collected,
 }
 
 /// What comes back for a [`Request`].
@@ -98,6 +126,23 @@ pub enum Answer {
     Status {
         /// Names of the volumes that it has open for writing.
         volumes: Vec<String>,
+    },
+    /// Everything that began before has ended.
+    Acknowledged {
+        /// Volumes with changes that are in no journal.
+        unsettled: Vec<Unsettled>,
+    },
+    /// Headers that it reads by.
+    Pins {
+        /// In the order in which they were pinned.
+        pins: Vec<PinnedHeader>,
+        /// What to give as `after` for the next page; `None` on the last.
+        next: Option<u64>,
+    },
+    /// What the header of a snapshot must be; to the last step but one of a group snapshot.
+    Header {
+        /// Encoded, in hex digits.
+        header: String,
     },
     /// It was not done. [`ask`] returns this as an error.
     Failed(RemoteError),
@@ -181,6 +226,19 @@ pub fn ask(root: &Path, process: &str, request: &Request, timeout: Duration) -> 
     match serde_json::from_slice(&answer).map_err(|_| who.unclear())? {
         Answer::Failed(error) => Err(error.into()),
         answer => Ok(answer),
+    }
+}
+
+/// What [`ask`] makes of a greeting and an answer; `None` if it would not understand them.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn understand(greeting: &[u8], answer: &[u8]) -> Option<Result<Answer>> {
+    let hello: Hello = serde_json::from_slice(greeting).ok()?;
+    if let Some(refused) = hello.refused {
+        return Some(Err(refused.into()));
+    }
+    match serde_json::from_slice(answer).ok()? {
+        Answer::Failed(error) => Some(Err(error.into())),
+        answer => Some(Ok(answer)),
     }
 }
 

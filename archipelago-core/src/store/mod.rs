@@ -1,12 +1,21 @@
 //! A store: the set of volumes on one backend, and what they share.
 
+mod acknowledge;
 mod background;
 pub(crate) mod catalog;
+mod check;
+pub mod collect;
 pub mod content;
 pub mod control;
+mod group;
 pub(crate) mod open;
+pub(crate) mod operations;
 mod os;
+pub mod peers;
+pub(crate) mod pins;
 pub mod process;
+mod receive;
+mod send;
 pub(crate) mod shared;
 mod types;
 mod usage;
@@ -17,21 +26,31 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use self::control::{Answer, Handler, Request};
+use self::peers::{Neighbours, Registered};
 use self::process::Registration;
 use self::shared::Shared;
 use crate::blocker::file::{FileBlocker, FileOptions};
 use crate::blocker::{Blocker, LockGuard, RecordKey, VolumeId};
 use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind, Root};
+use crate::format::relations::{Group, Received};
+use crate::format::stream::uuid_text;
 use crate::format::superblock::Superblock;
 use crate::limits;
 use crate::volume::inner::Inner;
 use crate::volume::queue::WorkerPool;
 use crate::volume::{Mode, Volume};
 
+pub use check::{
+    Affected, ByteRange, CheckOptions, CheckProgress, CheckReport, Finding, FindingKind, Repair, Severity,
+};
+pub use collect::{Amount, CollectOptions, CollectPhase, CollectProgress, CollectReport, Rate, SpaceByKind};
+pub use group::GroupStep;
+pub use receive::ReceiveStatus;
+pub use send::{SendOptions, SendPlan};
 pub use types::{
-    Background, CloneOptions, CreateOptions, DiffExtent, InitOptions, ListOptions, Location, MapExtent, MapSource,
-    Page, ProcessInfo, StoreOptions, StoreStatus, Usage, VolumeInfo,
+    Background, CloneOptions, CreateOptions, DamagedEntry, DiffExtent, InitOptions, ListOptions, Location, MapExtent,
+    MapSource, Page, ProcessInfo, StoreOptions, StoreStatus, Usage, VolumeInfo,
 };
 
 /// How long a lock is waited for that somebody takes for a moment.
@@ -97,6 +116,7 @@ impl Store {
         let group = Some(superblock.group).filter(|g| *g != u32::MAX);
         let handler: Weak<dyn Handler> = Arc::downgrade(&(store.shared.clone() as Arc<dyn Handler>));
         let registration = Registration::register(path, superblock.mode, group, handler)?;
+        let _ = store.shared.peers.set(Arc::new(Registered::new(path.clone(), registration.id().to_string())));
         let _ = store.shared.registration.set(registration);
         Ok(store)
     }
@@ -126,6 +146,20 @@ impl Store {
     pub fn open_on(blocker: Arc<dyn Blocker>, options: StoreOptions) -> Result<Store> {
         let superblock = read_superblock(&*blocker)?;
         Store::assemble(blocker, options, superblock, None)
+    }
+
+    /// Opens a store on any backend as one of several simulated processes that share it (for simulation and tests).
+    pub fn open_among(blocker: Arc<dyn Blocker>, options: StoreOptions, neighbours: &Arc<Neighbours>) -> Result<Store> {
+        let store = Store::open_on(blocker, options)?;
+        let handler: Weak<dyn Handler> = Arc::downgrade(&(store.shared.clone() as Arc<dyn Handler>));
+        let _ = store.shared.peers.set(neighbours.join(handler));
+        Ok(store)
+    }
+
+    /// This process among those that have the store open: the id of its registration, 16 hex digits. `None` for a store
+    /// that was opened without any.
+    pub fn process(&self) -> Option<&str> {
+        self.shared.peers.get().map(|peers| peers.own())
     }
 
     fn assemble(
@@ -177,7 +211,10 @@ impl Store {
             root: Root::Empty,
             ranges: Vec::new(),
             log: None,
+            received: Received::No,
+            group: Group::No,
         };
+        let _operation = self.shared.operations.begin();
         catalog::ensure_free(&self.shared, name)?;
         catalog::publish(&self.shared, &header)?;
         catalog::describe(&self.shared, &header, None)
@@ -186,7 +223,7 @@ impl Store {
     /// Makes a writable clone of a snapshot: constant time, no data moves.
     pub fn clone_snapshot(&self, snapshot: &str, name: &str, options: &CloneOptions) -> Result<VolumeInfo> {
         let headers = self.make_clones(snapshot, std::slice::from_ref(&name.to_string()), options)?;
-        catalog::describe(&self.shared, &headers[0], None)
+        catalog::describe_clone(&headers[0], snapshot)
     }
 
     /// Makes many clones in one group commit: all of them, or an error and none.
@@ -206,6 +243,7 @@ impl Store {
                 return Err(Error::InvalidArgument(format!("{name}: named twice")));
             }
         }
+        let _operation = self.shared.operations.begin();
         let (source, _) = catalog::find(&self.shared, snapshot)?;
         if source.kind == Kind::Volume {
             return Err(Error::NotSnapshot(snapshot.to_string()));
@@ -229,6 +267,8 @@ impl Store {
                 created: self.shared.now(),
                 parent: source.id,
                 log: None,
+                received: Received::No,
+                group: Group::No,
                 ..source.clone()
             });
         }
@@ -257,6 +297,7 @@ impl Store {
         if header.kind != Kind::Volume {
             return Err(Error::IsSnapshot(name.to_string()));
         }
+        catalog::check_whole(&header)?;
         let deadline = Instant::now() + PATIENCE;
         loop {
             let refused = match open::for_writing(&self.shared, name) {
@@ -265,16 +306,17 @@ impl Store {
                 Err(error @ Error::OpenElsewhere { .. }) => error,
                 Err(error) => return Err(error),
             };
-            if let (Error::OpenElsewhere { owner, .. }, Some(root)) = (&refused, &self.shared.root)
+            if let (Error::OpenElsewhere { owner, .. }, Some(peers)) = (&refused, self.shared.peers.get())
                 && !owner.process.is_empty()
             {
-                match control::ask(root, &owner.process, &request(header.id.to_string()), ANSWER_TIME) {
+                match peers.ask(&owner.process, &request(header.id.to_string()), ANSWER_TIME) {
                     // It closed the volume before the request came; look again.
                     Err(Error::NotOpen(_)) => {}
                     answer => return answer,
                 }
             }
-            if Instant::now() >= deadline {
+            // Without a directory there is nobody who could be asked, and so nothing to wait for.
+            if self.shared.root.is_none() || Instant::now() >= deadline {
                 return Err(refused);
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -284,6 +326,7 @@ impl Store {
     /// Removes a volume or snapshot, in any order. Refused while it is open. Its data stays as long as other maps use it.
     pub fn remove(&self, name: &str) -> Result<()> {
         const ADVICE: &str = "close it there first";
+        let _operation = self.shared.operations.begin();
         let (header, _) = catalog::find(&self.shared, name)?;
         if self.shared.opened(header.id).is_some() {
             return Err(Error::Busy(name.to_string()));
@@ -303,7 +346,7 @@ impl Store {
         loop {
             match catalog::lock(&self.shared, header, advice) {
                 Err(Error::OpenElsewhere { owner, .. })
-                    if owner.process.is_empty() && self.shared.root.is_some() && Instant::now() < deadline =>
+                    if owner.process.is_empty() && self.shared.peers.get().is_some() && Instant::now() < deadline =>
                 {
                     std::thread::sleep(Duration::from_millis(20));
                 }
@@ -327,6 +370,7 @@ impl Store {
             let request = |id: String| Request::Rename { id, volume: old.into(), new: new.into() };
             return self.by_owner(old, |inner| inner.rename(new).map(|()| Answer::Done), &request).map(|_| ());
         }
+        let _operation = self.shared.operations.begin();
         let _lock = self.lock_patiently(&header, "try again")?;
         let (mut header, version) = self.find_again(old, header.id)?;
         catalog::claim_name(&self.shared, new, header.id)?;
@@ -348,7 +392,7 @@ impl Store {
             0 => limits::MAX_LIST_PAGE,
             n => n.min(limits::MAX_LIST_PAGE),
         };
-        let mut entries = Vec::new();
+        let (mut entries, mut damaged) = (Vec::new(), Vec::new());
         let mut after = options.after.clone();
         loop {
             // One more than fits, to know whether there is a next page.
@@ -357,8 +401,16 @@ impl Store {
             let last = names.len() < wanted;
             after = names.last().cloned().or(after);
             for name in names {
-                if let Some((header, _)) = catalog::resolve(&self.shared, &name)? {
-                    entries.push(catalog::describe(&self.shared, &header, None)?);
+                let described = catalog::resolve(&self.shared, &name)
+                    .and_then(|found| found.map(|(h, _)| catalog::describe(&self.shared, &h, None)).transpose());
+                match described {
+                    Ok(Some(info)) => entries.push(info),
+                    Ok(None) => {}
+                    // One that cannot be read must not hide the others.
+                    Err(error @ (Error::Damaged { .. } | Error::TooNew { .. } | Error::Io { .. })) => {
+                        damaged.push(DamagedEntry { name, message: error.to_string() });
+                    }
+                    Err(error) => return Err(error),
                 }
             }
             if last || entries.len() > limit {
@@ -367,7 +419,9 @@ impl Store {
         }
         let next = if entries.len() > limit { entries.get(limit - 1).map(|e| e.name.clone()) } else { None };
         entries.truncate(limit);
-        Ok(Page { entries, next })
+        // Those behind the end are told of by the next page.
+        damaged.retain(|d| next.as_ref().is_none_or(|next| d.name <= *next));
+        Ok(Page { entries, damaged, next })
     }
 
     /// Facts about one volume or snapshot. One that is open in this process is described as it is now, one that is open
@@ -380,6 +434,8 @@ impl Store {
         let mapped = if header.ranges.is_empty() {
             None
         } else {
+            let _operation = self.shared.operations.begin();
+            let (header, _) = catalog::find(&self.shared, name)?;
             let (_, view) = usage::view(&self.shared, &header)?;
             Some(view.mapped(&*self.shared.blocker, &self.shared.cache)? * limits::SECTOR)
         };
@@ -423,20 +479,20 @@ impl Store {
         let (mut volumes, mut snapshots) = (0, 0);
         for id in shared.blocker.headers()? {
             match usage::readable(shared, id)? {
-                Some((h, _)) if h.removed => {}
+                Some((h, _)) if h.removed || !group::counts(shared, &h)? => {}
                 Some((h, _)) if h.kind == Kind::Volume => volumes += 1,
                 Some(_) => snapshots += 1,
                 None => {}
             }
         }
         let mut processes = Vec::new();
-        if let Some(root) = &shared.root {
-            for owner in process::processes(root)? {
-                let own = shared.registration.get().is_some_and(|r| r.id() == owner.process);
+        if let Some(peers) = shared.peers.get() {
+            for owner in peers.processes()? {
+                let own = peers.own() == owner.process;
                 let volumes = if own {
                     shared.all_open().iter().map(|v| v.name()).collect()
                 } else {
-                    match control::ask(root, &owner.process, &Request::Status, STATUS_TIME) {
+                    match peers.ask(&owner.process, &Request::Status, STATUS_TIME) {
                         Ok(Answer::Status { volumes }) => volumes,
                         _ => Vec::new(),
                     }
@@ -444,10 +500,9 @@ impl Store {
                 processes.push(ProcessInfo { owner, volumes });
             }
         }
-        let hex: String = shared.superblock.uuid.iter().map(|b| format!("{b:02x}")).collect();
         Ok(StoreStatus {
             location: shared.root.as_ref().map_or_else(|| "memory".to_string(), |p| format!("file:{}", p.display())),
-            uuid: format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]),
+            uuid: uuid_text(&shared.superblock.uuid),
             block_size: 1 << shared.superblock.block_shift,
             volumes,
             snapshots,
@@ -456,6 +511,47 @@ impl Store {
             processes,
             trouble: shared.trouble.lock().clone(),
         })
+    }
+
+    /// Looks at everything in the store and says what is wrong, what is left over, and what is lost; with
+    /// [`CheckOptions::repair`] puts right what can be put right without inventing data. Runs on a store in use, where a
+    /// volume that is open is checked as of its last checkpoint. `progress` is told now and then how far it is; an error of it ends
+    /// the check. What is wrong with the store is in the report, and no error.
+    pub fn check(
+        &self,
+        options: &CheckOptions,
+        progress: &mut dyn FnMut(CheckProgress) -> Result<()>,
+    ) -> Result<CheckReport> {
+        check::check(&self.shared, options, progress)
+    }
+
+    /// Removes what no map names any more: data, journals and trees of removed maps, what snapshots and folds left behind, and
+    /// leftovers of calls that were cut short. Safe at any time, beside whatever other processes do; one collection at a
+    /// time (`TooBusy`). `progress` is called now and then; when it returns `false` the collection stops, and a later one goes on.
+    ///
+    /// If a map cannot be read (`Damaged`), or a process of the store does not answer (`Timeout`), nothing is removed.
+    pub fn collect(
+        &self,
+        options: &CollectOptions,
+        progress: &mut dyn FnMut(&CollectProgress) -> bool,
+    ) -> Result<CollectReport> {
+        collect::collect(&self.shared, options, collect::Planted::default(), progress)
+    }
+
+    /// As [`Store::collect`], with steps left out: for tests that must notice.
+    #[doc(hidden)]
+    pub fn collect_with_planted_bug(
+        &self,
+        options: &CollectOptions,
+        planted: collect::Planted,
+        progress: &mut dyn FnMut(&CollectProgress) -> bool,
+    ) -> Result<CollectReport> {
+        collect::collect(&self.shared, options, planted, progress)
+    }
+
+    /// How much room the store takes, by kind: looks at every object once.
+    pub fn space_by_kind(&self) -> Result<SpaceByKind> {
+        collect::by_kind(&self.shared)
     }
 
     /// Does background work that is due (checkpoints, folding, composing); returns whether there was any.

@@ -3,12 +3,9 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
-
-use crate::blocker::{LockMode, LockOutcome, Object};
+use crate::blocker::{LockMode, LockOutcome, Object, RecordKey};
 use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind, LogPos};
 use crate::limits::MAX_EXTENTS;
@@ -16,9 +13,12 @@ use crate::mapper::journal::{Journal, Tail};
 use crate::mapper::replay::{self, Replayed};
 use crate::store::catalog;
 use crate::store::shared::Shared;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use crate::sync::{Mutex, RwLock};
 use crate::volume::handle::Handle;
 use crate::volume::inner::{CommitState, HeaderState, Inner, Writer};
 use crate::volume::overlay::Overlay;
+use crate::volume::stalls::Stalls;
 
 /// What a second writer is told.
 const WRITER_ADVICE: &str =
@@ -30,20 +30,33 @@ const READER_ADVICE: &str = "take a snapshot of it and read that";
 
 /// Opens a volume for writing. In this process that is shared: a second call gives the same volume.
 pub fn for_writing(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
+    writer(shared, name, false)
+}
+
+/// Opens a volume that is being received, for the one that receives it.
+pub fn for_receiving(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
+    writer(shared, name, true)
+}
+
+fn writer(shared: &Arc<Shared>, name: &str, receives: bool) -> Result<Handle> {
+    let _operation = shared.operations.begin();
     let _opening = shared.opening.lock();
     let (header, _) = catalog::find(shared, name)?;
     if header.kind != Kind::Volume {
         return Err(Error::ReadOnly(name.to_string()));
     }
+    if !receives {
+        catalog::check_whole(&header)?;
+    }
     if let Some(inner) = shared.opened(header.id) {
-        return Ok(Handle::new(inner));
+        return if receives { Err(Error::Busy(name.to_string())) } else { Ok(Handle::new(inner)) };
     }
     let lock = loop {
         // Looked at before the lock: afterwards it may just have been given up.
         let closing = shared.holds(header.id);
         match catalog::lock(shared, &header, WRITER_ADVICE) {
             // The volume is being closed in this process.
-            Err(Error::OpenElsewhere { .. }) if closing => std::thread::sleep(CLOSING_PAUSE),
+            Err(Error::OpenElsewhere { .. }) if closing => crate::sync::sleep(CLOSING_PAUSE),
             other => break other?,
         }
     };
@@ -54,6 +67,8 @@ pub fn for_writing(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
     if header.name != name || header.removed {
         return Err(Error::NotFound(name.to_string()));
     }
+    // What it says of the journal is what later flushes rely on, and which logged sectors may be overwritten.
+    shared.blocker.settle_record(RecordKey::Header(header.id), version)?;
     let Replayed { view, epoch, tail } = replay::load(&*shared.blocker, &shared.cache, &header)?;
     recover(shared, &header, &tail)?;
     let folded = header.log.map_or(LogPos::default(), |start| start.pos);
@@ -79,6 +94,7 @@ pub fn for_writing(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
         tree: RwLock::new(view.tree),
         overlay: Overlay::new(view.overlay),
         gate: RwLock::new(()),
+        stalls: Stalls::default(),
         writer: Some(Writer {
             journal,
             pack: Mutex::new(None),
@@ -96,6 +112,7 @@ pub fn for_writing(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
         handles: AtomicUsize::new(0),
         leaving: AtomicBool::new(false),
         lock: Mutex::new(Some(lock)),
+        pin: None,
     });
     if shrunk {
         inner.clip_last_block()?;
@@ -134,7 +151,10 @@ fn recover(shared: &Shared, header: &Header, tail: &Tail) -> Result<()> {
 
 /// Opens a map for reading: a snapshot without any lock, a volume only while nobody writes it.
 pub fn for_reading(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
+    // Until the header is pinned.
+    let _operation = shared.operations.begin();
     let (mut header, mut version) = catalog::find(shared, name)?;
+    catalog::check_whole(&header)?;
     let mut lock = None;
     if header.kind == Kind::Volume {
         let _opening = shared.opening.lock();
@@ -148,7 +168,7 @@ pub fn for_reading(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
                     lock = Some(guard);
                     break;
                 }
-                LockOutcome::Refused(_) if closing => std::thread::sleep(CLOSING_PAUSE),
+                LockOutcome::Refused(_) if closing => crate::sync::sleep(CLOSING_PAUSE),
                 LockOutcome::Refused(record) => {
                     return Err(catalog::elsewhere(shared, &header, &record, READER_ADVICE));
                 }
@@ -159,6 +179,7 @@ pub fn for_reading(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
             _ => return Err(Error::NotFound(name.to_string())),
         }
     }
+    let pin = shared.pins.pin(&header);
     let Replayed { view, epoch, .. } = replay::load(&*shared.blocker, &shared.cache, &header)?;
     let shrunk = header.shrunk;
     let inner = Arc::new(Inner {
@@ -173,12 +194,14 @@ pub fn for_reading(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
         tree: RwLock::new(view.tree),
         overlay: Overlay::new(view.overlay),
         gate: RwLock::new(()),
+        stalls: Stalls::default(),
         writer: None,
         poisoned: AtomicBool::new(false),
         closed: AtomicBool::new(false),
         handles: AtomicUsize::new(0),
         leaving: AtomicBool::new(false),
         lock: Mutex::new(lock),
+        pin: Some(pin),
     });
     if shrunk {
         inner.clip_last_block()?;

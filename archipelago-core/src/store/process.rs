@@ -230,7 +230,12 @@ fn locked(dir: &Dir, name: &str) -> bool {
 pub(super) fn record(dir: &Dir, process: &str) -> Option<Owner> {
     let mut bytes = Vec::new();
     dir.open(&record_name(process)).ok()?.take(MAX_RECORD).read_to_end(&mut bytes).ok()?;
-    let owner: Owner = serde_json::from_slice(&bytes).ok()?;
+    parse_record(process, &bytes)
+}
+
+/// What these bytes of a record say, made harmless for a terminal.
+pub(crate) fn parse_record(process: &str, bytes: &[u8]) -> Option<Owner> {
+    let owner: Owner = serde_json::from_slice(bytes).ok()?;
     Some(Owner {
         host: printable(&owner.host),
         command: printable(&owner.command),

@@ -2,20 +2,23 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
-
 use super::content::Contents;
 use super::control::{Answer, Handler, Request};
+use super::operations::Operations;
+use super::peers::Peers;
+use super::pins::Pins;
 use super::process::Registration;
 use super::{StoreOptions, os};
 use crate::blocker::{Blocker, LockGuard, VolumeId};
 use crate::error::{Error, Owner, Result};
 use crate::format::superblock::Superblock;
 use crate::mapper::cache::NodeCache;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Condvar, Mutex};
+use crate::volume::freeze::Part;
 use crate::volume::inner::Inner;
 use crate::volume::queue::WorkerPool;
 
@@ -38,6 +41,14 @@ pub struct Shared {
     pub root: Option<PathBuf>,
     /// This process in the store.
     pub registration: OnceLock<Registration>,
+    /// The processes that have the store open; none where only this one can.
+    pub peers: OnceLock<Arc<dyn Peers>>,
+    /// What is under way in this process, for collectors to wait for.
+    pub operations: Operations,
+    /// Headers that this process reads by.
+    pub pins: Arc<Pins>,
+    /// Volumes of this process that are part of a group snapshot by another one: by ids of the group and the volume.
+    pub parts: Mutex<HashMap<(VolumeId, VolumeId), Arc<Part>>>,
     /// Volumes open for writing.
     pub open: Mutex<HashMap<VolumeId, Weak<Inner>>>,
     /// Workers of the completion interface.
@@ -69,6 +80,10 @@ impl Shared {
             superblock,
             root,
             registration: OnceLock::new(),
+            peers: OnceLock::new(),
+            operations: Operations::default(),
+            pins: Arc::default(),
+            parts: Mutex::default(),
             open: Mutex::default(),
             pool,
             opening: Mutex::default(),
@@ -101,6 +116,7 @@ impl Shared {
     pub fn owner(&self) -> Owner {
         match self.registration.get() {
             Some(registration) => Owner { since: self.now(), ..registration.owner() },
+            None if let Some(owner) = self.peers.get().and_then(|p| p.describe(p.own())) => owner,
             None => Owner {
                 pid: std::process::id(),
                 host: "localhost".to_string(),
@@ -122,9 +138,11 @@ impl Shared {
         self.open.lock().contains_key(&id)
     }
 
-    /// All volumes that this process has open for writing.
+    /// All volumes that this process has open for writing, in an order that can be repeated.
     pub fn all_open(&self) -> Vec<Arc<Inner>> {
-        self.open.lock().values().filter_map(Weak::upgrade).collect()
+        let mut open: Vec<Arc<Inner>> = self.open.lock().values().filter_map(Weak::upgrade).collect();
+        open.sort_by_key(|inner| inner.id);
+        open
     }
 
     /// A volume was closed: gives up its lock. In one step with what [`Shared::holds`] says, so that nobody in this process
@@ -178,6 +196,13 @@ impl Handler for Shared {
                     Answer::Done
                 }
                 Request::Info { id, volume: name } => info(volume(id, name)?.info()?),
+                Request::Group { group, id, volume, step } => self.group_step(group, id, volume, step)?,
+                Request::Acknowledge { packs } => Answer::Acknowledged { unsettled: self.acknowledge(*packs)? },
+                Request::Pins { after } => self.pinned(*after),
+                Request::Collected => {
+                    self.blocker.close_idle();
+                    Answer::Done
+                }
             })
         };
         answer().into()

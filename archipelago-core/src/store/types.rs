@@ -96,8 +96,19 @@ pub struct ListOptions {
 pub struct Page {
     /// In byte order of names.
     pub entries: Vec<VolumeInfo>,
+    /// Names whose header cannot be read, in byte order; they do not count for the limit.
+    pub damaged: Vec<DamagedEntry>,
     /// Pass as `after` for the next page; `None` on the last.
     pub next: Option<String>,
+}
+
+/// A name whose header cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DamagedEntry {
+    /// The name.
+    pub name: String,
+    /// Why it cannot.
+    pub message: String,
 }
 
 /// Facts about a volume or snapshot.
@@ -125,6 +136,12 @@ pub struct VolumeInfo {
     pub created: u64,
     /// Who has it open for writing.
     pub open_by: Option<Owner>,
+    /// For a snapshot that was received: the identity of the one that was sent, as id and uuid of its store.
+    #[serde(default)]
+    pub origin: Option<String>,
+    /// For a map that is being received: bytes of the snapshot that are here for good.
+    #[serde(default)]
+    pub receiving: Option<u64>,
 }
 
 /// How much of a map is its own.

@@ -13,6 +13,7 @@ use crate::mapper::compare::{differing_blocks, zip_runs};
 use crate::mapper::replay;
 use crate::mapper::tree::Tree;
 use crate::mapper::view::MapView;
+use crate::store::operations::Operation;
 use crate::store::shared::Shared;
 use crate::store::{DiffExtent, MapExtent, MapSource, Usage, catalog, open};
 use crate::volume::handle::Handle;
@@ -31,11 +32,14 @@ pub fn view(shared: &Arc<Shared>, header: &Header) -> Result<(Option<Arc<Inner>>
     Ok((None, replay::load(&*shared.blocker, &shared.cache, header)?.view))
 }
 
-/// The map of a name, exactly as it is; the handle keeps it from changing hands meanwhile.
-fn exact(shared: &Arc<Shared>, name: &str) -> Result<(Handle, MapView)> {
+/// The map of a name, exactly as it is; the handle keeps it from changing hands meanwhile. What it names stays: a reader's
+/// header is pinned; of a volume that is open for writing here, the operation keeps it.
+fn exact<'a>(shared: &'a Arc<Shared>, name: &str) -> Result<(Handle, MapView, Option<Operation<'a>>)> {
+    let operation = shared.operations.begin();
     let inner = open::for_reading(shared, name)?;
     let view = inner.view();
-    Ok((inner, view))
+    let walk = inner.pin.is_none().then_some(operation);
+    Ok((inner, view, walk))
 }
 
 /// See [`crate::Store::map_extents`].
@@ -46,7 +50,7 @@ pub fn map_extents(
     len: u64,
     each: &mut dyn FnMut(MapExtent) -> Result<()>,
 ) -> Result<()> {
-    let (_inner, view) = exact(shared, name)?;
+    let (_inner, view, _walk) = exact(shared, name)?;
     let end = offset.saturating_add(len).min(view.size);
     if offset >= end {
         return Ok(());
@@ -93,15 +97,29 @@ fn continues(extent: &MapExtent, source: &MapSource) -> bool {
 
 /// See [`crate::Store::diff`].
 pub fn diff(shared: &Arc<Shared>, a: &str, b: &str, each: &mut dyn FnMut(DiffExtent) -> Result<()>) -> Result<()> {
-    let (_ia, va) = exact(shared, a)?;
-    let (_ib, vb) = exact(shared, b)?;
+    let (_ia, va, _walk_a) = exact(shared, a)?;
+    let (_ib, vb, _walk_b) = exact(shared, b)?;
     if va.tree.block_shift != vb.tree.block_shift {
         return Err(Error::InvalidArgument(format!("{a} and {b} have different block sizes and share nothing")));
     }
+    diff_views(shared, &va, &vb, 0, each)
+}
+
+/// The ranges in which two maps of the same block size may differ, from the block on in which byte `from` lies.
+pub fn diff_views(
+    shared: &Shared,
+    va: &MapView,
+    vb: &MapView,
+    from: u64,
+    each: &mut dyn FnMut(DiffExtent) -> Result<()>,
+) -> Result<()> {
     let (blocker, cache) = (&*shared.blocker, &shared.cache);
     let shift = u32::from(va.tree.block_shift) - SECTOR_SHIFT;
     let mut last: Option<DiffExtent> = None;
-    for block in differing_blocks(blocker, cache, &va, &vb)? {
+    for block in differing_blocks(blocker, cache, va, vb)? {
+        if block < from >> va.tree.block_shift {
+            continue;
+        }
         let (mut ma, mut mb) = (va.block(blocker, cache, block)?, vb.block(blocker, cache, block)?);
         // What a resize cut off is still in the map of the shorter one, but not in the volume.
         let end = va.size.min(vb.size).div_ceil(SECTOR).saturating_sub(block << shift);
@@ -148,6 +166,7 @@ pub fn readable(shared: &Shared, id: VolumeId) -> Result<Option<(Header, u64)>> 
 /// See [`crate::Store::usage`].
 pub fn usage(shared: &Arc<Shared>, name: &str) -> Result<Usage> {
     let (blocker, cache) = (&*shared.blocker, &shared.cache);
+    let _operation = shared.operations.begin();
     let (own, _) = catalog::find(shared, name)?;
     let (_inner, mine) = view(shared, &own)?;
     let mapped = mine.mapped(blocker, cache)?;
@@ -161,7 +180,11 @@ pub fn usage(shared: &Arc<Shared>, name: &str) -> Result<Usage> {
             continue;
         }
         let header = match readable(shared, id)? {
-            Some((header, _)) if !header.removed && header.block_shift == own.block_shift => header,
+            Some((header, _))
+                if !header.removed && header.block_shift == own.block_shift && header.kind != Kind::Group =>
+            {
+                header
+            }
             _ => continue,
         };
         let (_other, theirs) = view(shared, &header)?;

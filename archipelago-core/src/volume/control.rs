@@ -1,16 +1,14 @@
 //! What changes a volume as a whole: snapshot, resize, rename, close.
 
-use std::sync::atomic::Ordering;
-
-use parking_lot::MutexGuard;
-
-use crate::blocker::LockGuard;
+use crate::blocker::{LockGuard, VolumeId};
 use crate::error::{Error, Result};
-use crate::format::header::{Header, Kind, SealedRange};
+use crate::format::header::{Header, Kind, LogPos, SealedRange};
 use crate::format::log::Body;
 use crate::limits::{MAX_RANGES, SECTOR, SECTOR_SHIFT};
 use crate::store::VolumeInfo;
 use crate::store::catalog;
+use crate::sync::MutexGuard;
+use crate::sync::atomic::Ordering;
 use crate::volume::inner::{CommitState, Inner, Writer};
 
 impl Inner {
@@ -23,6 +21,7 @@ impl Inner {
             return Err(Error::IsSnapshot(self.name()));
         }
         let writer = self.writer()?;
+        let _operation = self.shared.operations.begin();
         self.check()?;
         catalog::ensure_free(&self.shared, name)?;
         // A map can name a few journals of others; past that it has to be folded before it is shared again.
@@ -33,45 +32,9 @@ impl Inner {
         self.flush()?;
         let mut commit = self.commit_unshrunk(writer)?;
         let mut job = self.switch_epoch(writer, &mut commit, || Ok(self.capture(writer)))?;
-        let epoch = self.epoch.load(Ordering::Acquire);
-        let end = if writer.journal.appended() > 0 && self.header.lock().header.log.is_some() {
-            let mut state = writer.journal.lock();
-            // The range ends before the record: what follows belongs to the new epoch.
-            let appended = writer
-                .journal
-                .append(self.blocker(), &mut state, epoch, Body::Epoch, &[], &|at| self.journal_started(at));
-            drop(state);
-            let pos = self.note(appended)?;
-            let result = self.blocker().sync(&writer.journal.take_dirty());
-            self.fail_stop(result)?;
-            Some(pos)
-        } else {
-            self.commit_header(|h| h.epoch = epoch)?;
-            self.header.lock().header.log.map(|_| writer.journal.end().pos)
-        };
+        let end = self.record_epoch(writer)?;
         let id = self.shared.new_id()?;
-        let header = {
-            let state = self.header.lock();
-            let own = &state.header;
-            let mut ranges = own.ranges.clone();
-            if let (Some(from), Some(to)) = (own.log, end)
-                && from.pos < to
-            {
-                ranges.push(SealedRange { owner: self.id, from, to, epoch: epoch - 1, size: own.size });
-            }
-            Header {
-                id,
-                kind: Kind::Snapshot,
-                name: name.to_string(),
-                epoch: epoch - 1,
-                created: self.shared.now(),
-                parent: self.id,
-                ranges,
-                log: None,
-                shrunk: false,
-                ..own.clone()
-            }
-        };
+        let header = self.snapshot_header(id, name, end);
         // Queued before anything newer can be captured, for maps must be folded in the order of their captures; folded
         // after the header is published, for that is what folding it changes.
         let publishing = writer.publish.lock();
@@ -85,6 +48,51 @@ impl Inner {
         catalog::describe(&self.shared, &header, None)
     }
 
+    /// Makes it durable that the epoch was raised; returns where the journal of the old one ends. The commit lock is held.
+    pub fn record_epoch(&self, writer: &Writer) -> Result<Option<LogPos>> {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        Ok(if writer.journal.appended() > 0 && self.header.lock().header.log.is_some() {
+            let mut state = writer.journal.lock();
+            // The range ends before the record: what follows belongs to the new epoch.
+            let appended = writer
+                .journal
+                .append(self.blocker(), &mut state, epoch, Body::Epoch, &[], &|at| self.journal_started(at));
+            drop(state);
+            let pos = self.note(appended)?;
+            let result = self.blocker().sync(&writer.journal.take_dirty());
+            self.fail_stop(result)?;
+            Some(pos)
+        } else {
+            self.commit_header(|h| h.epoch = epoch)?;
+            self.header.lock().header.log.map(|_| writer.journal.end().pos)
+        })
+    }
+
+    /// The header of a snapshot of the epoch that ended, whose journal ends at `end`. The commit lock is held.
+    pub fn snapshot_header(&self, id: VolumeId, name: &str, end: Option<LogPos>) -> Header {
+        let epoch = self.epoch.load(Ordering::Acquire) - 1;
+        let state = self.header.lock();
+        let own = &state.header;
+        let mut ranges = own.ranges.clone();
+        if let (Some(from), Some(to)) = (own.log, end)
+            && from.pos < to
+        {
+            ranges.push(SealedRange { owner: self.id, from, to, epoch, size: own.size });
+        }
+        Header {
+            id,
+            kind: Kind::Snapshot,
+            name: name.to_string(),
+            epoch,
+            created: self.shared.now(),
+            parent: self.id,
+            ranges,
+            log: None,
+            shrunk: false,
+            ..own.clone()
+        }
+    }
+
     /// See [`crate::Store::resize`].
     pub fn resize(&self, size: u64, shrink: bool) -> Result<()> {
         catalog::check_size(size)?;
@@ -92,6 +100,7 @@ impl Inner {
             return Err(Error::IsSnapshot(self.name()));
         }
         let writer = self.writer()?;
+        let _operation = self.shared.operations.begin();
         self.check()?;
         let old = self.size.load(Ordering::Acquire);
         if size < old && !shrink {
@@ -128,7 +137,7 @@ impl Inner {
                     self.size.store(shown, Ordering::Release);
                     return committed;
                 }
-                let _gate = self.gate.write();
+                let _stopped = self.stop_changes();
                 self.overlay.truncate(blocks);
                 self.clip_last_block()?;
                 Ok(())
@@ -180,6 +189,7 @@ impl Inner {
 
     /// See [`crate::Volume::info`].
     pub fn info(&self) -> Result<VolumeInfo> {
+        let _operation = self.shared.operations.begin();
         let header = self.header.lock().header.clone();
         let mapped = self.view().mapped(self.blocker(), &self.shared.cache)? * SECTOR;
         let info = catalog::describe(&self.shared, &header, Some(mapped))?;
@@ -190,6 +200,7 @@ impl Inner {
     pub fn rename(&self, new: &str) -> Result<()> {
         crate::name::check(new)?;
         let writer = self.writer()?;
+        let _operation = self.shared.operations.begin();
         self.check()?;
         let _commit = writer.commit.lock();
         self.check()?;
@@ -205,6 +216,7 @@ impl Inner {
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::NotOpen(self.name()));
         }
+        let _operation = self.shared.operations.begin();
         let settled = self.settle();
         let result = match &self.writer {
             Some(writer) => self.end_use(writer, settled),

@@ -5,8 +5,8 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
+use crate::sync::atomic::Ordering;
 use crate::volume::inner::Inner;
 
 /// One use of an open volume.

@@ -3,9 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-
-use parking_lot::{Mutex, RwLock};
+use std::time::{Duration, Instant};
 
 use crate::blocker::{Blocker, LockGuard, Object, RecordKey, VolumeId};
 use crate::error::{Error, Result};
@@ -18,8 +16,12 @@ use crate::mapper::journal::Journal;
 use crate::mapper::pack::PackWriter;
 use crate::mapper::tree::{Stored, Tree};
 use crate::mapper::view::MapView;
+use crate::store::pins::Pin;
 use crate::store::shared::Shared;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Mutex, Plant, RwLock, planted};
 use crate::volume::overlay::{Overlay, Shard};
+use crate::volume::stalls::{Stalls, Stopped};
 
 /// The header of an open volume with its record's version.
 pub struct HeaderState {
@@ -101,6 +103,8 @@ pub struct Inner {
     pub overlay: Overlay,
     /// Held shared by every request that changes the volume, exclusively to stop them for a moment.
     pub gate: RwLock<()>,
+    /// How long it was held exclusively.
+    pub stalls: Stalls,
     /// Present when open for writing.
     pub writer: Option<Writer>,
     /// A sync failed: nothing is promised any more.
@@ -113,6 +117,9 @@ pub struct Inner {
     pub leaving: AtomicBool,
     /// The volume's lock.
     pub lock: Mutex<Option<Box<dyn LockGuard>>>,
+    /// Keeps what the header of a reader names; a writer's header is in the catalogue. Goes with the last reference, so
+    /// after all reads.
+    pub pin: Option<Pin>,
 }
 
 /// The map of a block as found: in the overlay, or looked up.
@@ -166,6 +173,18 @@ impl Inner {
     /// The writer's part, or the error for those who are none.
     pub fn writer(&self) -> Result<&Writer> {
         self.writer.as_ref().ok_or_else(|| Error::ReadOnly(self.name()))
+    }
+
+    /// Waits for the requests under way that change the volume, and lets none begin. No sync belongs under it.
+    pub fn stop_changes(&self) -> Stopped<'_> {
+        let since = Instant::now();
+        Stopped::new(self.gate.write(), since, &self.stalls)
+    }
+
+    /// The same, unless it takes longer than `time`.
+    pub fn stop_changes_for(&self, time: Duration) -> Option<Stopped<'_>> {
+        let since = Instant::now();
+        self.gate.try_write_for(time).map(|gate| Stopped::new(gate, since, &self.stalls))
     }
 
     /// Checks a request's range.
@@ -268,13 +287,21 @@ impl Inner {
         at: (Object, u64),
         bufs: &[IoSlice<'_>],
     ) -> Result<()> {
+        if planted(Plant::EarlyMark) {
+            self.mark_unsynced(writer, source);
+            return self.blocker().write(at.0, bufs, at.1);
+        }
         self.blocker().write(at.0, bufs, at.1)?;
         // Marked after the write: a flush that began before it owes nothing to it, one that begins later sees the mark.
+        self.mark_unsynced(writer, source);
+        Ok(())
+    }
+
+    fn mark_unsynced(&self, writer: &Writer, source: &Source) {
         match *source {
             Source::Log { segment, .. } => writer.journal.mark_dirty(segment),
             _ => writer.data_dirty.store(true, Ordering::Release),
         }
-        Ok(())
     }
 
     /// Reads one sector of a block through its map.
@@ -303,6 +330,24 @@ impl Inner {
     /// Called by the journal when its first segment is ready: from now on the header says that there is one.
     pub fn journal_started(&self, start: LogStart) -> Result<()> {
         self.commit_header(|h| h.log = Some(start))
+    }
+
+    /// The oldest sealed epoch with map changes that are in no journal yet.
+    pub fn oldest_unsettled(&self) -> Option<u64> {
+        let writer = self.writer.as_ref()?;
+        writer.journal.lock().sealed.iter().map(|(epoch, _)| *epoch).min()
+    }
+
+    /// Lets the next fold begin a new node pack; `false` if a fold under way did not let go of the pack in time.
+    pub fn close_pack(&self, deadline: Instant) -> bool {
+        let Some(writer) = &self.writer else { return true };
+        match writer.pack.try_lock_until(deadline) {
+            Some(mut pack) => {
+                pack.iter_mut().for_each(PackWriter::close);
+                true
+            }
+            None => false,
+        }
     }
 
     /// The map as it is now.

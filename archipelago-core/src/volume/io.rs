@@ -1,7 +1,6 @@
 //! Reads, writes, discards: byte ranges to places.
 
 use std::io::{IoSlice, IoSliceMut};
-use std::sync::atomic::Ordering;
 
 use smallvec::SmallVec;
 
@@ -11,6 +10,7 @@ use crate::format::node::{Extent, Source};
 use crate::limits::{MAX_LOGGED_WRITE, MAX_PENDING_RUNS, MAX_REQUEST, SECTOR, SECTOR_SHIFT};
 use crate::mapper::block_map::BlockMap;
 use crate::mapper::runs::Change;
+use crate::sync::atomic::Ordering;
 use crate::volume::inner::{Inner, Writer};
 use crate::volume::iov::{ReadCursor, Slices, copy_out, part};
 use crate::volume::{DataExtent, WriteFlags};
@@ -39,6 +39,8 @@ impl Inner {
         }
         let len = bufs.iter().map(|b| b.len()).sum();
         self.check_request(offset, len)?;
+        // Until the bytes are read, nobody may take away what the map named.
+        let _operation = self.shared.operations.begin();
         let pieces = self.resolve(offset, len)?;
         let mut cursor = ReadCursor::new(bufs);
         for piece in &pieces {
@@ -96,6 +98,7 @@ impl Inner {
         self.check_request(offset, len)?;
         self.throttle(writer)?;
         {
+            let _operation = self.shared.operations.begin();
             let _gate = self.gate.read();
             // Looked at again behind the gate: a resize or a close may have come between.
             self.check()?;
@@ -107,7 +110,7 @@ impl Inner {
     }
 
     /// Keeps the list of changes that wait for a sync bounded.
-    fn after_change(&self, writer: &Writer) -> Result<()> {
+    pub(super) fn after_change(&self, writer: &Writer) -> Result<()> {
         if writer.journal.lock().live.len() > MAX_PENDING_RUNS {
             self.flush()?;
         }
@@ -275,6 +278,7 @@ impl Inner {
         self.check_range(offset, len)?;
         self.throttle(writer)?;
         {
+            let _operation = self.shared.operations.begin();
             let _gate = self.gate.read();
             self.check()?;
             self.check_range(offset, len)?;
@@ -293,6 +297,7 @@ impl Inner {
         self.check_range(offset, len)?;
         self.throttle(writer)?;
         {
+            let _operation = self.shared.operations.begin();
             let _gate = self.gate.read();
             self.check()?;
             self.check_range(offset, len)?;
@@ -380,6 +385,7 @@ impl Inner {
             return Err(Error::NotOpen(self.name()));
         }
         self.check_range(offset, len)?;
+        let _operation = self.shared.operations.begin();
         let mut out: Vec<DataExtent> = Vec::new();
         let end = offset + len;
         let mut at = offset;
@@ -421,7 +427,7 @@ impl Inner {
     }
 
     /// The first block from `from` on that may be mapped.
-    fn next_mapped(&self, from: u64) -> Result<Option<u64>> {
+    pub(super) fn next_mapped(&self, from: u64) -> Result<Option<u64>> {
         let dirty = self.overlay.keys(from, u64::MAX).first().copied();
         let tree = self.tree.read().clone();
         let clean = tree.next_mapped(self.blocker(), &self.shared.cache, from)?;

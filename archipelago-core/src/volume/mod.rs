@@ -2,24 +2,29 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Result};
 use crate::store::VolumeInfo;
+use crate::sync::atomic::Ordering;
 
 mod commit;
+mod compact;
 mod control;
+pub(crate) mod freeze;
 pub(crate) mod handle;
 pub(crate) mod inner;
 mod io;
 mod iov;
 pub(crate) mod overlay;
 pub(crate) mod queue;
+pub(crate) mod stalls;
 
 use handle::Handle;
 use inner::Inner;
 
+pub use compact::{CompactOptions, CompactReport};
 pub use queue::CompletionQueue;
+pub use stalls::StallStats;
 
 /// How a volume is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,9 +156,24 @@ impl Volume {
         self.writable()?.rename(new)
     }
 
+    /// How long writes were not admitted, over all snapshots, checkpoints and resizes since it was opened.
+    pub fn stalls(&self) -> StallStats {
+        self.inner.stalls.stats()
+    }
+
     /// Folds the journal into the tree now.
     pub fn checkpoint(&self) -> Result<()> {
         self.writable()?.checkpoint()
+    }
+
+    /// Gathers the pieces of blocks that lie in many places, while the volume is in use. What was gathered is no longer shared
+    /// with snapshots. `progress` is called after each block, and may end the work early.
+    pub fn compact(
+        &self,
+        options: &CompactOptions,
+        progress: &mut dyn FnMut(CompactReport) -> std::ops::ControlFlow<()>,
+    ) -> Result<CompactReport> {
+        self.writable()?.compact(options, progress)
     }
 
     /// Flushes, folds and gives the volume up. Other clones of the handle answer `NotOpen` from then on.

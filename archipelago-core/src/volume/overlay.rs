@@ -4,9 +4,8 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
-use parking_lot::RwLock;
-
 use crate::mapper::block_map::BlockMap;
+use crate::sync::RwLock;
 
 /// Neighbouring blocks fall into different shards, so that sequential writers rarely meet.
 const SHARDS: usize = 16;

@@ -87,7 +87,7 @@ fn check_owner(path: &Path, meta: &Metadata) -> Result<(), Failure> {
 
 impl Config {
     /// Takes over the keys of a file.
-    fn merge(&mut self, path: &Path, text: &str, warn: &mut dyn FnMut(String)) -> Result<(), Failure> {
+    pub(crate) fn merge(&mut self, path: &Path, text: &str, warn: &mut dyn FnMut(String)) -> Result<(), Failure> {
         let table: Table =
             text.parse().map_err(|e: toml::de::Error| Failure::Usage(format!("{}: {e}", path.display())))?;
         let file = KeyIn { path };

@@ -269,8 +269,15 @@ impl Descriptors {
     /// syncs, are remembered.
     pub(super) fn reopen(&self, volume: VolumeId) {
         let shard = self.shard_of(volume.0);
-        self.drop_files(shard, |(held, _), file| held.volume() == Some(volume) && is_idle(file));
-        shard.facts.lock().settled.retain(|object| object.volume() != Some(volume));
+        self.drop_files(shard, |(held, _), file| held.volume() == volume && is_idle(file));
+        shard.facts.lock().settled.retain(|object| object.volume() != volume);
+    }
+
+    /// Closes all files that nobody uses.
+    pub(super) fn close_idle(&self) {
+        for shard in &self.shards {
+            self.drop_files(shard, |_, file| is_idle(file));
+        }
     }
 
     fn drop_files(&self, shard: &Shard, mut which: impl FnMut(&(Object, u32), &mut Arc<OpenFile>) -> bool) {

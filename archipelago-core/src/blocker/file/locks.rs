@@ -1,4 +1,10 @@
-//! Volume locks: open file description locks on a file of their own, which is never renamed or removed.
+//! Volume locks: open file description locks on a file of their own, which is never renamed, and removed only by who holds
+//! the lock.
+//!
+//! A lock counts only on the file that its path leads to *after* it was taken: who opened the file, and got the lock when
+//! the file had been removed, begins again. So two holders cannot be on two files of one name. Let A be the first of them: its
+//! file was in place after A had the lock, and only A takes it away, giving up the lock with it. While A holds the lock
+//! the path leads to A's file, and whoever looks behind his own lock finds that his file is another.
 //!
 //! They belong to the descriptor and not to the process, so two handles in one process exclude each other, and closing
 //! some other descriptor of the same file drops nothing.
@@ -12,7 +18,10 @@ use std::sync::Arc;
 use super::{FileBlocker, fail, names};
 use crate::blocker::sys::{Fd, Open, Sys};
 use crate::blocker::{LockGuard, LockMode, LockOutcome, VolumeId, check_owner, is_owner};
-use crate::error::Result;
+use crate::error::{Error, Result};
+
+/// Attempts to lock a file that is removed meanwhile. It is removed once in the life of a volume, at its end.
+const ATTEMPTS: usize = 16;
 
 /// An open file, closed when dropped.
 pub(super) struct Handle {
@@ -36,6 +45,7 @@ impl Drop for Handle {
 struct Guard {
     file: Handle,
     volume: VolumeId,
+    mode: LockMode,
     /// The process that left a record. A forked child has a copy of this; the record is its parent's.
     left_by: Option<u32>,
 }
@@ -49,25 +59,54 @@ impl Drop for Guard {
     }
 }
 
-impl LockGuard for Guard {}
+impl LockGuard for Guard {
+    fn remove(mut self: Box<Self>) -> Result<()> {
+        if self.mode != LockMode::Exclusive {
+            return Ok(());
+        }
+        // The file last: as long as it is there, whoever looks for locks without volumes finds it again.
+        self.left_by = None;
+        for path in [names::owner_path(self.volume), names::lock_path(self.volume)] {
+            match self.file.sys.unlink(&path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(fail("remove", path, e)),
+                _ => {}
+            }
+        }
+        // Not synced: nobody is harmed if a power cut brings it back.
+        Ok(())
+    }
+}
 
 impl FileBlocker {
     pub(super) fn lock_volume(&self, volume: VolumeId, mode: LockMode, owner: &[u8]) -> Result<LockOutcome> {
         check_owner(owner)?;
         let path = names::lock_path(volume);
+        for _ in 0..ATTEMPTS {
+            if let Some(outcome) = self.try_volume(volume, &path, mode, owner)? {
+                return Ok(outcome);
+            }
+        }
+        Err(Error::TooBusy(format!("{path}: removed again and again while it is locked")))
+    }
+
+    /// One attempt to take the lock; `None` if its file was removed meanwhile.
+    fn try_volume(&self, volume: VolumeId, path: &str, mode: LockMode, owner: &[u8]) -> Result<Option<LockOutcome>> {
         let (fd, writable) =
-            match self.files.with_dir(names::Dir::of_volume(volume), || self.sys.open(&path, Open::Create)) {
+            match self.files.with_dir(names::Dir::of_volume(volume), || self.sys.open(path, Open::Create)) {
                 // Those who may only read the store share it.
                 Err(e) if mode == LockMode::Shared && matches!(e.raw_os_error(), Some(libc::EACCES | libc::EROFS)) => {
-                    (self.sys.open(&path, Open::Read).map_err(|e| fail("open", &path, e))?, false)
+                    (self.sys.open(path, Open::Read).map_err(|e| fail("open", path, e))?, false)
                 }
-                fd => (fd.map_err(|e| fail("open", &path, e))?, true),
+                fd => (fd.map_err(|e| fail("open", path, e))?, true),
             };
         let file = Handle::new(&self.sys, fd);
-        if !self.sys.try_lock(fd, mode).map_err(|e| fail("lock", &path, e))? {
-            return Ok(LockOutcome::Refused(self.read_owner(volume)));
+        if !self.sys.try_lock(fd, mode).map_err(|e| fail("lock", path, e))? {
+            return Ok(Some(LockOutcome::Refused(self.read_owner(volume))));
         }
-        let mut guard = Guard { file, volume, left_by: None };
+        if !self.sys.is_at(fd, path).map_err(|e| fail("look at", path, e))? {
+            return Ok(None);
+        }
+        let mut guard = Guard { file, volume, mode, left_by: None };
         match mode {
             LockMode::Exclusive => {
                 guard.left_by = self.leave_owner(volume, owner)?.then(std::process::id);
@@ -79,7 +118,7 @@ impl FileBlocker {
             }
             LockMode::Shared => {}
         }
-        Ok(LockOutcome::Held(Box::new(guard)))
+        Ok(Some(LockOutcome::Held(Box::new(guard))))
     }
 
     pub(super) fn holder(&self, volume: VolumeId) -> Result<Option<Vec<u8>>> {

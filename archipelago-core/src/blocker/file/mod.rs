@@ -9,6 +9,7 @@
 //! | `reserve` | the room that data writes leave |
 //! | `records` | headers, the superblock, and the names that lead to them |
 //! | `locks` | one writer per volume |
+//! | `mend` | what `check` looks into and puts right |
 //!
 //! All system calls go through [`Sys`], so that the whole backend runs over a simulated disk.
 
@@ -19,7 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::real_sys::{LEAVE, RealSys};
 use super::sys::Sys;
-use super::{Blocker, LockMode, LockOutcome, Object, Record, RecordKey, Space, VolumeId};
+use super::{Blocker, Inventory, LockMode, LockOutcome, Mend, Object, Record, RecordKey, Space, VolumeId};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::limits::MAX_OPEN_FILES;
@@ -27,6 +28,7 @@ use crate::limits::MAX_OPEN_FILES;
 mod contents;
 mod descriptors;
 mod locks;
+mod mend;
 mod names;
 mod objects;
 mod records;
@@ -172,6 +174,18 @@ impl Blocker for FileBlocker {
         self.list_tables()
     }
 
+    fn inventory(&self, part: u8) -> Result<Inventory> {
+        self.list_part(part)
+    }
+
+    fn allocated(&self, object: Object) -> Result<u64> {
+        self.allocated_object(object)
+    }
+
+    fn close_idle(&self) {
+        self.files.close_idle();
+    }
+
     fn create_record(&self, key: RecordKey, bytes: &[u8]) -> Result<()> {
         self.new_record(key, bytes)
     }
@@ -188,8 +202,16 @@ impl Blocker for FileBlocker {
         self.replace_record(key, expected, bytes)
     }
 
+    fn settle_record(&self, key: RecordKey, version: u64) -> Result<()> {
+        self.make_durable(key, version)
+    }
+
     fn trash_header(&self, volume: VolumeId) -> Result<()> {
         self.move_to_trash(volume)
+    }
+
+    fn remove_record(&self, key: RecordKey) -> Result<()> {
+        self.drop_record(key)
     }
 
     fn headers(&self) -> Result<Vec<VolumeId>> {
@@ -226,6 +248,10 @@ impl Blocker for FileBlocker {
 
     fn space(&self) -> Result<Space> {
         self.room()
+    }
+
+    fn mend(&self) -> Option<&dyn Mend> {
+        Some(self)
     }
 }
 

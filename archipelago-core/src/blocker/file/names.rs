@@ -10,6 +10,8 @@ pub(super) const ROOT: &str = ".";
 pub(super) const CATALOG: &str = "catalog";
 /// Headers of removed maps.
 pub(super) const TRASH: &str = "trash";
+/// Headers that nobody could read, and their names.
+pub(super) const LOST: &str = "lost";
 /// Everything that belongs to one volume, spread over 256 directories.
 pub(super) const DATA: &str = "data";
 /// Content objects, their index, and leases; made when first needed.
@@ -165,6 +167,12 @@ pub(super) fn parse_table(file: &str) -> Option<Object> {
     }
 }
 
+/// The volume to whose lock a file below `data` belongs: the lock file, or the link beside it.
+pub(super) fn parse_lock(file: &str) -> Option<VolumeId> {
+    let id = file.strip_prefix("lock.").or_else(|| file.strip_prefix("owner."))?;
+    hex(id, 16).map(VolumeId)
+}
+
 /// The map whose header a file in `catalog` or `trash` is.
 pub(super) fn parse_header(file: &str) -> Option<VolumeId> {
     hex(file.strip_prefix("h.")?, 16).map(VolumeId)
@@ -213,6 +221,9 @@ mod tests {
         ] {
             assert_eq!(parse_object(file), None, "{file}");
         }
+        assert_eq!(parse_lock("lock.00000000000000ff"), Some(VolumeId(255)));
+        assert_eq!(parse_lock("owner.00000000000000ff"), Some(VolumeId(255)));
+        assert_eq!(parse_lock("lock.00000000000000ff.bak"), None);
         assert_eq!(parse_header("h.00000000000000ff"), Some(VolumeId(255)));
         assert_eq!(parse_header("n.00000000000000ff"), None);
         assert_eq!(parse_header("h.ff"), None);

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::descriptors::{Access, OpenFile, SyncFailure};
+use super::locks::Handle;
 use super::{FileBlocker, fail, names};
-use crate::blocker::sys::Fd;
-use crate::blocker::{Object, VolumeId};
+use crate::blocker::sys::{Fd, Open};
+use crate::blocker::{Inventory, Object, VolumeId};
 use crate::error::{Error, Result};
 use crate::limits::DATA_PART;
 
@@ -300,6 +301,40 @@ impl FileBlocker {
         Ok(None)
     }
 
+    pub(super) fn allocated_object(&self, object: Object) -> Result<u64> {
+        let mut sum = 0;
+        for part in self.parts_on_disk(object)? {
+            // Not through the cache: a collector looks at every object once.
+            let path = names::object_path(object, part);
+            let file = match self.sys.open(&path, Open::Read) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                fd => Handle::new(&self.sys, fd.map_err(|e| fail("open", &path, e))?),
+            };
+            sum += self.sys.allocated(file.fd).map_err(|e| fail("look into", path, e))?;
+        }
+        Ok(sum)
+    }
+
+    pub(super) fn list_part(&self, part: u8) -> Result<Inventory> {
+        let dir = names::Dir::Data(part).path();
+        let files = match self.sys.list(&dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Inventory::default()),
+            files => files.map_err(|e| fail("list", dir, e))?,
+        };
+        let (mut objects, mut locks) = (BTreeSet::new(), BTreeSet::new());
+        for file in &files {
+            if let Some((object, _)) = names::parse_object(file) {
+                objects.insert(object);
+            } else if let Some(volume) = names::parse_lock(file) {
+                locks.insert(volume);
+            }
+        }
+        // What lies in another's directory is nobody's.
+        objects.retain(|object| object.volume().0 as u8 == part);
+        locks.retain(|volume| volume.0 as u8 == part);
+        Ok(Inventory { objects: objects.into_iter().collect(), locks: locks.into_iter().collect() })
+    }
+
     pub(super) fn remove_object(&self, object: Object) -> Result<()> {
         let removed = self.files.remove(object, || -> Result<bool> {
             let mut any = false;
@@ -341,7 +376,7 @@ impl FileBlocker {
             files => files.map_err(|e| fail("list", dir, e))?,
         };
         let mut found: Vec<_> = files.iter().filter_map(|file| names::parse_object(file)).collect();
-        found.retain(|(object, _)| object.volume() == Some(volume));
+        found.retain(|(object, _)| object.volume() == volume);
         Ok(found)
     }
 

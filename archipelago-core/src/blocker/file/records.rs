@@ -202,30 +202,7 @@ impl FileBlocker {
         let path = names::record_path(key);
         let next = expected.checked_add(1).ok_or_else(|| Error::Stale(path.clone()))?;
         let slot = encode_slot(record_id(key).1, next, bytes)?;
-        let file = match self.sys.open(&path, Open::ReadWrite) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(Error::NotFound(path)),
-            fd => Handle::new(&self.sys, fd.map_err(|e| fail("open", &path, e))?),
-        };
-        // From here to the end nobody else commits, in this process or another: of two that expect the same version
-        // one is told that it is stale.
-        self.lock_record(&path, file.fd)?;
-        let stored = self.decode(&path, file.fd)?;
-        check_id(key, &path, &stored)?;
-        if stored.version != expected {
-            return Err(Error::Stale(path));
-        }
-        if !self.known.is(key, expected) {
-            // Its writer may have died before it was durable. The other slot, which is the only durable one then, must
-            // not be overwritten before that has changed.
-            // Written again, too: after a failed sync it may be in memory only and count as written, so that a sync by
-            // itself would do nothing.
-            let found = encode_slot(stored.id, stored.version, &stored.payload)?;
-            self.sys
-                .pwritev(file.fd, &[IoSlice::new(&found)], slot_of(stored.version) * SLOT as u64)
-                .map_err(|e| fail("write", &path, e))?;
-            self.sys.fdatasync(file.fd).map_err(|e| fail("sync", &path, e))?;
-            self.sync_dir(names::record_dir(key))?;
-        }
+        let file = self.hold_record(key, &path, expected)?;
         let written = self
             .sys
             .pwritev(file.fd, &[IoSlice::new(&slot)], slot_of(next) * SLOT as u64)
@@ -236,6 +213,44 @@ impl FileBlocker {
             Err(_) => self.known.forget(key),
         }
         written.map(|()| next)
+    }
+
+    /// See [`crate::blocker::Blocker::settle_record`].
+    pub(super) fn make_durable(&self, key: RecordKey, version: u64) -> Result<()> {
+        if self.known.is(key, version) {
+            return Ok(());
+        }
+        self.hold_record(key, &names::record_path(key), version)?;
+        self.known.set(key, version);
+        Ok(())
+    }
+
+    /// Opens a record that is at version `expected`, durably so, and keeps others from committing until it is closed: of
+    /// two that expect the same version one is told that it is stale.
+    fn hold_record(&self, key: RecordKey, path: &str, expected: u64) -> Result<Handle> {
+        let file = match self.sys.open(path, Open::ReadWrite) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(Error::NotFound(path.to_string())),
+            fd => Handle::new(&self.sys, fd.map_err(|e| fail("open", path, e))?),
+        };
+        self.lock_record(path, file.fd)?;
+        let stored = self.decode(path, file.fd)?;
+        check_id(key, path, &stored)?;
+        if stored.version != expected {
+            return Err(Error::Stale(path.to_string()));
+        }
+        if !self.known.is(key, expected) {
+            // Its writer may have died before it was durable. The other slot, which is the only durable one then, must
+            // not be overwritten before that has changed.
+            // Written again, too: after a failed sync it may be in memory only and count as written, so that a sync by
+            // itself would do nothing.
+            let found = encode_slot(stored.id, stored.version, &stored.payload)?;
+            self.sys
+                .pwritev(file.fd, &[IoSlice::new(&found)], slot_of(stored.version) * SLOT as u64)
+                .map_err(|e| fail("write", path, e))?;
+            self.sys.fdatasync(file.fd).map_err(|e| fail("sync", path, e))?;
+            self.sync_dir(names::record_dir(key))?;
+        }
+        Ok(file)
     }
 
     fn lock_record(&self, path: &str, fd: Fd) -> Result<()> {
@@ -266,6 +281,17 @@ impl FileBlocker {
         }
         self.known.forget(RecordKey::Header(volume));
         self.sync_dir(names::CATALOG)
+    }
+
+    pub(super) fn drop_record(&self, key: RecordKey) -> Result<()> {
+        let path = names::record_path(key);
+        match self.sys.unlink(&path) {
+            // Synced even so: a former process may have removed it, and died before that was durable.
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(fail("remove", path, e)),
+            _ => {}
+        }
+        self.known.forget(key);
+        self.sync_dir(names::record_dir(key))
     }
 
     /// Ids of the headers in `catalog` or `trash`, sorted.

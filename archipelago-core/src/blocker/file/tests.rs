@@ -77,6 +77,12 @@ impl Sys for Recorder {
     fn len(&self, fd: Fd) -> io::Result<u64> {
         self.disk.len(fd)
     }
+    fn allocated(&self, fd: Fd) -> io::Result<u64> {
+        self.disk.allocated(fd)
+    }
+    fn is_at(&self, fd: Fd, path: &str) -> io::Result<bool> {
+        self.disk.is_at(fd, path)
+    }
     fn sync_dir(&self, path: &str) -> io::Result<()> {
         self.call("syncdir", path);
         self.disk.sync_dir(path)

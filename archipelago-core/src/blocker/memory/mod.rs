@@ -11,13 +11,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::sim::{Change, Content, Crashable, PAGE, Pages, Room, Syncs, Timeline, UNLIMITED};
-use super::{Blocker, LockGuard, LockMode, LockOutcome, Object, Record, RecordKey, Space, VolumeId, check_owner};
+use super::{
+    Blocker, Inventory, LockGuard, LockMode, LockOutcome, Object, Record, RecordKey, Space, VolumeId, check_owner,
+};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::limits::MAX_RECORD;
+use crate::sync::Mutex;
 use state::{Batch, Held, Op};
 
 mod state;
@@ -48,7 +49,11 @@ struct Guard {
     mode: LockMode,
 }
 
-impl LockGuard for Guard {}
+impl LockGuard for Guard {
+    fn remove(self: Box<Self>) -> Result<()> {
+        Ok(())
+    }
+}
 
 impl Drop for Guard {
     fn drop(&mut self) {
@@ -102,6 +107,11 @@ impl MemoryBlocker {
         self.inner.lock().line.fail_at(step, errno);
     }
 
+    /// See [`Crashable::clear_failures`].
+    pub fn clear_failures(&self) {
+        self.inner.lock().line.clear_failures();
+    }
+
     /// See [`Crashable::drop_syncs`]. Commits of records count as syncs of files; new objects, records and names as
     /// entries of directories.
     pub fn drop_syncs(&self, what: Syncs) {
@@ -132,6 +142,9 @@ impl Crashable for MemoryBlocker {
     }
     fn fail_at(&self, step: u64, errno: i32) {
         self.fail_at(step, errno)
+    }
+    fn clear_failures(&self) {
+        self.clear_failures()
     }
     fn drop_syncs(&self, what: Syncs) {
         self.drop_syncs(what)
@@ -310,6 +323,21 @@ impl Blocker for MemoryBlocker {
         Ok(self.inner.lock().held().tables())
     }
 
+    fn inventory(&self, part: u8) -> Result<Inventory> {
+        let inner = self.inner.lock();
+        let objects = inner
+            .held()
+            .all_objects()
+            .filter(|object| object.volume().0 != 0 && object.volume().0 as u8 == part)
+            .collect();
+        Ok(Inventory { objects, locks: Vec::new() })
+    }
+
+    fn allocated(&self, object: Object) -> Result<u64> {
+        let inner = self.inner.lock();
+        Ok(inner.held().content(object).map_or(0, |content| content.current().count() * PAGE))
+    }
+
     fn create_record(&self, key: RecordKey, bytes: &[u8]) -> Result<()> {
         check_record(key, bytes)?;
         let mut inner = self.inner.lock();
@@ -374,6 +402,14 @@ impl Blocker for MemoryBlocker {
         }
         inner.step(Op::CopyToTrash(volume), Op::Nothing, "rename", key)?;
         inner.step(Op::DropHeader(volume), Op::Nothing, "rename", key)
+    }
+
+    fn remove_record(&self, key: RecordKey) -> Result<()> {
+        let mut inner = self.inner.lock();
+        if inner.held().record(key).is_none() {
+            return Ok(());
+        }
+        inner.step(Op::RemoveRecord(key), Op::Nothing, "remove", key)
     }
 
     fn headers(&self) -> Result<Vec<VolumeId>> {

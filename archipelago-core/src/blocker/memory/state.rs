@@ -65,6 +65,7 @@ pub(super) enum Op {
     },
     CopyToTrash(VolumeId),
     DropHeader(VolumeId),
+    RemoveRecord(RecordKey),
     Bind {
         name: String,
         volume: VolumeId,
@@ -111,6 +112,11 @@ impl Held {
     pub(super) fn tables(&self) -> Vec<Object> {
         let all = Object::Index(0)..=Object::Lease(u64::MAX, u64::MAX);
         self.objects.range(all).map(|(object, _)| *object).collect()
+    }
+
+    /// In the order of [`Object`].
+    pub(super) fn all_objects(&self) -> impl Iterator<Item = Object> {
+        self.objects.keys().copied()
     }
 
     pub(super) fn record(&self, key: RecordKey) -> Option<&Record> {
@@ -274,6 +280,9 @@ impl State for Held {
             }
             Op::DropHeader(volume) => {
                 self.records.remove(&RecordKey::Header(*volume));
+            }
+            Op::RemoveRecord(key) => {
+                self.records.remove(key);
             }
             Op::Bind { name, volume, durable } => self.bind(name, *volume, *durable),
             Op::Unbind(name) => self.unbind(name),

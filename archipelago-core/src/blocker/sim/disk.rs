@@ -92,6 +92,11 @@ impl SimDisk {
         self.inner.lock().line.fail_at(step, errno);
     }
 
+    /// See [`Crashable::clear_failures`].
+    pub fn clear_failures(&self) {
+        self.inner.lock().line.clear_failures();
+    }
+
     /// See [`Crashable::drop_syncs`].
     pub fn drop_syncs(&self, what: Syncs) {
         self.inner.lock().syncs = what;
@@ -203,6 +208,9 @@ impl Crashable for SimDisk {
     }
     fn fail_at(&self, step: u64, errno: i32) {
         self.fail_at(step, errno)
+    }
+    fn clear_failures(&self) {
+        self.clear_failures()
     }
     fn drop_syncs(&self, what: Syncs) {
         self.drop_syncs(what)
@@ -318,6 +326,18 @@ impl Sys for SimDisk {
     fn len(&self, fd: Fd) -> io::Result<u64> {
         let inner = self.inner.lock();
         Ok(inner.content(inner.handle(fd)?.ino)?.current().len())
+    }
+
+    fn allocated(&self, fd: Fd) -> io::Result<u64> {
+        let inner = self.inner.lock();
+        Ok(inner.content(inner.handle(fd)?.ino)?.current().count() * PAGE)
+    }
+
+    fn is_at(&self, fd: Fd, path: &str) -> io::Result<bool> {
+        let inner = self.inner.lock();
+        let ino = inner.handle(fd)?.ino;
+        let (dir, name) = inner.parent(path)?;
+        Ok(inner.child(dir, name)? == Some(ino))
     }
 
     fn sync_dir(&self, path: &str) -> io::Result<()> {

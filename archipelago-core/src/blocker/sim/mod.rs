@@ -1,8 +1,8 @@
 //! A disk in memory that forgets what was not synced, for tests of what survives a power cut.
 //!
 //! [`SimDisk`] stands in for the system calls under the file backend; [`MemoryBlocker`](super::memory::MemoryBlocker) is a
-//! whole backend with the same model. Both record every call that changes something, and [`Crashable::crash_at`] makes a new disk that
-//! holds what a cut after any of them might have left. Nothing depends on time or on the system's randomness:
+//! whole backend with the same model; [`Inodes`] is the first of them by numbers of inodes, for a test that mounts it. The first
+//! two record every call that changes something, and [`Crashable::crash_at`] makes a new disk that holds what a cut after any of them might have left. Nothing depends on time or on the system's randomness:
 //! the same calls and the same seed give the same image.
 //!
 //! What may be lost, and how:
@@ -19,12 +19,14 @@ use std::sync::Arc;
 mod content;
 mod disk;
 mod files;
+mod inodes;
 mod pages;
 mod random;
 mod timeline;
 
 pub(crate) use content::{Change, Content};
 pub use disk::SimDisk;
+pub use inodes::{InodeKind, InodeStat, Inodes};
 pub(crate) use pages::{PAGE, Pages};
 pub(crate) use random::Fate;
 pub use random::Random;
@@ -73,6 +75,9 @@ pub trait Crashable: Send + Sync + Sized {
 
     /// Lets call number `step` fail with `errno`, once. A failed sync drops what it should have written; any other call does nothing.
     fn fail_at(&self, step: u64, errno: i32);
+
+    /// Forgets the failures planned by [`fail_at`](Crashable::fail_at) that were not reached.
+    fn clear_failures(&self);
 
     /// Plants a bug; see [`Syncs`]. Affects syncs from now on.
     fn drop_syncs(&self, what: Syncs);

@@ -45,6 +45,11 @@ impl<S: State> Timeline<S> {
         self.failures.insert(step, errno);
     }
 
+    /// Forgets planned failures that were not reached.
+    pub(crate) fn clear_failures(&mut self) {
+        self.failures.clear();
+    }
+
     /// The next step: `op`, unless it was planned to fail; then `failed`, which is what the failure does, and the errno.
     pub(crate) fn step(&mut self, op: S::Op, failed: S::Op) -> Result<(), i32> {
         match self.failures.remove(&(self.steps + 1)) {

@@ -3,8 +3,6 @@
 use std::io::IoSlice;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::blocker::{Blocker, LockMode, Object};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -13,6 +11,7 @@ use crate::limits::{ATOM, MAX_BLOCK_SIZE, MAX_DIGEST_BATCH};
 use crate::store::content::{Place, Relied, lock};
 use crate::store::shared::Shared;
 use crate::store::{Store, catalog};
+use crate::sync::Mutex;
 
 /// Seconds after which a claim that is used is renewed by itself.
 const RENEW_AFTER: u64 = 60;

@@ -291,6 +291,7 @@ impl Run<'_> {
     /// Makes the snapshot's own tree name digests. `false` if its journal cannot be folded into a tree yet.
     fn publish(&self, named: &BTreeMap<u64, BlockMap>) -> Result<bool> {
         let shared = &self.store.shared;
+        let _operation = shared.operations.begin();
         let (blocker, cache) = (&*shared.blocker, &shared.cache);
         let id = self.inner.id;
         let gone = || Error::NotFound(self.inner.name());

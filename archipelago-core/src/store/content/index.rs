@@ -3,7 +3,6 @@
 use std::io::IoSlice;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 
 use crate::blocker::{Blocker, LockMode, LockOutcome, Object};
@@ -12,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::format::index::{IndexEntry, IndexHead, PAGE, PAGE_ENTRIES, Slot, decode_page, encode_page};
 use crate::limits::{ATOM, INDEX_PAGES, MAX_INDEX_TABLES};
 use crate::store::content::MERGE_LOCK;
+use crate::sync::Mutex;
 
 /// Pages gathered before one write.
 const GATHER: usize = 1 << 20;

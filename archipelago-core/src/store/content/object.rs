@@ -5,6 +5,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind, Root};
 use crate::format::node::{Entry, Extent, Source};
+use crate::format::relations::{Group, Received};
 use crate::limits::{MAX_DIGEST_BATCH, SECTOR, SECTOR_SHIFT};
 use crate::mapper::block_map::BlockMap;
 use crate::mapper::build::TreeBuilder;
@@ -51,6 +52,8 @@ impl Store {
         digests: &mut dyn Iterator<Item = Result<Digest>>,
     ) -> Result<VolumeInfo> {
         crate::name::check(&new.name)?;
+        // Its nodes have no header until the end.
+        let _operation = self.shared.operations.begin();
         catalog::check_size(new.size)?;
         if !matches!(new.kind, Kind::Object | Kind::Snapshot) {
             return Err(Error::InvalidArgument("a map made from digests is an object or a snapshot".into()));
@@ -81,6 +84,8 @@ impl Store {
                 root,
                 ranges: Vec::new(),
                 log: None,
+                received: Received::No,
+                group: Group::No,
             };
             catalog::publish(&self.shared, &header)?;
             Ok(header)

@@ -54,7 +54,7 @@ macro_rules! plain_kinds {
 
 plain_kinds! {
     NotFound Exists InvalidArgument ReadOnly NotSnapshot IsSnapshot Busy NotOpen NoSpace Poisoned Stale NoStore
-    Unsupported Timeout TooBusy
+    Unsupported Timeout TooBusy NoBase Receiving
 }
 
 impl From<&Error> for RemoteError {
@@ -161,6 +161,8 @@ mod tests {
             Error::Unsupported(n()),
             Error::Timeout(n()),
             Error::TooBusy(n()),
+            Error::NoBase(n()),
+            Error::Receiving(n()),
         ];
         for error in all {
             let json = serde_json::to_vec(&RemoteError::from(&error)).unwrap();

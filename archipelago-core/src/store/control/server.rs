@@ -228,6 +228,13 @@ fn serve(shared: &Shared, stream: &UnixStream) -> io::Result<()> {
     }
 }
 
+/// Serves one connection to its end in this thread, whoever the peer is.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn serve_one(handler: Weak<dyn Handler>, stream: &UnixStream) -> io::Result<()> {
+    let (stopping, live) = (AtomicBool::new(false), Mutex::new(HashMap::new()));
+    serve(&Shared { handler, group: None, stopping, live, ended: Condvar::new() }, stream)
+}
+
 /// Calls the handler, which may be gone, and may panic.
 fn carry_out(shared: &Shared, request: Request) -> Answer {
     let outcome = catch_unwind(AssertUnwindSafe(|| match shared.handler.upgrade() {

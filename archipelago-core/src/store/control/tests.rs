@@ -36,6 +36,8 @@ fn info(name: &str) -> VolumeInfo {
         parent: Some("parent".into()),
         created: 5,
         open_by: None,
+        origin: None,
+        receiving: None,
     }
 }
 

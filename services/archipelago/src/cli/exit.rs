@@ -6,6 +6,7 @@ use archipelago_core::Error;
 use serde::Serialize;
 
 use crate::import::ImageError;
+use crate::import::legacy::LegacyError;
 use crate::nbd::ListenError;
 
 /// The table of exit codes, as `--help` shows it. `docs/cli.md` repeats it.
@@ -19,6 +20,8 @@ pub const HELP: &str = "Exit codes:
   6  read-only
   7  I/O error or damaged data
   8  no space
+  9  check: something was wrong, and is repaired
+  10  check: something is wrong that --repair repairs
   128+N  stopped by signal N";
 
 /// Why a command failed.
@@ -31,6 +34,9 @@ pub enum Failure {
     /// An image could not be imported.
     #[error(transparent)]
     Image(ImageError),
+    /// A map of an old store could not be imported.
+    #[error(transparent)]
+    Legacy(LegacyError),
     /// The arguments or the configuration are wrong.
     #[error("{0}")]
     Usage(String),
@@ -54,6 +60,11 @@ pub enum Failure {
     /// A signal ended it; what was half done has been undone.
     #[error("stopped by signal {0}; nothing half done was left behind")]
     Signal(i32),
+    /// A signal ended it; what was received is kept.
+    #[error(
+        "stopped by signal {0}; what was received is kept, and can be gone on with: see `archipelago receive --status`"
+    )]
+    Kept(i32),
     /// Standard output could not be written.
     #[error("write standard output: {0}")]
     Output(io::Error),
@@ -67,6 +78,15 @@ impl From<ImageError> for Failure {
         match error {
             ImageError::Engine(error) => Failure::Engine(error),
             other => Failure::Image(other),
+        }
+    }
+}
+
+impl From<LegacyError> for Failure {
+    fn from(error: LegacyError) -> Failure {
+        match error {
+            LegacyError::Engine(error) => Failure::Engine(error),
+            other => Failure::Legacy(other),
         }
     }
 }
@@ -90,6 +110,10 @@ pub enum Class {
     Io,
     /// No room.
     NoSpace,
+    /// A check found something wrong and repaired all of it.
+    Repaired,
+    /// A check found something wrong that can be repaired.
+    Repairable,
     /// A signal.
     Signal(i32),
 }
@@ -106,6 +130,8 @@ impl Class {
             Class::ReadOnly => 6,
             Class::Io => 7,
             Class::NoSpace => 8,
+            Class::Repaired => 9,
+            Class::Repairable => 10,
             Class::Signal(number) => u8::try_from(128 + number).unwrap_or(u8::MAX),
         }
     }
@@ -121,6 +147,8 @@ impl Class {
             Class::ReadOnly => "read_only",
             Class::Io => "io",
             Class::NoSpace => "no_space",
+            Class::Repaired => "repaired",
+            Class::Repairable => "repairable",
             Class::Signal(_) => "signal",
         }
     }
@@ -142,11 +170,12 @@ impl Failure {
             }
             Failure::Image(ImageError::Damaged { .. }) => Class::Io,
             Failure::Image(_) => Class::Other,
+            Failure::Legacy(error) => class_of_legacy(error),
             Failure::Listen(ListenError::InUse(_)) => Class::Busy,
             Failure::Listen(ListenError::Io { source, .. }) => class_of_system(source),
             Failure::Usage(_) | Failure::Listen(_) => Class::Usage,
             Failure::FileExists(_) => Class::Exists,
-            Failure::Signal(number) => Class::Signal(*number),
+            Failure::Signal(number) | Failure::Kept(number) => Class::Signal(*number),
             Failure::Reported(class) => *class,
         }
     }
@@ -160,13 +189,22 @@ impl Failure {
             }
             Failure::Image(ImageError::Damaged { .. }) => libc::EIO,
             Failure::Image(_) => libc::EOPNOTSUPP,
+            Failure::Legacy(error) => errno_of_legacy(error),
             Failure::Listen(ListenError::InUse(_)) => libc::EADDRINUSE,
             Failure::Listen(ListenError::Io { source, .. }) => source.raw_os_error().unwrap_or(libc::EIO),
             Failure::Listen(_) => libc::EINVAL,
             Failure::Usage(_) => libc::EINVAL,
             Failure::FileExists(_) => libc::EEXIST,
-            Failure::Signal(_) => libc::EINTR,
+            Failure::Signal(_) | Failure::Kept(_) => libc::EINTR,
             Failure::Reported(_) => libc::EIO,
+        }
+    }
+
+    /// The same signal, for a command that leaves something to go on with.
+    pub fn kept(self) -> Failure {
+        match self {
+            Failure::Signal(number) => Failure::Kept(number),
+            other => other,
         }
     }
 
@@ -194,17 +232,43 @@ pub struct ErrorFields {
 
 fn class_of_engine(error: &Error) -> Class {
     match error {
-        Error::NotFound(_) | Error::NoStore(_) => Class::NotFound,
+        Error::NotFound(_) | Error::NoStore(_) | Error::NoBase(_) => Class::NotFound,
         Error::Exists(_) => Class::Exists,
         Error::InvalidName { .. } | Error::InvalidArgument(_) | Error::OutOfRange { .. } => Class::Usage,
         Error::ReadOnly(_) | Error::IsSnapshot(_) => Class::ReadOnly,
-        Error::OpenElsewhere { .. } | Error::Busy(_) | Error::TooBusy(_) | Error::Timeout(_) | Error::Stale(_) => {
-            Class::Busy
-        }
+        Error::OpenElsewhere { .. }
+        | Error::Busy(_)
+        | Error::Receiving(_)
+        | Error::TooBusy(_)
+        | Error::Timeout(_)
+        | Error::Stale(_) => Class::Busy,
         Error::NoSpace(_) => Class::NoSpace,
         Error::Damaged { .. } | Error::Io { .. } | Error::Poisoned(_) => Class::Io,
         // NotSnapshot, NotOpen, TooNew, Unsupported, and what the engine will add.
         _ => Class::Other,
+    }
+}
+
+fn class_of_legacy(error: &LegacyError) -> Class {
+    match error {
+        LegacyError::Engine(error) => class_of_engine(error),
+        LegacyError::NotFound(_) => Class::NotFound,
+        LegacyError::Damaged { .. } | LegacyError::Block { .. } => Class::Io,
+        LegacyError::Locked { .. } | LegacyError::Changed(_) => Class::Busy,
+        LegacyError::Io { source, .. } => class_of_system(source),
+        LegacyError::Refused { .. } | LegacyError::Stopped => Class::Other,
+    }
+}
+
+fn errno_of_legacy(error: &LegacyError) -> i32 {
+    match error {
+        LegacyError::Engine(error) => error.errno(),
+        LegacyError::NotFound(_) => libc::ENOENT,
+        LegacyError::Damaged { .. } | LegacyError::Block { .. } => libc::EIO,
+        LegacyError::Locked { .. } | LegacyError::Changed(_) => libc::EBUSY,
+        LegacyError::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+        LegacyError::Refused { .. } => libc::EOPNOTSUPP,
+        LegacyError::Stopped => libc::EINTR,
     }
 }
 

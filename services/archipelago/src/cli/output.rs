@@ -42,6 +42,11 @@ impl Output {
         self.out.write_all(bytes).map_err(Failure::Output)
     }
 
+    /// Standard output for who writes bytes to it.
+    pub fn stream(&mut self) -> &mut dyn Write {
+        &mut self.out
+    }
+
     fn value(&mut self, value: &impl Serialize) -> Result<(), Failure> {
         serde_json::to_writer(&mut self.out, value).map_err(|e| Failure::Output(e.into()))
     }

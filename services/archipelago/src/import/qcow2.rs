@@ -63,6 +63,26 @@ pub fn open(path: &Path) -> Result<Box<dyn Image>, ImageError> {
     Ok(Box::new(Qcow2::new(path.to_path_buf(), Opened { file, len: meta.len() })?))
 }
 
+/// An image in memory, which panics when it is asked for what it does not have.
+#[cfg(feature = "fuzzing")]
+impl Bytes for Vec<u8> {
+    fn len(&self) -> u64 {
+        self.len() as u64
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let start = offset as usize;
+        buf.copy_from_slice(&self[start..start + buf.len()]);
+        Ok(())
+    }
+}
+
+/// Opens an image in memory.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn in_memory(bytes: Vec<u8>) -> Result<Box<dyn Image>, ImageError> {
+    Ok(Box::new(Qcow2::new(PathBuf::from("image"), bytes)?))
+}
+
 /// What an L2 entry says about its cluster.
 #[derive(Debug, PartialEq, Eq)]
 enum Cluster {

@@ -28,6 +28,12 @@ pub fn open(path: &Path) -> Result<Box<dyn Image>, ImageError> {
     Ok(Box::new(RawFile { path: path.to_path_buf(), file, size, position: 0 }))
 }
 
+/// A stream of these bytes.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn in_memory(bytes: Vec<u8>) -> Box<dyn Image> {
+    Box::new(RawStream::new(PathBuf::from("stream"), io::Cursor::new(bytes)))
+}
+
 /// A raw image in a file or block device; holes are not read.
 struct RawFile {
     path: PathBuf,

@@ -35,5 +35,7 @@ pub mod wire;
 
 pub use device::{Device, DeviceResult, Errno, ExportError, Exports, Extent};
 pub use listen::{DEFAULT_SOCKET_MODE, Endpoint, ListenError};
+#[cfg(feature = "fuzzing")]
+pub(crate) use server::serve_one;
 pub use server::{Server, ServerOptions, Stopped};
 pub use volume_device::StoreExports;

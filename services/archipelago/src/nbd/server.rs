@@ -218,6 +218,18 @@ impl Drop for Registered {
     }
 }
 
+/// Serves one connection to its end in this thread.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn serve_one(stream: std::os::unix::net::UnixStream, exports: &dyn Exports) {
+    let (stream, stopping) = (Stream::Unix(stream), AtomicBool::new(false));
+    let deadline = Instant::now() + limits::NEGOTIATION_TIME;
+    let Ok(Some(session)) = negotiate(&stream, exports, deadline, &|| None) else { return };
+    if stream.set_timeout(None).is_ok() {
+        let spinners = Spinners::new(1);
+        let _ended = Transmission::new(&stream, &session, Spin::new(&spinners, Duration::ZERO), &stopping).run();
+    }
+}
+
 /// The life of a connection. What goes wrong on its socket ends it and concerns nobody else.
 fn serve(shared: &Shared, stream: &Stream, full: bool) {
     let options = &shared.options;

@@ -83,23 +83,26 @@ pub fn versions(disk: &[u8]) -> Result<Versions, String> {
 }
 
 /// Checks each sector of a disk: it is as the last change that `must` be there left it, or a later one, and as it was in
-/// `base` only if none must. Changes are in the order in which they were sent.
+/// `base` only if none must. Changes are in the order in which they were sent. Returns how many sectors a change had to be
+/// found in.
 pub fn check(
     found: &Versions,
     base: &Versions,
     changes: &[Change],
     must: impl Fn(&Change) -> bool,
-) -> Result<(), String> {
+) -> Result<usize, String> {
     if found.len() != base.len() {
         return Err(format!("{} sectors instead of {}", found.len(), base.len()));
     }
     let mut settled = base.clone();
     let mut later: Vec<Vec<u32>> = vec![Vec::new(); base.len()];
+    let mut durable = vec![false; base.len()];
     for change in changes {
         let must = must(change);
         for sector in change.sectors() {
             if must {
                 settled[sector] = change.version();
+                durable[sector] = true;
                 later[sector].clear();
             } else {
                 later[sector].push(change.version());
@@ -112,7 +115,7 @@ pub fn check(
             return Err(format!("sector {sector} is of change {found}; allowed are {settled} and {later:?}"));
         }
     }
-    Ok(())
+    Ok(durable.iter().filter(|durable| **durable).count())
 }
 
 /// A source of random numbers (splitmix64).

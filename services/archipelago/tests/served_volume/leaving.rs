@@ -8,7 +8,7 @@ use archipelago_service::nbd::wire::{command, command_flag, option};
 
 use crate::fio::start_fio;
 use crate::history::{SECTOR, versions};
-use crate::kills::{Progress, SIZE, load};
+use crate::load::{Progress, SIZE, load};
 use crate::raw_client::{go, opt, request};
 use crate::site::{MIB, Site, wait_for};
 

@@ -27,9 +27,14 @@ pub struct Site {
 
 impl Site {
     pub fn new() -> Site {
-        let site = Site { dir: TempDir::new().unwrap() };
+        let site = Site::without_store();
         site.ok(&["init"]);
         site
+    }
+
+    /// A store is still to be made.
+    pub fn without_store() -> Site {
+        Site { dir: TempDir::new().unwrap() }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -101,16 +106,20 @@ impl Site {
     }
 
     pub fn serve_at(&self, socket: &str) -> Server {
+        let mut server = self.start(socket);
+        let line = server.wait_until_ready();
+        assert!(line.contains("\"ready\""), "the server did not start: {line}{}", self.log());
+        server
+    }
+
+    /// Starts a server, and does not wait.
+    pub fn start(&self, socket: &str) -> Server {
         let began = Instant::now();
         let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
         let address = format!("unix:{}", self.text(socket));
         let mut command = self.command(&["serve", "--json", "--nbd", &address]);
-        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let server = Server { child, start: began.elapsed() };
-        assert!(line.contains("\"ready\""), "the server did not start: {line}{}", self.log());
-        server
+        let child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        Server { child, began, start: Duration::ZERO }
     }
 
     /// What servers had to say, for error messages.
@@ -136,6 +145,7 @@ impl Site {
 /// A server's process. Killed if a test fails before it is stopped.
 pub struct Server {
     child: Child,
+    began: Instant,
     /// From its start to its readiness.
     pub start: Duration,
 }
@@ -145,20 +155,38 @@ impl Server {
         self.child.id()
     }
 
+    /// Waits until clients can connect; returns the line that says so, or an empty one if it ended before.
+    pub fn wait_until_ready(&mut self) -> String {
+        let mut line = String::new();
+        BufReader::new(self.child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        self.start = self.began.elapsed();
+        line
+    }
+
     pub fn kill(&mut self) {
-        self.child.kill().unwrap();
+        self.begin_kill();
         self.child.wait().unwrap();
+    }
+
+    /// It may take a while to die: as long as a call of the system is under way.
+    pub fn begin_kill(&mut self) {
+        self.child.kill().unwrap();
+    }
+
+    /// Asks it to stop, and does not wait.
+    pub fn begin_stop(&mut self) {
+        assert!(Command::new("kill").arg(self.id().to_string()).status().unwrap().success());
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// Asks it to stop, and returns how it ended: its exit code, or 128 and the signal.
     pub fn stop(&mut self) -> i32 {
-        assert!(Command::new("kill").arg(self.id().to_string()).status().unwrap().success());
-        let mut ended = None;
-        wait_for("the server to stop", || {
-            ended = self.child.try_wait().unwrap();
-            ended.is_some()
-        });
-        let ended = ended.unwrap();
+        self.begin_stop();
+        wait_for("the server to stop", || self.has_ended());
+        let ended = self.child.wait().unwrap();
         ended.code().unwrap_or_else(|| 128 + ended.signal().unwrap())
     }
 }
@@ -200,9 +228,23 @@ impl Client {
         self.done();
     }
 
+    /// As [`Client::read_all`], but the server may refuse.
+    pub fn try_read_all(&mut self, size: u64) -> Result<Vec<u8>, String> {
+        let mut all = Vec::new();
+        for offset in (0..size).step_by(READ as usize) {
+            let len = READ.min(size - offset);
+            self.0.request(command::READ, 0, 1, offset, len as u32);
+            match self.0.simple() {
+                (0, _) => all.extend(self.0.take_vec(len as usize)),
+                (error, _) => return Err(format!("reading {len} bytes at {offset}: error {error}")),
+            }
+        }
+        Ok(all)
+    }
+
+    #[track_caller]
     pub fn read_all(&mut self, size: u64) -> Vec<u8> {
-        let starts = (0..size).step_by(READ as usize);
-        starts.flat_map(|offset| self.read(offset, READ.min(size - offset))).collect()
+        self.try_read_all(size).unwrap()
     }
 }
 

@@ -1,12 +1,16 @@
 //! The commands, grouped by what they do. Each is one function that takes its arguments and prints its result.
 
+mod check;
+mod compact;
 mod export;
 mod hash;
 mod import;
+mod import_legacy;
 mod inspect;
 mod serve;
 mod shell;
 mod store;
+mod transfer;
 mod volume;
 
 use super::Context;
@@ -18,19 +22,24 @@ pub fn run(context: &mut Context, command: Command) -> Result<(), Failure> {
     match command {
         Command::Init(args) => store::init(context, &args),
         Command::Status => store::status(context),
+        Command::Check(args) => check::run(context, &args),
         Command::Create(args) => volume::create(context, &args),
         Command::Clone(args) => volume::clone(context, &args),
         Command::Snapshot(args) => volume::snapshot(context, &args),
         Command::Remove(args) => volume::remove(context, &args),
         Command::Rename(args) => volume::rename(context, &args),
         Command::Resize(args) => volume::resize(context, &args),
+        Command::Compact(args) => compact::run(context, &args),
         Command::List(args) => inspect::list(context, &args),
         Command::Info(args) => inspect::info(context, &args),
         Command::Mapinfo(args) => inspect::mapinfo(context, &args),
         Command::Diff(args) => inspect::diff(context, &args),
         Command::Import(args) => import::run(context, &args),
+        Command::ImportLegacy(args) => import_legacy::run(context, &args),
         Command::Export(args) => export::run(context, &args),
         Command::Hash(args) => hash::run(context, &args),
+        Command::Send(args) => transfer::send(context, &args),
+        Command::Receive(args) => transfer::receive(context, &args),
         Command::Serve(args) => serve::run(context, &args),
         Command::Completions(args) => shell::completions(context, &args),
         Command::Man(args) => shell::man(&args),

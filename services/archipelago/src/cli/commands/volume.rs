@@ -47,11 +47,21 @@ fn numbered(name: &str, count: usize) -> Vec<String> {
 
 /// `snapshot`
 pub fn snapshot(context: &mut Context, args: &Snapshot) -> Result<(), Failure> {
-    let info = context.store()?.snapshot(&args.volume, &args.name)?;
+    let (Some(volume), Some(name)) = (&args.volume, &args.name) else { return snapshot_group(context, &args.group) };
+    let info = context.store()?.snapshot(volume, name)?;
     if !context.out.json {
         context.out.line(&format!("Snapshot name: {}", info.name))?;
     }
     done(context, info)
+}
+
+fn snapshot_group(context: &mut Context, members: &[(String, String)]) -> Result<(), Failure> {
+    let taken = context.store()?.snapshot_group(members)?;
+    if context.out.json {
+        let snapshots: Vec<VolumeDocument> = taken.into_iter().map(VolumeDocument::from).collect();
+        return context.out.document(&json!({ "snapshots": snapshots }));
+    }
+    taken.iter().try_for_each(|info| context.out.line(&format!("Snapshot name: {}", info.name)))
 }
 
 /// `remove`

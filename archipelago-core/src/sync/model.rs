@@ -1,0 +1,112 @@
+//! The interface of `parking_lot` over the model's locks.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use shuttle::sync as model;
+pub use shuttle::sync::RwLockWriteGuard;
+
+use super::Plant;
+
+/// The model ends a test when a thread panics, so no lock is ever found poisoned.
+fn whole<T>(result: Result<T, std::sync::PoisonError<T>>) -> T {
+    result.unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// See `parking_lot::Mutex`.
+#[derive(Default)]
+pub struct Mutex<T>(model::Mutex<T>);
+
+/// See `parking_lot::MutexGuard`. Empty only inside [`Condvar::wait`].
+pub struct MutexGuard<'a, T>(Option<model::MutexGuard<'a, T>>);
+
+impl<T> Mutex<T> {
+    /// A lock that nobody holds.
+    pub fn new(value: T) -> Mutex<T> {
+        Mutex(model::Mutex::new(value))
+    }
+
+    /// Takes the lock.
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        MutexGuard(Some(whole(self.0.lock())))
+    }
+}
+
+impl<T> Deref for MutexGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.0.as_ref().expect("held")
+    }
+}
+
+impl<T> DerefMut for MutexGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.0.as_mut().expect("held")
+    }
+}
+
+/// See `parking_lot::Condvar`.
+#[derive(Default)]
+pub struct Condvar(model::Condvar);
+
+impl Condvar {
+    /// Waits until it is signalled. Time does not pass in the model: it may also return at once.
+    pub fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, _: Duration) {
+        if let Some(held) = guard.0.take() {
+            let waited = self.0.wait_timeout(held, Duration::ZERO).unwrap_or_else(std::sync::PoisonError::into_inner);
+            guard.0 = Some(waited.0);
+        }
+    }
+
+    /// Wakes one waiter.
+    pub fn notify_one(&self) {
+        self.0.notify_one();
+    }
+}
+
+/// See `parking_lot::RwLock`. As there, a reader waits behind a writer that waits: a thread that reads twice can be locked up by a
+/// writer that comes in between, and the model finds that.
+#[derive(Default)]
+pub struct RwLock<T> {
+    door: model::Mutex<()>,
+    lock: model::RwLock<T>,
+}
+
+impl<T> RwLock<T> {
+    /// A lock that nobody holds.
+    pub fn new(value: T) -> RwLock<T> {
+        RwLock { door: model::Mutex::new(()), lock: model::RwLock::new(value) }
+    }
+
+    /// Takes the lock shared.
+    pub fn read(&self) -> model::RwLockReadGuard<'_, T> {
+        let _door = whole(self.door.lock());
+        whole(self.lock.read())
+    }
+
+    /// Takes the lock exclusively.
+    pub fn write(&self) -> model::RwLockWriteGuard<'_, T> {
+        let _door = whole(self.door.lock());
+        whole(self.lock.write())
+    }
+}
+
+/// Lets others run. Time does not pass in the model.
+pub fn sleep(_: Duration) {
+    shuttle::thread::yield_now();
+}
+
+/// 0 for none, otherwise one more than the mistake.
+static PLANTED: AtomicU8 = AtomicU8::new(0);
+
+/// Makes a mistake from now on, or none.
+pub fn plant(mistake: Option<Plant>) {
+    PLANTED.store(mistake.map_or(0, |plant| plant as u8 + 1), Ordering::SeqCst);
+}
+
+/// Whether this mistake is to be made.
+pub fn planted(mistake: Plant) -> bool {
+    PLANTED.load(Ordering::SeqCst) == mistake as u8 + 1
+}

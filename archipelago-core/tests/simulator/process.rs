@@ -1,0 +1,184 @@
+//! Disks, and the simulated processes that share one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use archipelago_core::blocker::Blocker;
+use archipelago_core::blocker::file::{FileBlocker, FileOptions};
+use archipelago_core::blocker::memory::MemoryBlocker;
+use archipelago_core::blocker::sim::{SimDisk, Syncs};
+use archipelago_core::blocker::sys::Sys;
+use archipelago_core::store::peers::Neighbours;
+use archipelago_core::{Background, InitOptions, Result, Store, StoreOptions, Volume};
+
+use crate::file_mount::FileMount;
+use crate::history::BLOCK;
+use crate::memory_mount::MemoryMount;
+use crate::model::Map;
+use crate::wire::{Planted, Wire};
+
+/// Where the engine is cut off from its disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// System calls, under the real file backend.
+    File,
+    /// The backend in memory.
+    Memory,
+}
+
+/// A disk whose past can be cut at any call.
+#[derive(Clone)]
+pub enum Disk {
+    File(Arc<SimDisk>),
+    Memory(Arc<MemoryBlocker>),
+}
+
+/// The same call on whichever disk it is.
+macro_rules! on_disk {
+    ($disk:expr, $inner:ident => $call:expr) => {
+        match $disk {
+            Disk::File($inner) => $call,
+            Disk::Memory($inner) => $call,
+        }
+    };
+}
+
+impl Disk {
+    /// A disk with an empty store.
+    pub fn with_store(backend: Backend) -> Result<Disk> {
+        let disk = match backend {
+            Backend::File => Disk::File(SimDisk::new()),
+            Backend::Memory => Disk::Memory(MemoryBlocker::new()),
+        };
+        let blocker: Arc<dyn Blocker> = match &disk {
+            Disk::File(disk) => {
+                let blocker = FileBlocker::new(disk.clone(), FileOptions::default());
+                blocker.make_layout()?;
+                Arc::new(blocker)
+            }
+            Disk::Memory(blocker) => blocker.clone(),
+        };
+        Store::init_on(blocker, &InitOptions { block_size: BLOCK, mode: 0o660, group: None })?;
+        Ok(disk)
+    }
+
+    /// State-changing calls so far.
+    pub fn steps(&self) -> u64 {
+        on_disk!(self, d => d.steps())
+    }
+
+    /// A disk as a power cut after `step` calls may leave it: seed 0 has what was durable, 1 all that was issued.
+    pub fn crash_at(&self, step: u64, seed: u64) -> Disk {
+        match self {
+            Disk::File(disk) => Disk::File(disk.crash_at(step, seed)),
+            Disk::Memory(blocker) => Disk::Memory(blocker.crash_at(step, seed)),
+        }
+    }
+
+    pub fn drop_syncs(&self, syncs: Syncs) {
+        on_disk!(self, d => d.drop_syncs(syncs))
+    }
+
+    pub fn clear_failures(&self) {
+        on_disk!(self, d => d.clear_failures())
+    }
+
+    pub fn set_space(&self, total: u64, free: u64) {
+        on_disk!(self, d => d.set_space(total, free))
+    }
+
+    /// What the system does by itself after a while.
+    pub fn write_back(&self) {
+        if let Disk::File(disk) = self {
+            // Planned failures were cleared, and this disk has no others.
+            let _ = disk.syncfs();
+        }
+    }
+
+    pub fn forget_history(&self) {
+        on_disk!(self, d => d.forget_history())
+    }
+}
+
+enum Mount {
+    File(Arc<FileMount>),
+    Memory(Arc<MemoryMount>),
+}
+
+/// A snapshot that is kept open for reading, and what must be in it for ever.
+pub struct Kept {
+    pub volume: Volume,
+    pub map: Map,
+}
+
+/// A process: an engine over its own mount of the shared disk.
+pub struct Process {
+    pub wire: Arc<Wire>,
+    mount: Mount,
+    neighbours: Arc<Neighbours>,
+    pub store: Store,
+    /// Volumes open for writing.
+    pub handles: BTreeMap<String, Volume>,
+    pub kept: Vec<Kept>,
+    pub paused: bool,
+}
+
+/// Options under which every store of a simulation runs: deterministic, single-threaded, with small journals.
+fn store_options(seed: u64) -> StoreOptions {
+    StoreOptions {
+        node_cache: 1 << 20,
+        background: Background::Manual,
+        max_unfolded: 1 << 20,
+        first_segment: 64 << 10,
+        seed: Some(seed),
+    }
+}
+
+impl Process {
+    pub fn start(disk: &Disk, neighbours: &Arc<Neighbours>, seed: u64, planted: Option<Planted>) -> Result<Process> {
+        let wire = Arc::new(Wire::new(planted));
+        let (mount, blocker): (Mount, Arc<dyn Blocker>) = match disk {
+            Disk::File(disk) => {
+                let mount = FileMount::new(disk.clone(), wire.clone());
+                // Few open files, so that histories make the backend close and open some again.
+                let options = FileOptions { max_open_files: 12, ..FileOptions::default() };
+                (Mount::File(mount.clone()), Arc::new(FileBlocker::new(mount, options)))
+            }
+            Disk::Memory(disk) => {
+                let mount = MemoryMount::new(disk.clone(), wire.clone());
+                (Mount::Memory(mount.clone()), mount)
+            }
+        };
+        let store = Store::open_among(blocker, store_options(seed), neighbours)?;
+        Ok(Process {
+            wire,
+            mount,
+            neighbours: neighbours.clone(),
+            store,
+            handles: BTreeMap::new(),
+            kept: vec![],
+            paused: false,
+        })
+    }
+
+    /// Ends it there and then: whatever it does from now on reaches nothing, and its locks are free.
+    pub fn kill(self) {
+        self.wire.kill();
+        self.store.process().into_iter().for_each(|id| self.neighbours.kill(id));
+        match &self.mount {
+            Mount::File(mount) => mount.close_all(),
+            Mount::Memory(mount) => mount.close_all(),
+        }
+    }
+
+    /// Stops it, with all that it holds, or lets it go on.
+    pub fn pause(&mut self, paused: bool) {
+        self.paused = paused;
+        let Some(id) = self.store.process() else { return };
+        if paused {
+            self.neighbours.pause(id);
+        } else {
+            self.neighbours.resume(id);
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The whole of the program comes to a sudden end, whatever it is doing: its processes are killed, or the power is cut under a store
+//! that lies on a disk that forgets what was not synced. What clients were told is durable is there afterwards, snapshots are what
+//! they were, and each command was done whole or not at all.
+//!
+//! `ARCHIPELAGO_POWER_CUTS` (10) and `ARCHIPELAGO_KILLS` (20) set how often; `ARCHIPELAGO_CRASH_SEED` repeats a run as far as the order
+//! of threads allows.
+// Helpers outside of test functions may stop the test, too.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod commands;
+mod disk;
+mod filesystem;
+#[allow(dead_code)]
+#[path = "../served_volume/history.rs"]
+mod history;
+mod life;
+mod listing;
+#[path = "../served_volume/load.rs"]
+mod load;
+mod names;
+mod operators;
+mod power;
+#[path = "../support/raw_client.rs"]
+mod raw_client;
+mod run;
+#[allow(dead_code)]
+#[path = "../served_volume/site.rs"]
+mod site;
+
+use std::time::Instant;
+
+use archipelago_core::blocker::sim::Syncs;
+
+use crate::history::Random;
+use crate::run::Run;
+
+/// Cycles within which a planted bug has to be found; most are found in the first.
+const PLANTED: u64 = 20;
+
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|n| n.parse().unwrap())
+}
+
+fn seed() -> u64 {
+    let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
+    let seed = variable("ARCHIPELAGO_CRASH_SEED").unwrap_or(clock);
+    // Shown if the test fails, in whatever way.
+    println!("ARCHIPELAGO_CRASH_SEED={seed}");
+    seed
+}
+
+/// Runs cycles until `enough` is true of the run, and reports.
+fn cycles(mut run: Run, seed: u64, mut random: Random, enough: impl Fn(&Run) -> bool) {
+    let began = Instant::now();
+    let mut cycle = 0;
+    while !enough(&run) {
+        if let Err(error) = run.cycle(&mut random) {
+            panic!("seed {seed}, cycle {cycle}: {error}\n{}", run.keep());
+        }
+        cycle += 1;
+    }
+    let figures = &run.figures;
+    println!(
+        "{} power cuts and {} kills in {:?}, {} of both during recovery: {} changes, {} flushes, {} steps of the disk, {} sectors had to \
+         be of a certain change, {} snapshots under load; commands told to have succeeded + interrupted: {}",
+        figures.cuts,
+        figures.kills,
+        began.elapsed(),
+        figures.in_recovery,
+        figures.changes,
+        figures.flushes,
+        figures.steps,
+        figures.sectors,
+        figures.snapshots,
+        figures.tally.summary(),
+    );
+}
+
+#[test]
+fn what_was_flushed_survives_power_cuts_at_any_call() {
+    if !disk::is_possible() {
+        return;
+    }
+    disk::keep_mounts_private();
+    let (cuts, seed) = (variable("ARCHIPELAGO_POWER_CUTS").unwrap_or(10), seed());
+    let mut random = Random(seed);
+    let run = Run::on_a_disk(&mut random, Syncs::None);
+    cycles(run, seed, random, |run| run.figures.cuts >= cuts);
+}
+
+#[test]
+fn what_was_flushed_survives_kills_whatever_runs() {
+    let (kills, seed) = (variable("ARCHIPELAGO_KILLS").unwrap_or(20), seed());
+    let mut random = Random(seed);
+    let run = Run::in_a_directory(&mut random);
+    cycles(run, seed, random, |run| run.figures.kills >= kills);
+}
+
+/// Cuts the power until a loss is reported.
+fn a_loss_is_reported(dropped: Syncs) {
+    if !disk::is_possible() {
+        return;
+    }
+    disk::keep_mounts_private();
+    let mut random = Random(seed());
+    let mut run = Run::on_a_disk(&mut random, dropped);
+    let error = (0..PLANTED).find_map(|_| run.cycle(&mut random).err());
+    let error = error.unwrap_or_else(|| panic!("{} cuts, and nothing was found", run.figures.cuts));
+    println!("after {} cuts: {error}", run.figures.cuts);
+}
+
+#[test]
+fn a_disk_that_ignores_file_syncs_is_found_out() {
+    a_loss_is_reported(Syncs::Files);
+}
+
+#[test]
+fn a_disk_that_ignores_directory_syncs_is_found_out() {
+    a_loss_is_reported(Syncs::Directories);
+}
