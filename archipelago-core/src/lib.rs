@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 pub mod blocker;
+pub mod digest;
 pub mod error;
 pub mod format;
 #[cfg(feature = "fuzzing")]
@@ -13,6 +14,7 @@ pub mod format;
 pub mod fuzzing;
 pub mod limits;
 pub mod mapper;
+pub mod merkle;
 pub mod name;
 #[doc(hidden)]
 pub mod planted;
@@ -26,6 +28,7 @@ pub mod time;
 pub mod volume;
 
 pub use blocker::VolumeId;
+pub use digest::Digest;
 pub use error::{Error, Owner, Result};
 pub use format::header::Kind;
 pub use format::stream::ResumeToken;

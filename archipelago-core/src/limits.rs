@@ -67,6 +67,19 @@ pub const MAX_OPEN_FILES: usize = 512;
 /// Default byte limit of the node cache.
 pub const NODE_CACHE: u64 = 64 << 20;
 
+/// Places of content blocks that a process remembers; about 100 bytes each.
+pub const CONTENT_PLACES: usize = 64 << 10;
+/// Pages of the content index that a process keeps decoded; about 4.5 KiB each.
+pub const INDEX_PAGES: usize = 2048;
+/// Index tables past which the small ones are merged: each is asked at every lookup.
+pub const MAX_INDEX_TABLES: usize = 8;
+/// Digests that one call asks for or leases: what the lock of content is held for at once.
+pub const MAX_DIGEST_BATCH: usize = 8192;
+/// Content objects deleted while the lock of content is held once: nobody waits for it longer than for so many unlinks.
+pub const CONTENT_SWEEP: usize = 256;
+/// Bytes that hashing reads between two moments at which what it found is made durable.
+pub const HASH_BATCH: u64 = 16 << 30;
+
 /// Largest single read or write request, in bytes.
 pub const MAX_REQUEST: u64 = 64 << 20;
 /// Requests queued for the completion interface of one store.

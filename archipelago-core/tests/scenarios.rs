@@ -84,7 +84,7 @@ fn map(store: &Store, name: &str, offset: u64, len: u64) -> Vec<MapExtent> {
 /// The epochs in which the bytes of a range were written.
 fn epochs(store: &Store, name: &str, offset: u64, len: u64) -> Vec<u64> {
     let epoch = |e: &MapExtent| match e.source {
-        MapSource::Zero => None,
+        MapSource::Zero | MapSource::Content { .. } => None,
         MapSource::Data { epoch, .. } | MapSource::Log { epoch, .. } => Some(epoch),
     };
     map(store, name, offset, len).iter().filter_map(epoch).collect()

@@ -1,9 +1,9 @@
 //! Measurements of the engine against its peers, side by side in one run.
 //!
 //! `archipelago-benches [--dir DIR] [--json] [GROUP...]`: groups are `meta` (bytes of snapshot and clone), `clone` (durable
-//! clones), `first` (first writes into a clone), `depth` (reads after a thousand snapshots), `check` and `gc` (map entries that are
-//! checked, or walked by a collection, per second), `send` (what an incremental send reads) and `freeze` (how long snapshots
-//! stop writes); all of them without any.
+//! clones), `first` (first writes into a clone), `depth` (reads after a thousand snapshots), `hash` (hashing a snapshot), `digests` (ten
+//! million digests), `check` and `gc` (map entries that are checked, or walked by a collection, per second), `send` (what an incremental
+//! send reads) and `freeze` (how long snapshots stop writes); all of them without any.
 
 mod bars;
 mod count;
@@ -26,11 +26,13 @@ fn main() {
         }
     }
     let wanted = |name: &str| groups.is_empty() || groups.iter().any(|g| g == name);
-    let run: [(&str, Bar); 8] = [
+    let run: [(&str, Bar); 10] = [
         ("meta", bars::meta::run),
         ("clone", bars::clone::run),
         ("first", bars::first::run),
         ("depth", bars::depth::run),
+        ("hash", bars::hash::run),
+        ("digests", bars::digests::run),
         ("check", bars::check::run),
         ("gc", bars::gc::run),
         ("send", bars::send::run),

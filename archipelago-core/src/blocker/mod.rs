@@ -14,6 +14,7 @@
 use std::fmt;
 use std::io::{IoSlice, IoSliceMut};
 
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 
 pub mod file;
@@ -47,13 +48,22 @@ pub enum Object {
     Pack(VolumeId, u32),
     /// Blocks that a volume wrote in epoch `.1`, block i at i x block size.
     Data(VolumeId, u64),
+    /// Digests of the blocks of epoch `.1` of a volume, which is sealed.
+    Redirect(VolumeId, u64),
+    /// A content block: made whole by [`Blocker::put`], and never changed.
+    Content(Digest),
+    /// A table of the content index.
+    Index(u64),
+    /// Part `.1` of the leases of claim `.0`.
+    Lease(u64, u64),
 }
 
 impl Object {
-    /// The volume that wrote it.
+    /// The volume that wrote it; 0 for what belongs to the store.
     pub fn volume(&self) -> VolumeId {
-        match self {
-            Object::Log(volume, _) | Object::Pack(volume, _) | Object::Data(volume, _) => *volume,
+        match *self {
+            Object::Log(v, _) | Object::Pack(v, _) | Object::Data(v, _) | Object::Redirect(v, _) => v,
+            Object::Content(_) | Object::Index(_) | Object::Lease(..) => VolumeId(0),
         }
     }
 }
@@ -64,6 +74,10 @@ impl fmt::Display for Object {
             Object::Log(v, n) => write!(f, "log.{v}.{n:08x}"),
             Object::Pack(v, n) => write!(f, "pack.{v}.{n:08x}"),
             Object::Data(v, e) => write!(f, "data.{v}.{e:016x}"),
+            Object::Redirect(v, e) => write!(f, "redirect.{v}.{e:016x}"),
+            Object::Content(digest) => write!(f, "content/{digest}"),
+            Object::Index(id) => write!(f, "content/i.{id:016x}"),
+            Object::Lease(claim, part) => write!(f, "content/l.{claim:016x}.{part:016x}"),
         }
     }
 }
@@ -177,6 +191,9 @@ pub trait Blocker: Send + Sync {
     /// ends within the range is [`Damaged`](crate::Error::Damaged) ("cut short"), data as well as logs and packs: callers
     /// read only what a map names, and a map names only what was written. Asking for no bytes of a data object succeeds.
     fn read(&self, object: Object, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()>;
+    /// Fills the front of `buf` with what there is from `offset` on, and returns how much that is: all of it, unless the object ends
+    /// before, or is missing. What was never written inside an object reads as zeros. `buf` must not cross 8 TiB.
+    fn read_some(&self, object: Object, buf: &mut [u8], offset: u64) -> Result<usize>;
     /// Writes all of `bufs` at `offset`. A [`Object::Data`] that does not exist is created (durable with the next sync).
     fn write(&self, object: Object, bufs: &[IoSlice<'_>], offset: u64) -> Result<()>;
     /// Makes the range read as zeros and frees its room where the backend can. Nothing happens to an object that does not exist.
@@ -195,6 +212,19 @@ pub trait Blocker: Send + Sync {
     fn allocated(&self, object: Object) -> Result<u64>;
     /// Closes what is kept open only to be quick, so that the room of what others removed is free.
     fn close_idle(&self) {}
+
+    /// Makes a content object of these bytes, whole or not at all, and durable on return; `false` if it was there. That the bytes are
+    /// those of the digest is the caller's word.
+    fn put(&self, digest: Digest, bytes: &[u8]) -> Result<bool>;
+    /// Length of a content object, or `None` if there is none: looked for by name at this moment, whatever was known before.
+    /// It may not be durable yet; see [`Blocker::sync_contents`].
+    fn content_len(&self, digest: Digest) -> Result<Option<u64>>;
+    /// Content objects whose digest begins with this byte, sorted.
+    fn contents(&self, first: u8) -> Result<Vec<Digest>>;
+    /// Makes the content objects whose digest begins with this byte durable, whoever made them.
+    fn sync_contents(&self, first: u8) -> Result<()>;
+    /// Index tables and leases, sorted; finished or not.
+    fn content_tables(&self) -> Result<Vec<Object>>;
 
     /// Creates a record at version 1. `Exists` if it is there. Not yet reachable by any name.
     fn create_record(&self, key: RecordKey, bytes: &[u8]) -> Result<()>;

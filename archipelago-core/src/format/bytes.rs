@@ -1,6 +1,7 @@
 //! Little-endian fields and variable-length integers, written and read in order.
 
 use crate::error::{Error, Result};
+use crate::limits::ATOM;
 
 /// Longest encoded variable-length integer, in bytes: ten groups of seven bits hold 64.
 pub(crate) const MAX_VARINT: usize = 10;
@@ -59,6 +60,11 @@ impl Writer {
         self.u32(crc)
     }
 
+    /// What was written; the writer is empty after it.
+    pub(crate) fn take(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.0)
+    }
+
     pub(crate) fn finish(self) -> Vec<u8> {
         self.0
     }
@@ -79,6 +85,30 @@ pub(crate) struct Reader<'a> {
 impl<'a> Reader<'a> {
     pub(crate) fn new(object: &'a str, bytes: &'a [u8]) -> Reader<'a> {
         Reader { object, bytes, at: 0 }
+    }
+
+    /// A reader of an atom that begins with a magic number and a version and ends with the CRC32C of the rest, behind the
+    /// version and ending before the checksum. `what` is said of it in errors.
+    pub(crate) fn checked_atom(
+        object: &'a str,
+        bytes: &'a [u8],
+        magic: u32,
+        version: u8,
+        what: &str,
+    ) -> Result<Reader<'a>> {
+        let whole = Reader::new(object, bytes);
+        let Some((body, crc)) = bytes.split_last_chunk::<4>().filter(|_| bytes.len() == ATOM) else {
+            return whole.damaged(format!("{what} is cut short"));
+        };
+        whole.require(crc32c::crc32c(body) == u32::from_le_bytes(*crc), &format!("the checksum of {what} is wrong"))?;
+        let mut reader = Reader::new(object, body);
+        let found = reader.u32()?;
+        reader.require(found == magic, &format!("something else lies where {what} must be"))?;
+        match reader.u8()? {
+            v if v == version => Ok(reader),
+            0 => reader.damaged(format!("{what} is of version 0")),
+            later => reader.too_new(format!("{what} is of version {later}")),
+        }
     }
 
     /// The error for a wrong value.

@@ -4,15 +4,19 @@
 use super::header::{Header, Kind, LogPos, LogStart, Root, SealedRange};
 use super::log::{self, Body, Found, RecordHead, Run, RunKind, SegmentHead};
 
+use super::index::{self, IndexEntry, IndexHead, Slot};
+use super::lease::{self, LeaseHead};
 use super::node::{self, Entry, Extent, Node, Pointer, Source};
 use super::owner::ShortOwner;
 use super::record::{self, Slots};
+use super::redirect::{self, RedirectEntry, RedirectHead};
 use super::relations::{Group, Received};
 use super::stream::{
     Base, FRAME_HEAD, FrameHead, FrameKind, HASH, Identity, Progress, ResumeToken, Sequence, StreamHeader,
 };
 use super::superblock::Superblock;
 use crate::blocker::VolumeId;
+use crate::digest::Digest;
 use crate::error::Owner;
 use crate::limits;
 
@@ -312,6 +316,65 @@ fn the_nodes_of_the_document_lead_from_one_to_the_next() {
     let list = example("extent-node", pointer.len as usize);
     node::verify("example", &list, &pointer).unwrap();
     assert_eq!(Node::decode("example", &list).unwrap(), (Node::Extents(extents()), 130));
+}
+
+/// A block of the image: `hello`, and zeros behind it.
+fn content() -> Digest {
+    Digest::of(b"hello\0\0").0
+}
+
+#[test]
+fn the_content_node_of_the_document_is_the_one_described() {
+    let live = Source::Data { owner: VOLUME, epoch: 2 };
+    let extent = |start, len, source| Extent { start, len, source };
+    let list = vec![
+        extent(0, 16, Source::Content(content())),
+        extent(16, 1, live),
+        extent(17, 1007, Source::Content(content())),
+    ];
+    let node = Node::Leaf(vec![(0, Entry::Content(content())), (1, Entry::Extents(list))]);
+    let bytes = node.encode(VOLUME, 0).unwrap();
+    same("content-leaf", &bytes);
+    assert_eq!(Node::decode("example", &example("content-leaf", bytes.len())).unwrap(), (node, 0));
+}
+
+#[test]
+fn the_index_table_of_the_document_is_the_one_described() {
+    let head = IndexHead { id: 0x1d1d, entries: 1 };
+    let slot = Slot { owner: IMAGE, epoch: 1, block: 2, len: 5, shift: 22 };
+    let entries = vec![IndexEntry { digest: content(), slot }];
+    let mut table = head.encode().to_vec();
+    table.resize(index::PAGE, 0);
+    table.extend_from_slice(&index::encode_page(head.id, 0, &entries));
+    same("index-table", &table);
+    let shown = example("index-table", table.len());
+    assert_eq!(IndexHead::decode("example", &shown[..limits::ATOM]).unwrap(), Some(head));
+    assert_eq!(index::decode_page("example", &shown[index::PAGE..], head.id, 0).unwrap(), entries);
+}
+
+#[test]
+fn the_redirect_table_of_the_document_is_the_one_described() {
+    let head = RedirectHead { owner: IMAGE, epoch: 1, shift: 22 };
+    let entry = RedirectEntry { digest: content(), len: 5, moved: false };
+    let mut table = head.encode().to_vec();
+    table.resize(redirect::place(2) as usize, 0);
+    table.extend_from_slice(&entry.encode(2));
+    same("redirect-table", &table);
+    let shown = example("redirect-table", table.len());
+    assert_eq!(RedirectHead::decode("example", &shown[..limits::ATOM]).unwrap(), Some(head));
+    assert_eq!(RedirectEntry::decode("example", &shown[redirect::place(2) as usize..], 2, 22).unwrap(), Some(entry));
+}
+
+#[test]
+fn the_lease_of_the_document_is_the_one_described() {
+    let (claim, part) = (0xc1a1_0000_0000_0001, 0xa57_0000_0000_0001);
+    let head = LeaseHead { claim, part, ended: false, time: 1_770_000_000, claimant: "upload 7".into() };
+    let mut file = head.encode().unwrap().to_vec();
+    file.extend_from_slice(&lease::encode_atom(part, 1, &[content()]));
+    same("lease", &file);
+    let shown = example("lease", file.len());
+    assert_eq!(LeaseHead::decode("example", &shown[..limits::ATOM]).unwrap(), Some(head));
+    assert_eq!(lease::decode_atom("example", &shown[limits::ATOM..], part, 1).unwrap(), [content()]);
 }
 
 #[test]

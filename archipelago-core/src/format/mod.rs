@@ -4,10 +4,13 @@
 //! All integers are little-endian.
 
 pub mod header;
+pub mod index;
+pub mod lease;
 pub mod log;
 pub mod node;
 pub mod owner;
 pub mod record;
+pub mod redirect;
 pub mod relations;
 pub mod stream;
 pub mod superblock;

@@ -3,6 +3,7 @@
 use super::bytes::{Reader, Writer};
 use super::extents::{self, MAX_INLINE_OWNERS, Owners, OwnersRead};
 use crate::blocker::VolumeId;
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::limits::{
     FANOUT, FANOUT_SHIFT, MAX_BLOCK_SIZE, MAX_EXTENTS, MAX_INLINE_EXTENTS, MAX_NODE, MAX_VOLUME_SIZE, MIN_BLOCK_SIZE,
@@ -26,8 +27,9 @@ const BITMAP: usize = FANOUT as usize / 8;
 const MAX_LEAF_OWNERS: usize = FANOUT as usize * MAX_INLINE_OWNERS;
 /// Blocks of the largest volume.
 const MAX_BLOCKS: u64 = MAX_VOLUME_SIZE / MIN_BLOCK_SIZE;
-/// Longest stored extent: five numbers of at most 3, 2, 2, 10 and 5 bytes, and a journal offset of 4.
-const MAX_EXTENT: usize = 26;
+/// Longest stored extent: three numbers of at most 3, 2 and 2 bytes, then either an epoch of 10, a segment of 5 and a
+/// journal offset of 4, or a digest of 32 and a byte before it.
+const MAX_EXTENT: usize = 40;
 
 const LEAF: u8 = 1;
 const INNER: u8 = 2;
@@ -36,7 +38,6 @@ const EXTENTS: u8 = 3;
 const OWNED: u8 = 1;
 const INLINE: u8 = 2;
 const EXTENT_NODE: u8 = 3;
-/// Reserved for blocks named by the hash of their content.
 const CONTENT: u8 = 4;
 
 // No node exceeds its limit: the worst leaf, inner node and extent node.
@@ -119,6 +120,8 @@ pub enum Source {
         /// Byte offset in the segment of the run's first sector; a multiple of 512.
         offset: u32,
     },
+    /// In the content block of this name, at their own offset in the block; zeros past its end.
+    Content(Digest),
 }
 
 /// A run of sectors inside one block.
@@ -147,6 +150,8 @@ pub enum Entry {
     Extents(Vec<Extent>),
     /// An extent node of its own.
     ExtentNode(Pointer),
+    /// The whole block is the content block of this name.
+    Content(Digest),
 }
 
 /// A decoded node. Slots are indexes below `FANOUT`, strictly rising.
@@ -317,6 +322,7 @@ fn wrong_with(entry: &Entry) -> Option<&'static str> {
         }
         Entry::Extents(list) => extents::wrong_with(list),
         Entry::ExtentNode(pointer) => pointer.wrong(),
+        Entry::Content(digest) => (*digest == Digest::ZERO).then_some("an entry of zeros is stored"),
     }
 }
 
@@ -325,7 +331,7 @@ fn owners_of(entry: &Entry) -> impl Iterator<Item = VolumeId> {
     let (owned, list) = match entry {
         Entry::Owned { owner, .. } => (Some(*owner), &[][..]),
         Entry::Extents(list) => (None, list.as_slice()),
-        Entry::ExtentNode(_) => (None, &[][..]),
+        Entry::ExtentNode(_) | Entry::Content(_) => (None, &[][..]),
     };
     owned.into_iter().chain(list.iter().filter_map(|extent| extents::writer_of(&extent.source)).map(|from| from.0))
 }
@@ -342,6 +348,9 @@ fn write_entry(writer: &mut Writer, entry: &Entry, owners: &Owners) {
         Entry::ExtentNode(pointer) => {
             pointer.write(writer.u8(EXTENT_NODE));
         }
+        Entry::Content(digest) => {
+            writer.u8(CONTENT).bytes(&digest.0);
+        }
     }
 }
 
@@ -354,7 +363,7 @@ fn read_entry(reader: &mut Reader<'_>, owners: &mut OwnersRead) -> Result<Entry>
             Ok(Entry::Extents(extents::read(reader, count as usize, owners)?))
         }
         EXTENT_NODE => Ok(Entry::ExtentNode(Pointer::read(reader)?)),
-        CONTENT => reader.too_new("a block that is named by the hash of its content"),
+        CONTENT => Ok(Entry::Content(Digest(reader.array()?))),
         other => reader.damaged(format!("a leaf entry of kind {other}")),
     }
 }

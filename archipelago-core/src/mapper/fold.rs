@@ -234,10 +234,13 @@ impl Folder<'_> {
         let sectors = 1u16 << (u32::from(shift) - crate::limits::SECTOR_SHIFT);
         match map.extents() {
             [] => Ok(None),
-            [only] if only.len == sectors && matches!(only.source, Source::Data { .. }) => match only.source {
-                Source::Data { owner, epoch } => Ok(Some(Entry::Owned { owner, epoch })),
-                _ => Ok(None),
-            },
+            [only] if only.len == sectors && matches!(only.source, Source::Data { .. } | Source::Content(_)) => {
+                match only.source {
+                    Source::Data { owner, epoch } => Ok(Some(Entry::Owned { owner, epoch })),
+                    Source::Content(digest) => Ok(Some(Entry::Content(digest))),
+                    _ => Ok(None),
+                }
+            }
             extents if node::inline_size(extents) <= MAX_INLINE_EXTENTS => Ok(Some(Entry::Extents(extents.to_vec()))),
             extents => {
                 let node = Node::Extents(extents.to_vec());

@@ -228,7 +228,7 @@ impl Replay<'_> {
                 Source::Data { owner: o, epoch: e } | Source::Log { owner: o, epoch: e, .. } => {
                     *o == owner && *e > epoch
                 }
-                Source::Zero => false,
+                Source::Zero | Source::Content(_) => false,
             };
             if map.runs(first, len).any(|r| newer(&r.source)) {
                 let pieces: Vec<_> = map.runs(first, len).filter(|r| !newer(&r.source)).collect();

@@ -155,6 +155,9 @@ impl Tree {
                 let source = Source::Data { owner: *owner, epoch: *epoch };
                 Stored::Whole([Extent { start: 0, len: self.sectors(), source }])
             }
+            Entry::Content(digest) => {
+                Stored::Whole([Extent { start: 0, len: self.sectors(), source: Source::Content(*digest) }])
+            }
             Entry::Extents(_) => Stored::Inline(leaf.clone(), i),
             Entry::ExtentNode(pointer) => {
                 let node = cache.get(blocker, pointer)?;
@@ -191,7 +194,7 @@ impl Tree {
 /// Sectors mapped by a stored entry.
 pub fn entry_mapped(entry: &Entry, sectors: u16) -> u64 {
     match entry {
-        Entry::Owned { .. } => u64::from(sectors),
+        Entry::Owned { .. } | Entry::Content(_) => u64::from(sectors),
         Entry::Extents(list) => list.iter().map(|e| u64::from(e.len)).sum(),
         Entry::ExtentNode(pointer) => pointer.mapped,
     }

@@ -5,6 +5,7 @@ mod background;
 pub(crate) mod catalog;
 mod check;
 pub mod collect;
+pub mod content;
 pub mod control;
 mod group;
 pub(crate) mod open;

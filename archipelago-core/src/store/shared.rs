@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use super::content::Contents;
 use super::control::{Answer, Handler, Request};
 use super::operations::Operations;
 use super::peers::Peers;
@@ -21,12 +22,17 @@ use crate::volume::freeze::Part;
 use crate::volume::inner::Inner;
 use crate::volume::queue::WorkerPool;
 
+/// Ids below this name locks of the store.
+const FIRST_ID: u64 = 256;
+
 /// Shared state of an open store.
 pub struct Shared {
     /// Backend.
     pub blocker: Arc<dyn Blocker>,
     /// Node cache.
     pub cache: NodeCache,
+    /// Where content is.
+    pub contents: Contents,
     /// How the store was opened.
     pub options: StoreOptions,
     /// Facts about the store.
@@ -68,6 +74,7 @@ impl Shared {
         Shared {
             blocker,
             cache: NodeCache::new(options.node_cache),
+            contents: Contents::default(),
             seed: options.seed.map(AtomicU64::new),
             options,
             superblock,
@@ -97,7 +104,7 @@ impl Shared {
     /// A volume id that nobody has.
     pub fn new_id(&self) -> Result<VolumeId> {
         // 64 random bits meet among a billion volumes with a chance of 3 in 100; creation is exclusive all the same.
-        self.random().map(VolumeId)
+        self.random().map(|id| VolumeId(id.max(FIRST_ID)))
     }
 
     /// Seconds since 1970; a constant in simulation.

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::Serialize;
 
 use crate::blocker::Space;
+use crate::digest::Digest;
 use crate::error::{Error, Owner, Result};
 use crate::format::header::Kind;
 use crate::limits;
@@ -179,6 +180,11 @@ pub enum MapSource {
         segment: u32,
         /// Byte offset in the segment.
         position: u32,
+    },
+    /// In the content block of this digest, at the same offset as in the block.
+    Content {
+        /// Its name.
+        digest: Digest,
     },
 }
 

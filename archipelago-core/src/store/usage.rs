@@ -67,6 +67,7 @@ pub fn map_extents(
             Source::Log { owner, epoch, segment, offset } => {
                 MapSource::Log { owner: owner.0, epoch, segment, position: offset + skipped }
             }
+            Source::Content(digest) => MapSource::Content { digest },
         };
         match &mut last {
             Some(e) if continues(e, &source) => e.len += stop - first,
@@ -88,6 +89,8 @@ fn continues(extent: &MapExtent, source: &MapSource) -> bool {
             MapSource::Log { owner: o, epoch: e, segment: s, position: p },
             MapSource::Log { owner, epoch, segment, position },
         ) => (o, e, s) == (owner, epoch, segment) && u64::from(p) + extent.len == u64::from(position),
+        // Of two neighbouring blocks of one digest each begins at its start.
+        (MapSource::Content { .. }, _) => false,
         (a, b) => a == b,
     }
 }

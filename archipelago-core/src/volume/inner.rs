@@ -238,7 +238,7 @@ impl Inner {
     pub fn is_live(&self, source: &Source) -> bool {
         let live = self.epoch.load(Ordering::Acquire);
         match *source {
-            Source::Zero => false,
+            Source::Zero | Source::Content(_) => false,
             Source::Data { owner, epoch } => owner == self.id && epoch == live,
             Source::Log { owner, epoch, segment, offset } => {
                 owner == self.id
@@ -248,10 +248,30 @@ impl Inner {
         }
     }
 
-    /// The object and byte offset of a source, `by` bytes into a run that starts at byte `start` of `block`.
+    /// Where the `len` bytes are that begin `by` bytes into a run of this source, which starts at byte `start` of `block`: the
+    /// place of the first, and how many are there. The rest is zeros.
+    pub fn find(
+        &self,
+        source: &Source,
+        block: u64,
+        start: u64,
+        by: u64,
+        len: usize,
+    ) -> Result<(Option<(Object, u64)>, usize)> {
+        let found = match *source {
+            Source::Content(digest) => {
+                let place = self.shared.contents.resolve(self.blocker(), digest)?;
+                return Ok(place.part(start + by, len));
+            }
+            _ => self.place(source, block, start, by),
+        };
+        Ok(if found.is_some() { (found, len) } else { (None, 0) })
+    }
+
+    /// The object and byte offset of what this volume may overwrite, `by` bytes into a run that starts at byte `start` of `block`.
     pub fn place(&self, source: &Source, block: u64, start: u64, by: u64) -> Option<(Object, u64)> {
         match *source {
-            Source::Zero => None,
+            Source::Zero | Source::Content(_) => None,
             Source::Data { owner, epoch } => {
                 Some((Object::Data(owner, epoch), (block << self.block_shift) + start + by))
             }
@@ -288,8 +308,9 @@ impl Inner {
     pub fn read_sector(&self, map: &BlockMap, block: u64, sector: u16, buf: &mut [u8]) -> Result<()> {
         buf.fill(0);
         for run in map.runs(sector, 1) {
-            if let Some((object, offset)) = self.place(&run.source, block, u64::from(sector) << SECTOR_SHIFT, 0) {
-                self.blocker().read(object, &mut [IoSliceMut::new(buf)], offset)?;
+            let (place, n) = self.find(&run.source, block, u64::from(sector) << SECTOR_SHIFT, 0, buf.len())?;
+            if let Some((object, offset)) = place {
+                self.blocker().read(object, &mut [IoSliceMut::new(&mut buf[..n])], offset)?;
             }
         }
         Ok(())

@@ -71,15 +71,18 @@ impl Inner {
                 let run_end = (run_start + (u64::from(run.len) << SECTOR_SHIFT)).min(stop);
                 let from = run_start.max(at);
                 let len = (run_end - from) as usize;
-                let place = self.place(&run.source, block, run_start - base, from - run_start);
-                match (pieces.last_mut(), place) {
-                    (Some(Piece { len: l, place: Some((o, p)) }), Some((object, position)))
-                        if *o == object && *p + *l as u64 == position =>
-                    {
-                        *l += len;
+                let (place, there) = self.find(&run.source, block, run_start - base, from - run_start, len)?;
+                for (len, place) in [(there, place), (len - there, None)] {
+                    match (pieces.last_mut(), place) {
+                        _ if len == 0 => {}
+                        (Some(Piece { len: l, place: Some((o, p)) }), Some((object, position)))
+                            if *o == object && *p + *l as u64 == position =>
+                        {
+                            *l += len;
+                        }
+                        (Some(Piece { len: l, place: None }), None) => *l += len,
+                        _ => pieces.push(Piece { len, place }),
                     }
-                    (Some(Piece { len: l, place: None }), None) => *l += len,
-                    _ => pieces.push(Piece { len, place }),
                 }
             }
             at = stop;
@@ -440,10 +443,11 @@ impl Inner {
         for piece in map.runs(run.start, run.len) {
             let n = usize::from(piece.len) << SECTOR_SHIFT;
             let part = &mut buf[at..at + n];
-            match self.place(&piece.source, block, u64::from(piece.start) << SECTOR_SHIFT, 0) {
-                Some((object, offset)) => self.blocker().read(object, &mut [IoSliceMut::new(part)], offset)?,
-                None => part.fill(0),
+            let (place, there) = self.find(&piece.source, block, u64::from(piece.start) << SECTOR_SHIFT, 0, n)?;
+            if let Some((object, offset)) = place {
+                self.blocker().read(object, &mut [IoSliceMut::new(&mut part[..there])], offset)?;
             }
+            part[there..].fill(0);
             at += n;
         }
         Ok(())

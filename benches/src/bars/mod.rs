@@ -13,9 +13,11 @@ use crate::count::CountingSys;
 pub mod check;
 pub mod clone;
 pub mod depth;
+pub mod digests;
 pub mod first;
 pub mod freeze;
 pub mod gc;
+pub mod hash;
 pub mod meta;
 pub mod send;
 

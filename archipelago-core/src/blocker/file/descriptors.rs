@@ -130,15 +130,19 @@ impl Descriptors {
         Descriptors { sys, shards: Default::default(), open: AtomicUsize::new(0), max: max.max(1) }
     }
 
-    fn shard(&self, volume: VolumeId) -> &Shard {
+    fn shard(&self, object: Object) -> &Shard {
+        self.shard_of(names::spread(object))
+    }
+
+    fn shard_of(&self, spread: u64) -> &Shard {
         // Ids are random. The low byte, which already chooses the directory, is left out only because small test ids
         // then still spread.
-        &self.shards[(volume.0 ^ volume.0 >> 32) as usize % SHARDS]
+        &self.shards[(spread ^ spread >> 32) as usize % SHARDS]
     }
 
     /// The open file of an object part, opened if need be; `None` if it does not exist.
     pub(super) fn get(&self, object: Object, part: u32, access: Access) -> io::Result<Option<Arc<OpenFile>>> {
-        let shard = self.shard(names::volume_of(object));
+        let shard = self.shard(object);
         let cached = || {
             let files = shard.files.read();
             let file = files.get(&(object, part)).filter(|file| file.writable || access == Access::Read)?;
@@ -160,7 +164,7 @@ impl Descriptors {
                     return Ok(None);
                 }
                 // Exclusively, so that it is known whose duty it is to make the entry durable.
-                match self.create_file(names::volume_of(object), &path) {
+                match self.create_file(names::Dir::of(object), &path) {
                     Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                         (self.sys.open(&path, Open::ReadWrite)?, true, false)
                     }
@@ -177,18 +181,23 @@ impl Descriptors {
     }
 
     /// Creates a file that must not exist, with its directory if need be.
-    pub(super) fn create_file(&self, volume: VolumeId, path: &str) -> io::Result<Fd> {
-        self.with_dir(volume, || self.sys.open(path, Open::CreateNew))
+    pub(super) fn create_file(&self, dir: names::Dir, path: &str) -> io::Result<Fd> {
+        self.with_dir(dir, || self.sys.open(path, Open::CreateNew))
     }
 
-    /// Makes a call that fails with ENOENT for want of the volume's directory, and makes that directory if it does.
-    pub(super) fn with_dir(&self, volume: VolumeId, call: impl Fn() -> io::Result<Fd>) -> io::Result<Fd> {
+    /// Makes a call that fails with ENOENT for want of a directory, and makes that directory if it does.
+    pub(super) fn with_dir(&self, dir: names::Dir, call: impl Fn() -> io::Result<Fd>) -> io::Result<Fd> {
+        let make = |path: &str| match self.sys.mkdir(path) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+            _ => Ok(()),
+        };
         match call() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                match self.sys.mkdir(&names::data_dir(names::slot(volume))) {
-                    Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
-                    _ => call(),
+                if matches!(dir, names::Dir::Content(_)) {
+                    make(names::CONTENT)?;
                 }
+                make(&dir.path())?;
+                call()
             }
             other => other,
         }
@@ -196,7 +205,7 @@ impl Descriptors {
 
     /// Takes over the descriptor of a file that was just created, and is durable with its entry.
     pub(super) fn adopt(&self, object: Object, part: u32, fd: Fd) {
-        let shard = self.shard(names::volume_of(object));
+        let shard = self.shard(object);
         let _opening = shard.opening.lock();
         self.insert(shard, (object, part), fd, true, false);
     }
@@ -240,13 +249,13 @@ impl Descriptors {
 
     /// The open parts of an object.
     pub(super) fn parts(&self, object: Object) -> Vec<Arc<OpenFile>> {
-        let files = self.shard(names::volume_of(object)).files.read();
+        let files = self.shard(object).files.read();
         files.range((object, 0)..=(object, u32::MAX)).map(|(_, file)| file.clone()).collect()
     }
 
     /// Forgets all of an object and calls `unlink`, while nobody can open it.
     pub(super) fn remove<R>(&self, object: Object, unlink: impl FnOnce() -> R) -> R {
-        let shard = self.shard(names::volume_of(object));
+        let shard = self.shard(object);
         let _opening = shard.opening.lock();
         self.drop_files(shard, |(held, _), _| *held == object);
         let mut facts = shard.facts.lock();
@@ -259,9 +268,9 @@ impl Descriptors {
     /// Forgets what another process may have changed while it had the volume. Files with unsynced writes, and failed
     /// syncs, are remembered.
     pub(super) fn reopen(&self, volume: VolumeId) {
-        let shard = self.shard(volume);
-        self.drop_files(shard, |(held, _), file| names::volume_of(*held) == volume && is_idle(file));
-        shard.facts.lock().settled.retain(|object| names::volume_of(*object) != volume);
+        let shard = self.shard_of(volume.0);
+        self.drop_files(shard, |(held, _), file| held.volume() == volume && is_idle(file));
+        shard.facts.lock().settled.retain(|object| object.volume() != volume);
     }
 
     /// Closes all files that nobody uses.
@@ -277,11 +286,11 @@ impl Descriptors {
     }
 
     pub(super) fn is_settled(&self, object: Object) -> bool {
-        self.shard(names::volume_of(object)).facts.lock().settled.contains(&object)
+        self.shard(object).facts.lock().settled.contains(&object)
     }
 
     pub(super) fn settle(&self, object: Object) {
-        let mut facts = self.shard(names::volume_of(object)).facts.lock();
+        let mut facts = self.shard(object).facts.lock();
         if facts.settled.len() >= MAX_FACTS {
             // Costs each of them a sync that was not needed, no more.
             facts.settled.clear();
@@ -290,13 +299,13 @@ impl Descriptors {
     }
 
     pub(super) fn has_failed(&self, object: Object) -> bool {
-        let facts = self.shard(names::volume_of(object)).facts.lock();
+        let facts = self.shard(object).facts.lock();
         facts.all_failed || facts.failed.contains(&object)
     }
 
     /// Remembers, for as long as this backend lives, that a sync of the object failed.
     pub(super) fn fail(&self, object: Object) {
-        let mut facts = self.shard(names::volume_of(object)).facts.lock();
+        let mut facts = self.shard(object).facts.lock();
         if facts.failed.len() >= MAX_FACTS {
             facts.all_failed = true;
         } else {

@@ -91,13 +91,14 @@ impl FileBlocker {
 
     /// One attempt to take the lock; `None` if its file was removed meanwhile.
     fn try_volume(&self, volume: VolumeId, path: &str, mode: LockMode, owner: &[u8]) -> Result<Option<LockOutcome>> {
-        let (fd, writable) = match self.files.with_dir(volume, || self.sys.open(path, Open::Create)) {
-            // Those who may only read the store share it.
-            Err(e) if mode == LockMode::Shared && matches!(e.raw_os_error(), Some(libc::EACCES | libc::EROFS)) => {
-                (self.sys.open(path, Open::Read).map_err(|e| fail("open", path, e))?, false)
-            }
-            fd => (fd.map_err(|e| fail("open", path, e))?, true),
-        };
+        let (fd, writable) =
+            match self.files.with_dir(names::Dir::of_volume(volume), || self.sys.open(path, Open::Create)) {
+                // Those who may only read the store share it.
+                Err(e) if mode == LockMode::Shared && matches!(e.raw_os_error(), Some(libc::EACCES | libc::EROFS)) => {
+                    (self.sys.open(path, Open::Read).map_err(|e| fail("open", path, e))?, false)
+                }
+                fd => (fd.map_err(|e| fail("open", path, e))?, true),
+            };
         let file = Handle::new(&self.sys, fd);
         if !self.sys.try_lock(fd, mode).map_err(|e| fail("lock", path, e))? {
             return Ok(Some(LockOutcome::Refused(self.read_owner(volume))));

@@ -3,6 +3,7 @@
 //! | File | Its job |
 //! |---|---|
 //! | `names` | paths, and what a path stands for |
+//! | `contents` | content objects, which get their name when they are whole |
 //! | `objects` | reads, writes and syncs of logs, packs and data |
 //! | `descriptors` | the cache of open files and what is known of their durability |
 //! | `reserve` | the room that data writes leave |
@@ -15,14 +16,16 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::real_sys::{LEAVE, RealSys};
 use super::sys::Sys;
 use super::{Blocker, Inventory, LockMode, LockOutcome, Mend, Object, Record, RecordKey, Space, VolumeId};
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::limits::MAX_OPEN_FILES;
 
+mod contents;
 mod descriptors;
 mod locks;
 mod mend;
@@ -59,6 +62,8 @@ pub struct FileBlocker {
     reserve: reserve::Reserve,
     known: records::Known,
     dirs: DurableDirs,
+    /// Numbers the content objects that are being written.
+    unfinished: AtomicU64,
 }
 
 impl FileBlocker {
@@ -70,6 +75,7 @@ impl FileBlocker {
             reserve: reserve::Reserve::default(),
             known: records::Known::default(),
             dirs: DurableDirs::default(),
+            unfinished: AtomicU64::new(0),
         }
     }
 
@@ -120,6 +126,10 @@ impl Blocker for FileBlocker {
         self.read_object(object, bufs, offset)
     }
 
+    fn read_some(&self, object: Object, buf: &mut [u8], offset: u64) -> Result<usize> {
+        self.read_what_is_there(object, buf, offset)
+    }
+
     fn write(&self, object: Object, bufs: &[IoSlice<'_>], offset: u64) -> Result<()> {
         self.write_object(object, bufs, offset)
     }
@@ -142,6 +152,26 @@ impl Blocker for FileBlocker {
 
     fn objects(&self, volume: VolumeId) -> Result<Vec<Object>> {
         self.list_objects(volume)
+    }
+
+    fn put(&self, digest: Digest, bytes: &[u8]) -> Result<bool> {
+        self.put_content(digest, bytes)
+    }
+
+    fn content_len(&self, digest: Digest) -> Result<Option<u64>> {
+        self.look_for_content(digest)
+    }
+
+    fn contents(&self, first: u8) -> Result<Vec<Digest>> {
+        self.list_contents(first)
+    }
+
+    fn sync_contents(&self, first: u8) -> Result<()> {
+        self.sync_content_dir(first)
+    }
+
+    fn content_tables(&self) -> Result<Vec<Object>> {
+        self.list_tables()
     }
 
     fn inventory(&self, part: u8) -> Result<Inventory> {
@@ -225,22 +255,22 @@ impl Blocker for FileBlocker {
     }
 }
 
-/// Which directories below `data` are known to be durable themselves.
-struct DurableDirs([AtomicBool; 256]);
+/// Which directories of objects are known to be durable themselves.
+struct DurableDirs([AtomicBool; names::Dir::COUNT]);
 
 impl Default for DurableDirs {
     fn default() -> DurableDirs {
-        DurableDirs([const { AtomicBool::new(false) }; 256])
+        DurableDirs([const { AtomicBool::new(false) }; names::Dir::COUNT])
     }
 }
 
 impl DurableDirs {
-    fn is_durable(&self, slot: u8) -> bool {
-        self.0[usize::from(slot)].load(Ordering::Acquire)
+    fn is_durable(&self, dir: names::Dir) -> bool {
+        self.0[dir.number()].load(Ordering::Acquire)
     }
 
-    fn set_durable(&self, slot: u8) {
-        self.0[usize::from(slot)].store(true, Ordering::Release);
+    fn set_durable(&self, dir: names::Dir) {
+        self.0[dir.number()].store(true, Ordering::Release);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Paths of the file backend, and what a path stands for (format.md, "Store layout").
 
 use crate::blocker::{Object, RecordKey, VolumeId};
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 
 /// The store's root, as [`Sys`](crate::blocker::sys::Sys) names it.
@@ -13,44 +14,103 @@ pub(super) const TRASH: &str = "trash";
 pub(super) const LOST: &str = "lost";
 /// Everything that belongs to one volume, spread over 256 directories.
 pub(super) const DATA: &str = "data";
+/// Content objects, their index, and leases; made when first needed.
+pub(super) const CONTENT: &str = "content";
 /// Registrations of processes.
 pub(super) const PROCS: &str = "procs";
 
 /// Longest file name that Linux file systems take, in bytes.
 const MAX_FILE_NAME: usize = 255;
 
-/// The volume that an object belongs to.
-pub(super) fn volume_of(object: Object) -> VolumeId {
-    object.volume()
+/// A directory that holds objects.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Dir {
+    /// Of the volumes whose id ends with this byte.
+    Data(u8),
+    /// Of the content objects whose digest begins with this byte.
+    Content(u8),
+    /// Of index tables and leases.
+    Tables,
 }
 
-/// Which of the 256 directories below `data` a volume's files are in.
-pub(super) fn slot(volume: VolumeId) -> u8 {
-    volume.0 as u8
-}
+impl Dir {
+    /// How many there are.
+    pub(super) const COUNT: usize = 513;
 
-/// Path of one of the directories below `data`.
-pub(super) fn data_dir(slot: u8) -> String {
-    format!("{DATA}/{slot:02x}")
-}
-
-/// Path of part `part` of an object; logs and packs have only part 0.
-pub(super) fn object_path(object: Object, part: u32) -> String {
-    let slot = slot(volume_of(object));
-    match object {
-        Object::Log(..) | Object::Pack(..) => format!("{DATA}/{slot:02x}/{object}"),
-        Object::Data(..) => format!("{DATA}/{slot:02x}/{object}.{part:08x}"),
+    /// The one with this object in it.
+    pub(super) fn of(object: Object) -> Dir {
+        match object {
+            Object::Content(digest) => Dir::Content(digest.0[0]),
+            Object::Index(_) | Object::Lease(..) => Dir::Tables,
+            Object::Log(v, _) | Object::Pack(v, _) | Object::Data(v, _) | Object::Redirect(v, _) => Dir::of_volume(v),
+        }
     }
+
+    /// The one with the files of this volume in it.
+    pub(super) fn of_volume(volume: VolumeId) -> Dir {
+        Dir::Data(volume.0 as u8)
+    }
+
+    /// Its number, below [`Dir::COUNT`].
+    pub(super) fn number(self) -> usize {
+        match self {
+            Dir::Data(n) => usize::from(n),
+            Dir::Content(n) => 256 + usize::from(n),
+            Dir::Tables => 512,
+        }
+    }
+
+    /// Its path.
+    pub(super) fn path(self) -> String {
+        match self {
+            Dir::Data(n) => format!("{DATA}/{n:02x}"),
+            Dir::Content(n) => format!("{CONTENT}/{n:02x}"),
+            Dir::Tables => CONTENT.to_string(),
+        }
+    }
+
+    /// Directories that lead to it and may be as new as it is itself, from the top.
+    pub(super) fn parents(self) -> &'static [&'static str] {
+        match self {
+            Dir::Data(_) => &[DATA],
+            Dir::Content(_) => &[ROOT, CONTENT],
+            Dir::Tables => &[ROOT],
+        }
+    }
+}
+
+/// A number by which objects are spread: the same for all of one volume.
+pub(super) fn spread(object: Object) -> u64 {
+    match object {
+        Object::Content(digest) => u64::from_le_bytes(std::array::from_fn(|i| digest.0[i])),
+        Object::Index(id) | Object::Lease(_, id) => id,
+        Object::Log(v, _) | Object::Pack(v, _) | Object::Data(v, _) | Object::Redirect(v, _) => v.0,
+    }
+}
+
+/// Path of part `part` of an object; all but data have only part 0.
+pub(super) fn object_path(object: Object, part: u32) -> String {
+    match (object, Dir::of(object)) {
+        (Object::Data(..), dir) => format!("{}/{object}.{part:08x}", dir.path()),
+        (Object::Content(digest), dir) => format!("{}/{digest}", dir.path()),
+        (Object::Index(_) | Object::Lease(..), _) => object.to_string(),
+        (_, dir) => format!("{}/{object}", dir.path()),
+    }
+}
+
+/// Path of a content object before it is whole.
+pub(super) fn unfinished_path(digest: Digest, number: u64) -> String {
+    format!("{}/t.{number:016x}", Dir::Content(digest.0[0]).path())
 }
 
 /// Path of a volume's lock file.
 pub(super) fn lock_path(volume: VolumeId) -> String {
-    format!("{DATA}/{:02x}/lock.{volume}", slot(volume))
+    format!("{}/lock.{volume}", Dir::of_volume(volume).path())
 }
 
 /// Path of the link in which the exclusive holder of a volume's lock says who he is.
 pub(super) fn owner_path(volume: VolumeId) -> String {
-    format!("{DATA}/{:02x}/owner.{volume}", slot(volume))
+    format!("{}/owner.{volume}", Dir::of_volume(volume).path())
 }
 
 /// Path of a record.
@@ -87,10 +147,24 @@ pub(super) fn parse_object(file: &str) -> Option<(Object, u32)> {
     let found = match kind {
         "log" => (Object::Log(volume, hex(fields.next()?, 8)? as u32), 0),
         "pack" => (Object::Pack(volume, hex(fields.next()?, 8)? as u32), 0),
+        "redirect" => (Object::Redirect(volume, hex(fields.next()?, 16)?), 0),
         "data" => (Object::Data(volume, hex(fields.next()?, 16)?), hex(fields.next()?, 8)? as u32),
         _ => return None,
     };
     fields.next().is_none().then_some(found)
+}
+
+/// The index table or lease that a file in `content` is.
+pub(super) fn parse_table(file: &str) -> Option<Object> {
+    let (kind, rest) = file.split_once('.')?;
+    match kind {
+        "i" => Some(Object::Index(hex(rest, 16)?)),
+        "l" => {
+            let (claim, part) = rest.split_once('.')?;
+            Some(Object::Lease(hex(claim, 16)?, hex(part, 16)?))
+        }
+        _ => None,
+    }
 }
 
 /// The volume to whose lock a file below `data` belongs: the lock file, or the link beside it.
@@ -121,13 +195,14 @@ mod tests {
             (Object::Log(volume, 0), 0),
             (Object::Pack(volume, u32::MAX), 0),
             (Object::Data(volume, 7), 0),
+            (Object::Redirect(volume, 3), 0),
             (Object::Data(volume, u64::MAX), u32::MAX),
         ];
         for (object, part) in parts {
             let path = object_path(object, part);
             assert_eq!(parse_object(path.strip_prefix("data/ef/").unwrap()), Some((object, part)), "{path}");
         }
-        assert_eq!(object_path(parts[3].0, 1), "data/ef/data.0123456789abcdef.ffffffffffffffff.00000001");
+        assert_eq!(object_path(parts[4].0, 1), "data/ef/data.0123456789abcdef.ffffffffffffffff.00000001");
     }
 
     #[test]

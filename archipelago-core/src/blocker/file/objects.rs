@@ -76,16 +76,16 @@ impl FileBlocker {
         if matches!(object, Object::Log(..)) {
             self.reserve.admit(|| path.clone(), len.max(1), || self.room(), || Ok(true))?;
         }
-        let volume = names::volume_of(object);
-        let fd = match self.files.create_file(volume, &path) {
+        let dir = names::Dir::of(object);
+        let fd = match self.files.create_file(dir, &path) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Err(Error::Exists(path)),
             fd => fd.map_err(|e| fail("create", &path, e))?,
         };
-        let made = self.fill(fd, head, len, &path).and_then(|()| self.sync_data_dir(names::slot(volume)));
+        let made = self.fill(fd, head, len, &path).and_then(|()| self.sync_object_dir(dir));
         match made {
             Ok(()) => {
                 self.files.adopt(object, 0, fd);
-                self.files.settle(object);
+                self.settle(object);
             }
             // So that the caller may try again. If this fails too, it will see `Exists`, as after a crash.
             Err(_) => {
@@ -148,6 +148,19 @@ impl FileBlocker {
         let end = piece.offset + read as u64;
         let detail = format!("cut short: {} bytes wanted at offset {}, ends at {end}", piece.len, piece.offset);
         Err(Error::damaged(path(), detail))
+    }
+
+    pub(super) fn read_what_is_there(&self, object: Object, buf: &mut [u8], offset: u64) -> Result<usize> {
+        let part = u32::try_from(offset / DATA_PART).unwrap_or(u32::MAX);
+        let (part, offset) = if matches!(object, Object::Data(..)) { (part, offset % DATA_PART) } else { (0, offset) };
+        let path = || names::object_path(object, part);
+        let file = self.files.get(object, part, Access::Read).map_err(|e| fail("open", path(), e))?;
+        match file {
+            Some(file) => {
+                self.sys.preadv(file.fd, &mut [IoSliceMut::new(buf)], offset).map_err(|e| fail("read", path(), e))
+            }
+            None => Ok(0),
+        }
     }
 
     pub(super) fn write_object(&self, object: Object, bufs: &[IoSlice<'_>], offset: u64) -> Result<()> {
@@ -242,22 +255,30 @@ impl FileBlocker {
             if !new.is_empty() || (found && !settled) {
                 waiting.push((object, new));
             } else if !settled {
-                self.files.settle(object);
+                self.settle(object);
             }
         }
-        let dirs: BTreeSet<u8> = waiting.iter().map(|(object, _)| names::slot(names::volume_of(*object))).collect();
+        let dirs: BTreeSet<names::Dir> = waiting.iter().map(|(object, _)| names::Dir::of(*object)).collect();
         for dir in dirs {
-            let here = || waiting.iter().filter(|(object, _)| names::slot(names::volume_of(*object)) == dir);
-            if let Err(e) = self.sync_data_dir(dir) {
+            let here = || waiting.iter().filter(|(object, _)| names::Dir::of(*object) == dir);
+            if let Err(e) = self.sync_object_dir(dir) {
                 here().for_each(|(object, _)| self.files.fail(*object));
                 return Err(e);
             }
             for (object, new) in here() {
                 new.iter().for_each(|file| file.entry_is_durable());
-                self.files.settle(*object);
+                self.settle(*object);
             }
         }
         Ok(())
+    }
+
+    /// Nothing of a former process waits any more. Of objects that no volume's lock guards that can never be said: another
+    /// process may write to them at any time, and die.
+    fn settle(&self, object: Object) {
+        if matches!(object, Object::Log(..) | Object::Pack(..) | Object::Data(..)) {
+            self.files.settle(object);
+        }
     }
 
     fn sync_failed(&self, object: Object, failure: SyncFailure) -> Error {
@@ -295,7 +316,7 @@ impl FileBlocker {
     }
 
     pub(super) fn list_part(&self, part: u8) -> Result<Inventory> {
-        let dir = names::data_dir(part);
+        let dir = names::Dir::Data(part).path();
         let files = match self.sys.list(&dir) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Inventory::default()),
             files => files.map_err(|e| fail("list", dir, e))?,
@@ -309,8 +330,8 @@ impl FileBlocker {
             }
         }
         // What lies in another's directory is nobody's.
-        objects.retain(|object| names::slot(object.volume()) == part);
-        locks.retain(|volume| names::slot(*volume) == part);
+        objects.retain(|object| object.volume().0 as u8 == part);
+        locks.retain(|volume| volume.0 as u8 == part);
         Ok(Inventory { objects: objects.into_iter().collect(), locks: locks.into_iter().collect() })
     }
 
@@ -329,7 +350,7 @@ impl FileBlocker {
             }
             Ok(any)
         })?;
-        if removed { self.sync_data_dir(names::slot(names::volume_of(object))) } else { Ok(()) }
+        if removed { self.sync_object_dir(names::Dir::of(object)) } else { Ok(()) }
     }
 
     pub(super) fn list_objects(&self, volume: VolumeId) -> Result<Vec<Object>> {
@@ -337,12 +358,10 @@ impl FileBlocker {
         Ok(found.into_iter().collect())
     }
 
-    /// Parts of an object that may exist, in order: for a log or pack always its only one.
+    /// Parts of an object that may exist, in order: for all but data always its only one.
     fn parts_on_disk(&self, object: Object) -> Result<Vec<u32>> {
-        if !matches!(object, Object::Data(..)) {
-            return Ok(vec![0]);
-        }
-        let files = self.data_files(names::volume_of(object))?;
+        let Object::Data(volume, _) = object else { return Ok(vec![0]) };
+        let files = self.data_files(volume)?;
         let mut parts: Vec<u32> =
             files.into_iter().filter(|(found, _)| *found == object).map(|(_, part)| part).collect();
         parts.sort_unstable();
@@ -351,23 +370,25 @@ impl FileBlocker {
 
     /// All parts of all objects of a volume.
     fn data_files(&self, volume: VolumeId) -> Result<Vec<(Object, u32)>> {
-        let dir = names::data_dir(names::slot(volume));
+        let dir = names::Dir::of_volume(volume).path();
         let files = match self.sys.list(&dir) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             files => files.map_err(|e| fail("list", dir, e))?,
         };
         let mut found: Vec<_> = files.iter().filter_map(|file| names::parse_object(file)).collect();
-        found.retain(|(object, _)| names::volume_of(*object) == volume);
+        found.retain(|(object, _)| object.volume() == volume);
         Ok(found)
     }
 
-    /// Makes the entries of one directory below `data` durable, and once per process its own entry.
-    fn sync_data_dir(&self, slot: u8) -> Result<()> {
-        let dir = names::data_dir(slot);
-        self.sys.sync_dir(&dir).map_err(|e| fail("sync", dir, e))?;
-        if !self.dirs.is_durable(slot) {
-            self.sys.sync_dir(names::DATA).map_err(|e| fail("sync", names::DATA, e))?;
-            self.dirs.set_durable(slot);
+    /// Makes the entries of one directory of objects durable, and once per process its own entry.
+    pub(super) fn sync_object_dir(&self, dir: names::Dir) -> Result<()> {
+        let path = dir.path();
+        self.sys.sync_dir(&path).map_err(|e| fail("sync", path, e))?;
+        if !self.dirs.is_durable(dir) {
+            for parent in dir.parents() {
+                self.sys.sync_dir(parent).map_err(|e| fail("sync", *parent, e))?;
+            }
+            self.dirs.set_durable(dir);
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ use super::sim::{Change, Content, Crashable, PAGE, Pages, Room, Syncs, Timeline,
 use super::{
     Blocker, Inventory, LockGuard, LockMode, LockOutcome, Object, Record, RecordKey, Space, VolumeId, check_owner,
 };
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::limits::MAX_RECORD;
 use crate::sync::Mutex;
@@ -238,6 +239,16 @@ impl Blocker for MemoryBlocker {
         Ok(())
     }
 
+    fn read_some(&self, object: Object, buf: &mut [u8], offset: u64) -> Result<usize> {
+        let inner = self.inner.lock();
+        let Some(content) = inner.held().content(object) else { return Ok(0) };
+        let there = content.current().len().saturating_sub(offset).min(buf.len() as u64) as usize;
+        if there > 0 {
+            content.current().read(offset, &mut buf[..there]);
+        }
+        Ok(there)
+    }
+
     fn write(&self, object: Object, bufs: &[IoSlice<'_>], offset: u64) -> Result<()> {
         let mut inner = self.inner.lock();
         let end = range_end(object, offset, bufs.iter().map(|buf| buf.len() as u64).sum())?;
@@ -288,9 +299,37 @@ impl Blocker for MemoryBlocker {
         Ok(self.inner.lock().held().objects(volume))
     }
 
+    fn put(&self, digest: Digest, bytes: &[u8]) -> Result<bool> {
+        match self.create(Object::Content(digest), bytes, bytes.len() as u64) {
+            Err(Error::Exists(_)) => Ok(false),
+            other => other.map(|()| true),
+        }
+    }
+
+    fn content_len(&self, digest: Digest) -> Result<Option<u64>> {
+        self.len(Object::Content(digest))
+    }
+
+    fn contents(&self, first: u8) -> Result<Vec<Digest>> {
+        Ok(self.inner.lock().held().contents(first))
+    }
+
+    fn sync_contents(&self, _first: u8) -> Result<()> {
+        // What can be seen is durable already.
+        Ok(())
+    }
+
+    fn content_tables(&self) -> Result<Vec<Object>> {
+        Ok(self.inner.lock().held().tables())
+    }
+
     fn inventory(&self, part: u8) -> Result<Inventory> {
         let inner = self.inner.lock();
-        let objects = inner.held().all_objects().filter(|object| object.volume().0 as u8 == part).collect();
+        let objects = inner
+            .held()
+            .all_objects()
+            .filter(|object| object.volume().0 != 0 && object.volume().0 as u8 == part)
+            .collect();
         Ok(Inventory { objects, locks: Vec::new() })
     }
 

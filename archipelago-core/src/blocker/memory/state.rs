@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::blocker::sim::{Change, Content, Fate, Pages, State};
 use crate::blocker::{Object, Record, RecordKey, VolumeId};
+use crate::digest::Digest;
 
 /// Headers and names of one `create_named`.
 pub(super) type Batch = Arc<[(VolumeId, String, Vec<u8>)]>;
@@ -93,8 +94,24 @@ impl Held {
             Object::Log(volume, 0)..=Object::Log(volume, u32::MAX),
             Object::Pack(volume, 0)..=Object::Pack(volume, u32::MAX),
             Object::Data(volume, 0)..=Object::Data(volume, u64::MAX),
+            Object::Redirect(volume, 0)..=Object::Redirect(volume, u64::MAX),
         ];
         kinds.into_iter().flat_map(|kind| self.objects.range(kind)).map(|(object, _)| *object).collect()
+    }
+
+    pub(super) fn contents(&self, first: u8) -> Vec<Digest> {
+        let bound = |rest| {
+            let mut digest = [rest; 32];
+            digest[0] = first;
+            Object::Content(Digest(digest))
+        };
+        let digest = |object: &Object| if let Object::Content(digest) = object { Some(*digest) } else { None };
+        self.objects.range(bound(0)..=bound(0xff)).filter_map(|(object, _)| digest(object)).collect()
+    }
+
+    pub(super) fn tables(&self) -> Vec<Object> {
+        let all = Object::Index(0)..=Object::Lease(u64::MAX, u64::MAX);
+        self.objects.range(all).map(|(object, _)| *object).collect()
     }
 
     /// In the order of [`Object`].

@@ -131,11 +131,46 @@ fn a_node_that_breaks_an_invariant_is_not_encoded() {
 }
 
 #[test]
+fn content_is_named_by_entries_and_extents_and_a_digest_is_given_once_in_a_list() {
+    let content = |n: u8| Source::Content(Digest([n; 32]));
+    let list = vec![
+        extent(0, 4, content(7)),
+        extent(4, 1, data(3, 1)),
+        extent(5, 2, content(7)),
+        extent(9, 1, content(7)),
+        extent(10, 1, content(3)),
+        extent(11, 1, content(7)),
+    ];
+    // Owner and epoch, two digests, and two references to the first.
+    assert_eq!(inline_size(&list), 1 + 6 * 2 + 3 + 2 * 35 + 2 * 3);
+    let bytes = round_trip(&Node::Extents(list.clone()), 9);
+    assert_eq!(bytes.len(), HEAD + 1 + 8 + 6 * 2 + 2 + 2 * 34 + 2 * 2);
+    let short = list[..3].to_vec();
+    assert!(inline_size(&short) <= MAX_INLINE_EXTENTS);
+    round_trip(&Node::Leaf(vec![(3, Entry::Content(Digest([9; 32]))), (4, Entry::Extents(short))]), 128);
+    round_trip(&Node::Leaf((0..128).map(|n| (n, Entry::Content(Digest([n + 1; 32])))).collect()), 128);
+    // Zeros are said by naming nothing.
+    for node in [
+        Node::Leaf(vec![(0, Entry::Content(Digest::ZERO))]),
+        Node::Extents(vec![extent(0, 1, Source::Content(Digest::ZERO))]),
+    ] {
+        assert!(matches!(node.encode(OWNER, 0), Err(Error::Damaged { .. })));
+    }
+    // The digest again in full, a reference to nothing, and content in a journal.
+    let at = |what: usize| HEAD + 1 + 8 + what;
+    for (place, value) in [(at(4 + 32 + 4 + 3), 0), (at(4 + 32 + 4 + 3), 9), (at(0), 1)] {
+        let mut wrong = bytes.clone();
+        wrong[place] = value;
+        assert!(Node::decode("n", &wrong).is_err(), "byte {place}");
+    }
+}
+
+#[test]
 fn what_only_a_later_version_can_have_written_is_named() {
     let bytes = round_trip(&Node::Leaf(vec![(0, Entry::Owned { owner: OWNER, epoch: 1 })]), 0);
     let tag = HEAD + BITMAP + 1 + 8;
     assert_eq!(bytes[tag], OWNED);
-    for (at, value) in [(4, 2), (5, 9), (tag, CONTENT)] {
+    for (at, value) in [(4, 2), (5, 9)] {
         let mut later = bytes.clone();
         later[at] = value;
         assert!(matches!(Node::decode("n", &later), Err(Error::TooNew { .. })), "byte {at}");

@@ -153,6 +153,7 @@ impl<'a> Locator<'a> {
                 }
                 Entry::Extents(list) => self.tree_extents(search, block, list),
                 Entry::ExtentNode(pointer) => self.node(search, pointer, None, block),
+                Entry::Content(_) => true,
             };
         }
         whole
@@ -173,7 +174,8 @@ impl<'a> Locator<'a> {
             let first = (block << search.map.shift) + (u64::from(extent.start) << SECTOR_SHIFT);
             let len = u64::from(extent.len) * SECTOR;
             let (object, at) = match extent.source {
-                Source::Zero => continue,
+                // Of content nothing is looked at yet.
+                Source::Zero | Source::Content(_) => continue,
                 Source::Data { owner, epoch } => (Object::Data(owner, epoch), first),
                 Source::Log { owner, segment, offset, .. } => (Object::Log(owner, segment), u64::from(offset)),
             };

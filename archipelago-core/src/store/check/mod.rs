@@ -350,12 +350,19 @@ impl Work<'_> {
         }
         self.report.leaks_checked = true;
         for object in candidates {
-            let (Object::Log(owner, _) | Object::Pack(owner, _) | Object::Data(owner, _)) = object;
+            // Its blocks may be content that no map names by its place.
+            if let Object::Data(owner, epoch) = object
+                && candidates.contains(&Object::Redirect(*owner, *epoch))
+            {
+                continue;
+            }
+            let owner = &object.volume();
             let kept = self.kept.get(owner).is_some_and(|kept| match object {
                 Object::Log(_, segment) => *segment >= kept.segment,
                 Object::Data(_, epoch) => *epoch >= kept.epoch,
                 // A fold that is under way has written nodes that no header names yet.
                 Object::Pack(_, number) => kept.in_use || newest.get(owner) == Some(number),
+                Object::Redirect(..) | Object::Content(_) | Object::Index(_) | Object::Lease(..) => true,
             });
             if !kept && !self.walker.named.has(*object) {
                 let fix = Some(Fix::Collect(Target::Object(*object)));

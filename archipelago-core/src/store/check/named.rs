@@ -118,6 +118,8 @@ impl Named {
         match object {
             Object::Pack(..) => self.packs.contains(&object),
             Object::Log(..) => self.ends.contains_key(&(object, 0)),
+            // What belongs to content is kept, whatever maps name: see `store/content`.
+            Object::Redirect(..) | Object::Content(_) | Object::Index(_) | Object::Lease(..) => true,
             // Parts are few.
             Object::Data(..) => {
                 (0..crate::limits::MAX_VOLUME_SIZE / DATA_PART).any(|part| self.ends.contains_key(&(object, part)))

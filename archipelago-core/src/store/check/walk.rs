@@ -197,6 +197,7 @@ impl<'a> Walker<'a> {
                 Entry::Owned { owner, epoch } => self.named.data(map.id, *owner, *epoch, (block + 1) << map.shift),
                 Entry::Extents(list) => self.extents(map, object, block, list),
                 Entry::ExtentNode(pointer) => self.node(map, pointer, None, block)?,
+                Entry::Content(_) => {}
             }
         }
         Ok(())
@@ -220,7 +221,7 @@ impl<'a> Walker<'a> {
                 continue;
             }
             match extent.source {
-                Source::Zero => {}
+                Source::Zero | Source::Content(_) => {}
                 Source::Data { owner, epoch } => {
                     self.named.data(map.id, owner, epoch, (block << map.shift) + (end << SECTOR_SHIFT));
                 }

@@ -35,6 +35,11 @@ pub struct Candidates {
     pub locks: Vec<VolumeId>,
 }
 
+/// The epoch whose blocks a table has digests of.
+fn redirected(object: &Object) -> Option<(VolumeId, u64)> {
+    if let Object::Redirect(owner, epoch) = *object { Some((owner, epoch)) } else { None }
+}
+
 /// What of a volume with a header is not in use by its writer.
 struct Floor {
     epoch: u64,
@@ -75,7 +80,12 @@ impl Candidates {
             }
         }
         found.newest_packs = newest.into_iter().map(|(owner, number)| Object::Pack(owner, number)).collect();
+        // Blocks of an epoch that was hashed are content: maps may name them by their digest, and uploads be told that they
+        // are there.
+        let hashed: HashSet<(VolumeId, u64)> = found.objects.iter().filter_map(redirected).collect();
         found.objects.retain(|object| match (object, floors.get(&object.volume())) {
+            (Object::Redirect(..) | Object::Content(_) | Object::Index(_) | Object::Lease(..), _) => false,
+            (Object::Data(owner, epoch), _) if hashed.contains(&(*owner, *epoch)) => false,
             (_, None) => true,
             (Object::Log(_, number), Some(floor)) => *number < floor.segment,
             (Object::Pack(..), Some(_)) => true,
@@ -86,6 +96,7 @@ impl Candidates {
                 Object::Data(_, epoch) => (0, *epoch),
                 Object::Log(_, number) => (1, u64::from(*number)),
                 Object::Pack(_, number) => (2, u64::from(*number)),
+                Object::Redirect(..) | Object::Content(_) | Object::Index(_) | Object::Lease(..) => (3, 0),
             };
             (object.volume(), kind, number)
         });

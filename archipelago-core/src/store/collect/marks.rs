@@ -219,13 +219,14 @@ impl Marks {
             Object::Log(owner, number) => self.logs.get(&owner).is_some_and(|numbers| numbers.contains(&number)),
             Object::Pack(owner, number) => self.packs.contains_key(&(owner, number)),
             Object::Data(owner, epoch) => self.data.contains_key(&(owner, epoch)),
+            Object::Redirect(..) | Object::Content(_) | Object::Index(_) | Object::Lease(..) => true,
         }
     }
 
     /// Bytes of marked nodes in a pack, or of marked data in a data object; `None` where that is not known.
     pub fn bytes(&self, object: Object) -> Option<u64> {
         match object {
-            Object::Log(..) => None,
+            Object::Log(..) | Object::Redirect(..) | Object::Content(_) | Object::Index(_) | Object::Lease(..) => None,
             Object::Pack(owner, number) => Some(self.packs.get(&(owner, number)).map_or(0, |pack| pack.bytes)),
             Object::Data(owner, epoch) => match self.data.get(&(owner, epoch)) {
                 None => Some(0),

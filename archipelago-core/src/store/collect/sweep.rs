@@ -50,9 +50,9 @@ impl Sweep<'_, '_> {
             blocker.remove(object)?;
         }
         match object {
-            Object::Data(..) => self.report.data.add(bytes),
             Object::Log(..) => self.report.segments.add(bytes),
             Object::Pack(..) => self.report.packs.add(bytes),
+            _ => self.report.data.add(bytes),
         }
         self.freed(1, bytes)
     }

@@ -72,6 +72,8 @@ pub enum Command {
     ImportLegacy(ImportLegacy),
     /// Write a volume or snapshot to a file, leaving holes where it is zero
     Export(Export),
+    /// Compute the hash of a snapshot, and of each of its blocks
+    Hash(Hash),
     /// Write a snapshot, or what differs from another one, as a stream to standard output
     Send(Send),
     /// Make a snapshot of a stream from standard input
@@ -88,6 +90,16 @@ pub enum Command {
     Completions(Completions),
     /// Write the man pages to a directory
     Man(Man),
+}
+
+/// `hash`
+#[derive(Args, Debug)]
+pub struct Hash {
+    /// The snapshot; it may be in use. A volume has to be snapshotted first
+    pub name: String,
+    /// Read at most this much in a second, on average
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub rate: Option<u64>,
 }
 
 /// `init`

@@ -214,6 +214,9 @@ fn extent_json(extent: &MapExtent) -> serde_json::Value {
             "offset": offset, "len": len, "source": "log", "owner": format!("{owner:016x}"), "epoch": epoch,
             "segment": segment, "position": position,
         }),
+        MapSource::Content { digest } => {
+            json!({ "offset": offset, "len": len, "source": "content", "digest": digest.to_string() })
+        }
     }
 }
 
@@ -224,6 +227,7 @@ fn extent_line(extent: &MapExtent) -> String {
         MapSource::Log { owner, epoch, segment, position } => {
             format!("log {owner:016x} epoch {epoch} segment {segment} position {position}")
         }
+        MapSource::Content { digest } => format!("content {digest}"),
     };
     format!("{:>18} {:>18}  {place}", extent.offset, extent.len)
 }

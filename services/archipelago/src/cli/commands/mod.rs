@@ -4,6 +4,7 @@ mod check;
 mod compact;
 mod export;
 mod gc;
+mod hash;
 mod import;
 mod import_legacy;
 mod inspect;
@@ -38,6 +39,7 @@ pub fn run(context: &mut Context, command: Command) -> Result<(), Failure> {
         Command::Import(args) => import::run(context, &args),
         Command::ImportLegacy(args) => import_legacy::run(context, &args),
         Command::Export(args) => export::run(context, &args),
+        Command::Hash(args) => hash::run(context, &args),
         Command::Send(args) => transfer::send(context, &args),
         Command::Receive(args) => transfer::receive(context, &args),
         Command::Serve(args) => serve::run(context, &args),

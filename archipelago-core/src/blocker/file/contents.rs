@@ -1,0 +1,97 @@
+//! Content objects as files: each is written and synced under another name first, so that its own name means the whole.
+
+use std::io::{self, IoSlice};
+use std::sync::atomic::Ordering;
+
+use super::locks::Handle;
+use super::names::{self, Dir};
+use super::{FileBlocker, fail};
+use crate::blocker::Object;
+use crate::blocker::sys::Open;
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+
+/// Names tried for an unfinished object before something must be wrong: each is another process's, or was left by one that died.
+const ATTEMPTS: usize = 10_000;
+
+impl FileBlocker {
+    pub(super) fn put_content(&self, digest: Digest, bytes: &[u8]) -> Result<bool> {
+        let dir = Dir::of(Object::Content(digest));
+        if self.look_for_content(digest)?.is_some() {
+            // Its maker may not have come to this.
+            self.sync_object_dir(dir)?;
+            return Ok(false);
+        }
+        let path = names::object_path(Object::Content(digest), 0);
+        self.reserve.admit(|| path.clone(), bytes.len() as u64, || self.room(), || Ok(true))?;
+        let (file, unfinished) = self.new_unfinished(digest)?;
+        let made = self
+            .sys
+            .pwritev(file.fd, &[IoSlice::new(bytes)], 0)
+            .map_err(|e| fail("write", &path, e))
+            .and_then(|()| self.sys.fdatasync(file.fd).map_err(|e| fail("sync", &path, e)))
+            // Whoever was quicker made the same.
+            .and_then(|()| self.sys.rename(&unfinished, &path).map_err(|e| fail("create", &path, e)));
+        if let Err(error) = made {
+            let _ = self.sys.unlink(&unfinished);
+            return Err(error);
+        }
+        self.sync_object_dir(dir).map(|()| true)
+    }
+
+    /// A new file in the directory of a content object.
+    fn new_unfinished(&self, digest: Digest) -> Result<(Handle, String)> {
+        for _ in 0..ATTEMPTS {
+            let path = names::unfinished_path(digest, self.unfinished.fetch_add(1, Ordering::Relaxed));
+            match self.files.create_file(Dir::Content(digest.0[0]), &path) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                fd => {
+                    return fd
+                        .map(|fd| (Handle::new(&self.sys, fd), path.clone()))
+                        .map_err(|e| fail("create", path, e));
+                }
+            }
+        }
+        Err(Error::TooBusy(format!("{}: too many unfinished files", Dir::Content(digest.0[0]).path())))
+    }
+
+    pub(super) fn look_for_content(&self, digest: Digest) -> Result<Option<u64>> {
+        let path = names::object_path(Object::Content(digest), 0);
+        match self.sys.open(&path, Open::Read) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            fd => {
+                let file = Handle::new(&self.sys, fd.map_err(|e| fail("open", &path, e))?);
+                self.sys.len(file.fd).map(Some).map_err(|e| fail("look into", path, e))
+            }
+        }
+    }
+
+    pub(super) fn list_contents(&self, first: u8) -> Result<Vec<Digest>> {
+        let files = self.list_or_nothing(&Dir::Content(first).path())?;
+        let mut found: Vec<Digest> = files.iter().filter_map(|file| file.parse().ok()).collect();
+        found.retain(|digest| digest.0[0] == first);
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    pub(super) fn sync_content_dir(&self, first: u8) -> Result<()> {
+        match self.sync_object_dir(Dir::Content(first)) {
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    pub(super) fn list_tables(&self) -> Result<Vec<Object>> {
+        let files = self.list_or_nothing(names::CONTENT)?;
+        let mut found: Vec<Object> = files.iter().filter_map(|file| names::parse_table(file)).collect();
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    fn list_or_nothing(&self, dir: &str) -> Result<Vec<String>> {
+        match self.sys.list(dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            files => files.map_err(|e| fail("list", dir, e)),
+        }
+    }
+}
