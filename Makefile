@@ -1,7 +1,11 @@
 # make demo      a guest boots from a clone, is snapshotted while it writes, and a second one boots from that (docs: README.md)
 # make test      formatting, lints, licences, all tests
 # make test-all  the same and the long tests: file system exerciser over FUSE (as root), POWER_CUTS and KILLS, the demo
-# make soak      random file system work over a served volume, power cuts and kills until SOAK_MINUTES are over (as root)
+# make simulate  new histories in the simulator for SIM_MINUTES, with a line in docs/simulator-ledger.tsv (docs/simulator.md)
+# make soak      the simulator, then random file system work over a served volume, power cuts and kills until SOAK_MINUTES are over (as root)
+# make fuzz      every decoder under libFuzzer, FUZZ_SECONDS each; FUZZ="..." names some (docs/fuzzing.md)
+# make schedules shared state under SCHEDULES schedules of each kind and scenario
+# make miri      the parts that do no I/O under Miri
 # make bench     measurements; BENCH="..." are the arguments of the bench program
 # make install   program, man pages and shell completions below $(DESTDIR)$(PREFIX)
 # make deps      what the targets above install by themselves: Debian packages, and Rust where Debian has rustup
@@ -20,6 +24,9 @@ SOAK_MINUTES ?= 60
 FSX_OPERATIONS ?= 200000
 POWER_CUTS ?= 200
 KILLS ?= 1000
+FUZZ ?=
+FUZZ_SECONDS ?= 600
+SCHEDULES ?= 20000
 
 CARGO ?= cargo
 SCRIPTS := services/archipelago/scripts
@@ -27,7 +34,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BINARY := $(abspath $(TARGET_DIR))/release/archipelago
 GUEST := $(CURDIR)/.demo/guest
 SHELL_SCRIPTS := .ci/run $(addprefix $(SCRIPTS)/,install-deps guest-image fsx-over-fuse with-served-volume)
-PYTHON_SCRIPTS := $(addprefix $(SCRIPTS)/,demo.py guestctl.py probe-kvm check-licences check-links)
+PYTHON_SCRIPTS := fuzz/soak $(addprefix $(SCRIPTS)/,demo.py guestctl.py probe-kvm check-licences check-links)
 # Programs run by `make test` after the cargo tests; each finds the built program in $$ARCHIPELAGO.
 INTEGRATION_TESTS ?=
 
@@ -35,7 +42,7 @@ INTEGRATION_TESTS ?=
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 export ARCHIPELAGO := $(BINARY)
 
-.PHONY: help deps build demo fmt fmt-check lint test test-all fsx crashes soak bench install
+.PHONY: help deps build demo fmt fmt-check lint test test-all fsx crashes simulate soak bench install fuzz schedules miri
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -74,10 +81,11 @@ test:
 	if $(CARGO) nextest --version >/dev/null 2>&1; then \
 	  $(CARGO) nextest run --workspace --locked; $(CARGO) test --workspace --locked --doc; \
 	else $(CARGO) test --workspace --locked; fi
+	$(CARGO) test --locked -p archipelago-core --features shuttle --test shuttle
 	$(if $(INTEGRATION_TESTS),$(CARGO) build --release --locked -p archipelago)
 	@for program in $(INTEGRATION_TESTS); do echo "== $$program"; $$program; done
 
-test-all: test
+test-all: test miri
 	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory fsx; else echo "not root: the test over FUSE is left out" >&2; fi
 	@$(MAKE) --no-print-directory crashes
 	@$(MAKE) --no-print-directory demo
@@ -88,6 +96,13 @@ fsx:
 	@mkdir -p .demo
 	STORE_DIR=.demo $(SCRIPTS)/with-served-volume 1G $(SCRIPTS)/fsx-over-fuse '{uri}' $(FSX_OPERATIONS)
 
+# Goes on where the ledger ends, so that every soak runs histories that were not run before. A failure ends it, after its line.
+SIM_LEDGER := docs/simulator-ledger.tsv
+simulate:
+	SIM_LEDGER=$(abspath $(SIM_LEDGER)) SIM_MINUTES=$(or $(SIM_MINUTES),$(SOAK_MINUTES)) \
+	  SIM_SEED=$$(awk -F'\t' 'NR > 1 && $$3 + $$4 > next_seed { next_seed = $$3 + $$4 } END { print (next_seed > 1000 ? next_seed : 1000) }' $(SIM_LEDGER)) \
+	  $(CARGO) test -p archipelago-core --test simulator --locked -- histories_with_faults --nocapture
+
 # The same tests as in `make test`, more often: the power is cut under a store, and the program is killed, whatever it is doing.
 crashes:
 	@$(SCRIPTS)/install-deps build test
@@ -95,7 +110,23 @@ crashes:
 	  $(CARGO) test --locked -p archipelago --test crashes -- --nocapture --test-threads 1 survives
 
 soak:
-	@end=$$(($$(date +%s) + $(SOAK_MINUTES) * 60)); while [ $$(date +%s) -lt $$end ]; do $(MAKE) --no-print-directory fsx crashes; done
+	@$(MAKE) --no-print-directory simulate SIM_MINUTES=$$((($(SOAK_MINUTES) + 1) / 2))
+	@end=$$(($$(date +%s) + $(SOAK_MINUTES) * 30)); while [ $$(date +%s) -lt $$end ]; do $(MAKE) --no-print-directory fsx crashes; done
+
+fuzz:
+	@$(SCRIPTS)/install-deps build
+	fuzz/soak --seconds $(FUZZ_SECONDS) $(FUZZ)
+
+schedules:
+	SHUTTLE_ITERATIONS=$(SCHEDULES) $(CARGO) test --locked -p archipelago-core --features shuttle --test shuttle
+
+# What is left out tries every bit or every length, and would take hours there.
+miri:
+	MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=3 PROPTEST_DISABLE_FAILURE_PERSISTENCE=true \
+	  $(CARGO) +nightly miri test --locked -p archipelago-core --lib -- format:: mapper:: name:: \
+	  --skip every_ --skip any_number_of_commits --skip a_torn_commit_leaves --skip torn_twice --skip cut_short_anywhere \
+	  --skip document --skip never_panic --skip worst
+	MIRIFLAGS=-Zmiri-disable-isolation $(CARGO) +nightly miri test --locked -p archipelago-core --test memory
 
 bench:
 	@$(SCRIPTS)/install-deps build

@@ -59,7 +59,7 @@ fn corpus_and_mutations(name: &str) {
 }
 
 macro_rules! tests {
-    ($($test:ident $name:literal)*) => {
+    ($(fn $test:ident() $name:literal)*) => {
         $(#[test]
         fn $test() {
             corpus_and_mutations($name);
@@ -82,31 +82,31 @@ macro_rules! tests {
 }
 
 tests! {
-    record_files_keep_their_promises "record"
-    superblocks_keep_their_promises "superblock"
-    headers_keep_their_promises "header"
-    nodes_keep_their_promises "node"
-    extent_lists_keep_their_promises "extents"
-    segment_heads_keep_their_promises "segment_head"
-    journal_records_keep_their_promises "journal_record"
-    segments_of_any_bytes_are_replayed_or_refused "segment"
-    journals_that_were_cut_or_damaged_are_replayed_as_promised "history"
-    owner_links_keep_their_promises "owner_link"
-    process_records_keep_their_promises "process_record"
-    control_connections_keep_their_promises "control_frames"
-    control_answers_keep_their_promises "control_answer"
-    nbd_negotiations_keep_their_promises "nbd_negotiation"
-    nbd_sessions_of_any_bytes_end "nbd_session"
-    nbd_requests_do_what_they_say "nbd_requests"
-    qcow2_images_keep_their_promises "qcow2"
-    raw_images_of_any_size_arrive_whole "raw"
-    old_maps_keep_their_promises "legacy_map"
-    configurations_keep_their_promises "config"
-    sizes_keep_their_promises "size"
-    names_keep_their_promises "name"
-    send_streams_keep_their_promises "send_stream"
-    resume_tokens_keep_their_promises "resume_token"
-    a_stream_is_received_whole_or_not_at_all "receive"
+    fn record_files_keep_their_promises() "record"
+    fn superblocks_keep_their_promises() "superblock"
+    fn headers_keep_their_promises() "header"
+    fn nodes_keep_their_promises() "node"
+    fn extent_lists_keep_their_promises() "extents"
+    fn segment_heads_keep_their_promises() "segment_head"
+    fn journal_records_keep_their_promises() "journal_record"
+    fn segments_of_any_bytes_are_replayed_or_refused() "segment"
+    fn journals_that_were_cut_or_damaged_are_replayed_as_promised() "history"
+    fn owner_links_keep_their_promises() "owner_link"
+    fn process_records_keep_their_promises() "process_record"
+    fn control_connections_keep_their_promises() "control_frames"
+    fn control_answers_keep_their_promises() "control_answer"
+    fn nbd_negotiations_keep_their_promises() "nbd_negotiation"
+    fn nbd_sessions_of_any_bytes_end() "nbd_session"
+    fn nbd_requests_do_what_they_say() "nbd_requests"
+    fn qcow2_images_keep_their_promises() "qcow2"
+    fn raw_images_of_any_size_arrive_whole() "raw"
+    fn old_maps_keep_their_promises() "legacy_map"
+    fn configurations_keep_their_promises() "config"
+    fn sizes_keep_their_promises() "size"
+    fn names_keep_their_promises() "name"
+    fn send_streams_keep_their_promises() "send_stream"
+    fn resume_tokens_keep_their_promises() "resume_token"
+    fn a_stream_is_received_whole_or_not_at_all() "receive"
 }
 
 #[test]

@@ -50,6 +50,12 @@ impl Candidates {
         // Objects first: a volume that is made after this has none among them, and what its header says later is said
         // of these and more.
         let mut found = Candidates::default();
+        // What a repair set aside may still be read by somebody, who will then need what it names.
+        let aside = blocker.mend().map_or(Ok(Vec::new()), |mend| mend.aside())?;
+        if let Some(header) = aside.into_iter().find(|place| place.starts_with("lost/h.")) {
+            let detail = "what it names is not known, and so must stay until it is put back or given up";
+            return Err(Error::damaged(header, detail));
+        }
         for part in 0..=u8::MAX {
             let inventory = blocker.inventory(part)?;
             found.objects.extend(inventory.objects);
