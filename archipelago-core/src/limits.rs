@@ -47,6 +47,9 @@ pub const MAX_INLINE_ROOT: usize = 1024;
 pub const SEGMENT_SIZE: u64 = 16 << 20;
 /// First journal segment of a volume, in bytes: a clone that is hardly written stays small.
 pub const FIRST_SEGMENT_SIZE: u64 = 1 << 20;
+/// Journal segment for records without data where there is no room for a larger one: it may use the reserve, so that a flush, and
+/// with it a snapshot, finishes on a full disk. Has room for 60 records.
+pub const RESERVED_SEGMENT: u64 = 32 << 10;
 /// Journal bytes not yet folded into the tree: replay of this much takes under a second.
 pub const MAX_UNFOLDED: u64 = 32 << 20;
 /// Largest write that goes into the journal with its data; one bit per 512 bytes of it fits a 64-bit word.

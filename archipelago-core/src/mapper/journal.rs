@@ -10,7 +10,7 @@ use crate::blocker::{Blocker, Object, VolumeId};
 use crate::error::{Error, Result};
 use crate::format::header::{LogPos, LogStart};
 use crate::format::log::{self, Body, MAX_RUNS, RECORD_HEAD, RecordHead, Run, RunKind, SEGMENT_HEAD, SegmentHead};
-use crate::limits::{SECTOR, SEGMENT_SIZE};
+use crate::limits::{RESERVED_SEGMENT, SECTOR, SEGMENT_SIZE};
 use crate::mapper::runs::{Change, RunMap};
 use crate::planted::{self, Bug};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -191,18 +191,31 @@ impl Journal {
         }
     }
 
-    /// Makes room for a record of `len` bytes behind which the end marker of the segment still fits.
+    /// As [`Journal::make_segment`]; where there is no room, and the record that wants it has no data, a small one that may
+    /// use what is kept in reserve. Returns the length.
+    fn make_fitting(&self, blocker: &dyn Blocker, number: u32, len: u32, data: bool) -> Result<u32> {
+        match self.make_segment(blocker, number, len) {
+            Err(Error::NoSpace(_)) if !data => {
+                self.make_segment(blocker, number, RESERVED_SEGMENT as u32)?;
+                Ok(RESERVED_SEGMENT as u32)
+            }
+            other => other.map(|()| len),
+        }
+    }
+
+    /// Makes room for a record of `len` bytes, with data or without, behind which the end marker of the segment still fits.
     /// `started` is called once, after the volume's first segment was made and before its first record.
     fn reserve(
         &self,
         blocker: &dyn Blocker,
         state: &mut State,
         len: u32,
+        data: bool,
         started: &dyn Fn(LogStart) -> Result<()>,
     ) -> Result<()> {
         if state.segment_len == 0 {
-            let (number, size) = (state.next.pos.segment, state.grow);
-            self.make_segment(blocker, number, size)?;
+            let number = state.next.pos.segment;
+            let size = self.make_fitting(blocker, number, state.grow, data)?;
             let pos = LogPos { segment: number, offset: SEGMENT_HEAD };
             started(LogStart { pos, ..state.next })?;
             state.next.pos = pos;
@@ -212,16 +225,15 @@ impl Journal {
             state.grow = (u64::from(size) * 4).min(SEGMENT_SIZE) as u32;
         }
         let marker = RECORD_HEAD as u32;
-        if state.next.pos.offset + len + marker > state.segment_len {
+        // Data does not use up what was made from the reserve.
+        let reserved = u64::from(state.segment_len) <= RESERVED_SEGMENT;
+        if state.next.pos.offset + len + marker > state.segment_len || (data && reserved) {
             let number = state.next.pos.segment + 1;
             let len = {
                 let mut ahead = self.ahead.lock();
                 let len = match ahead.made.take() {
                     Some((n, len)) if n == number => len,
-                    _ => {
-                        self.make_segment(blocker, number, state.grow)?;
-                        state.grow
-                    }
+                    _ => self.make_fitting(blocker, number, state.grow, data)?,
                 };
                 ahead.last = number;
                 len
@@ -292,7 +304,7 @@ impl Journal {
     ) -> Result<LogPos> {
         let len: usize = payload.iter().map(|p| p.len()).sum::<usize>() + RECORD_HEAD;
         let open = if state.opened { 0 } else { RECORD_HEAD };
-        self.reserve(blocker, state, (len + open) as u32, started)?;
+        self.reserve(blocker, state, (len + open) as u32, !payload.is_empty(), started)?;
         if !state.opened {
             let previous = state.next.generation;
             self.put(blocker, state, epoch, Body::Open { previous }, &[])?;

@@ -364,7 +364,7 @@ fn undo(shared: &Shared, headers: &[Header]) {
         if matches!(bound, Ok(Some(id)) if id == header.id) {
             let _ = shared.blocker.unbind_name(&header.name);
         }
-        if !matches!(bound, Err(_)) {
+        if bound.is_ok() {
             let _ = shared.blocker.remove_record(RecordKey::Header(header.id));
         }
     }

@@ -6,6 +6,7 @@ mod random;
 
 mod beside;
 mod cuts;
+mod full;
 mod history;
 mod store;
 

@@ -15,7 +15,7 @@ use super::{FileBlocker, fail, names};
 use crate::blocker::sys::{Fd, Open};
 use crate::blocker::{Inventory, Object, VolumeId};
 use crate::error::{Error, Result};
-use crate::limits::DATA_PART;
+use crate::limits::{DATA_PART, RESERVED_SEGMENT};
 
 /// Zeros written by one call: large enough for the disk, small enough to be shared by all.
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
@@ -73,7 +73,7 @@ impl FileBlocker {
                 head.len()
             )));
         }
-        if matches!(object, Object::Log(..)) {
+        if matches!(object, Object::Log(..)) && len > RESERVED_SEGMENT {
             self.reserve.admit(|| path.clone(), len.max(1), || self.room(), || Ok(true))?;
         }
         let dir = names::Dir::of(object);

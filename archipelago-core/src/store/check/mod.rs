@@ -400,7 +400,7 @@ impl Work<'_> {
         report.nodes = self.walker.progress.nodes;
         report.entries = self.walker.progress.entries;
         report.objects = self.walker.named.count();
-        self.problems.sort_by(|a, b| b.finding.severity.cmp(&a.finding.severity));
+        self.problems.sort_by_key(|problem| std::cmp::Reverse(problem.finding.severity));
         self.problems.into_iter().for_each(|problem| report.add(problem.finding));
         report
     }

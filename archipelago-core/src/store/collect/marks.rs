@@ -31,7 +31,7 @@ struct Group {
     /// Blocks that are used as a whole.
     whole: [u64; 2],
     /// Blocks of which only some sectors are, with a bit for each.
-    parts: Option<Box<BTreeMap<u8, Box<[u64]>>>>,
+    parts: BTreeMap<u8, Box<[u64]>>,
 }
 
 type Groups = HashMap<u64, Group, BuildHasherDefault<BlockHasher>>;
@@ -132,16 +132,11 @@ impl Marks {
             group.whole[0] |= new[0];
             group.whole[1] |= new[1];
             let mut freed = 0;
-            if let Some(parts) = &mut group.parts {
-                parts.retain(|slot, part| {
-                    let whole = bits >> slot & 1 == 1;
-                    freed += if whole { ENTRY + 8 * part.len() as u64 } else { 0 };
-                    !whole
-                });
-                if parts.is_empty() {
-                    group.parts = None;
-                }
-            }
+            group.parts.retain(|slot, part| {
+                let whole = bits >> slot & 1 == 1;
+                freed += if whole { ENTRY + 8 * part.len() as u64 } else { 0 };
+                !whole
+            });
             self.used = self.used.saturating_sub(freed);
         }
         self.keep_to_budget();
@@ -166,7 +161,7 @@ impl Marks {
             return;
         }
         let words = sectors.div_ceil(64) as usize;
-        let part = group.parts.get_or_insert_default().entry(slot).or_insert_with(|| {
+        let part = group.parts.entry(slot).or_insert_with(|| {
             self.used += ENTRY + 8 * words as u64;
             vec![0; words].into_boxed_slice()
         });
@@ -206,7 +201,7 @@ impl Marks {
         if let Some(data) = largest
             && let Some(groups) = data.groups.take()
         {
-            let parts = groups.values().filter_map(|g| g.parts.as_ref()).flat_map(|p| p.values());
+            let parts = groups.values().flat_map(|group| group.parts.values());
             let freed = groups.len() as u64 * (ENTRY + size_of::<Group>() as u64)
                 + parts.map(|p| ENTRY + 8 * p.len() as u64).sum::<u64>();
             self.used = self.used.saturating_sub(freed);
@@ -260,7 +255,7 @@ impl Marks {
                 let start = ((number << FANOUT_SHIFT) + u64::from(slot)) << block_shift;
                 if group.whole[usize::from(slot / 64)] >> (slot % 64) & 1 == 1 {
                     live(start..start + (1 << block_shift));
-                } else if let Some(part) = group.parts.as_ref().and_then(|parts| parts.get(&slot)) {
+                } else if let Some(part) = group.parts.get(&slot) {
                     for sector in 0..1u64 << (u32::from(*block_shift) - SECTOR_SHIFT) {
                         if part[(sector / 64) as usize] >> (sector % 64) & 1 == 1 {
                             let first = start + (sector << SECTOR_SHIFT);
@@ -278,12 +273,8 @@ impl Marks {
 impl Group {
     fn bytes(&self, block_shift: u8) -> u64 {
         let whole = u64::from(self.whole[0].count_ones() + self.whole[1].count_ones()) << block_shift;
-        let sectors: u64 = self
-            .parts
-            .iter()
-            .flat_map(|parts| parts.values())
-            .map(|part| part.iter().map(|w| u64::from(w.count_ones())).sum::<u64>())
-            .sum();
+        let sectors: u64 =
+            self.parts.values().map(|part| part.iter().map(|w| u64::from(w.count_ones())).sum::<u64>()).sum();
         whole + (sectors << SECTOR_SHIFT)
     }
 }

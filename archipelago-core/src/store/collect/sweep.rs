@@ -70,7 +70,7 @@ impl Sweep<'_, '_> {
         let Some(len) = blocker.len(object)? else { return Ok(()) };
         // The page in which it ends stays.
         if taken > SECTOR && len > 0 {
-            self.punch(object, &[0..len], taken)?;
+            self.punch(object, std::slice::from_ref(&(0..len)), taken)?;
         }
         Ok(())
     }
