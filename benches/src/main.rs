@@ -1,7 +1,7 @@
 //! Measurements of the engine against its peers, side by side in one run.
 //!
 //! `archipelago-benches [--dir DIR] [--json] [GROUP...]`: groups are `meta` (bytes of snapshot and clone), `clone` (durable
-//! clones), `first` (first writes into a clone), `depth` (reads after a thousand snapshots) and `check` (map entries checked per second);
+//! clones), `first` (first writes into a clone), `depth` (reads after a thousand snapshots) `check` and `gc` (map entries checked or walked by a collection per second);
 //! all of them without any.
 
 mod bars;
@@ -25,12 +25,13 @@ fn main() {
         }
     }
     let wanted = |name: &str| groups.is_empty() || groups.iter().any(|g| g == name);
-    let run: [(&str, Bar); 5] = [
+    let run: [(&str, Bar); 6] = [
         ("meta", bars::meta::run),
         ("clone", bars::clone::run),
         ("first", bars::first::run),
         ("depth", bars::depth::run),
         ("check", bars::check::run),
+        ("gc", bars::gc::run),
     ];
     for (name, job) in run {
         if wanted(name) {

@@ -14,6 +14,7 @@ pub mod check;
 pub mod clone;
 pub mod depth;
 pub mod first;
+pub mod gc;
 pub mod meta;
 
 /// How a measurement ends.
