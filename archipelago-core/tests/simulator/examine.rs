@@ -102,9 +102,16 @@ impl World {
                 }
                 None => named(&name, store.open_volume(&name, Mode::ReadOnly))?,
             };
-            let mut bytes = vec![0xa5; size as usize];
-            named(&name, volume.read_at(&mut bytes, 0))?;
-            seen.insert(name, bytes);
+            if volume.size() != size {
+                return Err(Trouble::Wrong(format!("{name}: listed with {size} bytes, open with {}", volume.size())));
+            }
+            let mut pieces = vec![];
+            for (offset, len) in candidates.iter().flat_map(|s| s[&name].written()).collect::<BTreeSet<_>>() {
+                let mut bytes = vec![0xa5; len as usize];
+                named(&name, volume.read_at(&mut bytes, offset))?;
+                pieces.push((offset, bytes));
+            }
+            seen.insert(name, pieces);
         }
         let mut trouble = None;
         for mut state in candidates {
@@ -129,10 +136,12 @@ fn named<T>(name: &str, result: archipelago_core::Result<T>) -> Done<T> {
     })
 }
 
-fn compare(state: &State, seen: &BTreeMap<String, Vec<u8>>, after: After) -> Result<(), String> {
+fn compare(state: &State, seen: &BTreeMap<String, Vec<(u64, Vec<u8>)>>, after: After) -> Result<(), String> {
     for (name, bytes) in seen {
         let map = &state[name];
-        map.check(bytes, after).map_err(|m| describe(name, map, &m))?;
+        for (offset, bytes) in bytes {
+            map.check_range(*offset, bytes, after).map_err(|m| describe(name, map, &m))?;
+        }
     }
     Ok(())
 }

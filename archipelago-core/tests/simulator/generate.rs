@@ -9,6 +9,8 @@ use crate::history::{BLOCK, Fault, LARGE_BLOCK, Op, PROCESSES, Step, Then, mix};
 
 /// Largest size of most volumes, in blocks.
 const MAX_BLOCKS: u64 = 8;
+/// Blocks of a few volumes besides.
+const WIDE_BLOCKS: u64 = 140;
 /// Volumes and snapshots at a time.
 const MAX_MAPS: usize = 12;
 /// Sectors of one [`Op::Scatter`]: more than the extents of a block.
@@ -332,8 +334,12 @@ impl Generator {
 
     fn create(&mut self) -> Op {
         let (name, size) = (self.name("vol"), self.size());
-        let large = self.rng.one_in(8);
-        let (size, block) = if large { (size + LARGE_BLOCK, LARGE_BLOCK) } else { (size, BLOCK) };
+        let (size, block) = match self.rng.below(24) {
+            0..3 => (size + LARGE_BLOCK, LARGE_BLOCK),
+            // More blocks than a leaf has entries: a tree of two levels.
+            3..5 => (size + WIDE_BLOCKS * BLOCK, BLOCK),
+            _ => (size, BLOCK),
+        };
         self.volumes.push((name.clone(), size, self.process));
         Op::Create { name, size, block }
     }

@@ -14,6 +14,9 @@ use crate::history::{Op, Step, fill, scattered};
 const ATOM64: u64 = ATOM as u64;
 const PAGE: usize = 4096;
 
+/// Maps up to this size are always looked at whole.
+const WHOLE: u64 = 2 << 20;
+
 type Page = Arc<[u8; PAGE]>;
 type Atom = Arc<[u8; ATOM]>;
 /// Contents that atoms had, by atom number.
@@ -175,9 +178,25 @@ impl Map {
         Map { kind, old: Arc::default(), ..self.clone() }
     }
 
-    /// Compares all that was read with what may be there.
-    pub fn check(&self, seen: &[u8], after: After) -> Result<(), Mismatch> {
-        self.check_range(0, seen, after)
+    /// Ranges (offset, length) in which something was ever written, merged; all of a small map.
+    pub fn written(&self) -> Vec<(u64, u64)> {
+        if self.size <= WHOLE {
+            return vec![(0, self.size)];
+        }
+        let page = PAGE as u64;
+        let pages = self.pages.iter().enumerate().filter(|(_, p)| p.is_some()).map(|(i, _)| i as u64);
+        let atoms = self.old.keys().chain(self.sticky.keys()).map(|atom| atom * ATOM64 / page);
+        // The last page too: there is the end.
+        let all: BTreeSet<u64> = pages.chain(atoms).chain([(self.size - 1) / page]).collect();
+        let mut ranges: Vec<(u64, u64)> = vec![];
+        for start in all.into_iter().map(|p| p * page) {
+            let len = page.min(self.size - start);
+            match ranges.last_mut() {
+                Some(last) if last.0 + last.1 == start => last.1 += len,
+                _ => ranges.push((start, len)),
+            }
+        }
+        ranges
     }
 
     /// Compares what was read at `offset`, a multiple of 512 unless nothing has gone wrong.
@@ -205,18 +224,20 @@ impl Map {
 
     /// Takes over what was read after a cut or a death. After a cut it is on the disk, and the only possibility; after a
     /// death it is what readers see, and the rest is still at risk.
-    pub fn adopt(&mut self, seen: &[u8], after: After) {
+    pub fn adopt(&mut self, seen: &[(u64, Vec<u8>)], after: After) {
         match after {
             After::Nothing => {}
             After::Death => {
-                if self.read(0, self.size) != seen {
-                    let sticky = self.sticky.clone();
-                    self.write(0, seen);
-                    self.sticky = sticky;
+                let sticky = self.sticky.clone();
+                for (offset, bytes) in seen {
+                    if self.read(*offset, bytes.len() as u64) != *bytes {
+                        self.write(*offset, bytes);
+                    }
                 }
+                self.sticky = sticky;
             }
             After::Cut => {
-                self.put(0, seen);
+                seen.iter().for_each(|(offset, bytes)| self.put(*offset, bytes));
                 self.old = Arc::default();
                 self.sticky = Arc::default();
             }
@@ -455,7 +476,7 @@ mod tests {
     fn what_was_found_after_a_death_is_what_is_read_and_the_rest_is_at_risk_until_a_flush() {
         let mut map = Map::new(ATOM64, 0);
         map.write(0, &one(1));
-        map.adopt(&one(0), After::Death);
+        map.adopt(&[(0, one(0))], After::Death);
         assert!(can_be(&map, 0, After::Nothing) && !can_be(&map, 1, After::Nothing) && can_be(&map, 1, After::Cut));
         map.settle();
         assert!(!can_be(&map, 1, After::Cut));

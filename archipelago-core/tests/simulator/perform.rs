@@ -5,7 +5,7 @@ use std::io::IoSlice;
 use archipelago_core::limits::SECTOR;
 use archipelago_core::{
     CheckOptions, CloneOptions, CreateOptions, Error, Finding, FindingKind, Kind, ListOptions, MapSource, Mode,
-    ResumeToken, SendOptions, Store, Volume, WriteFlags,
+    ResumeToken, SendOptions, Severity, Store, Volume, WriteFlags,
 };
 
 use crate::history::{Op, Step, fill};
@@ -309,15 +309,15 @@ impl World {
         let options = CheckOptions { repair, grace: 0, ..CheckOptions::default() };
         let report = store.check(&options, &mut |_| Ok(()))?;
         let harmless = |finding: &&Finding| {
-            matches!(
-                finding.kind,
-                FindingKind::Leak
-                    | FindingKind::Unborn
-                    | FindingKind::TornSlot
-                    | FindingKind::UnfinishedRemoval
-                    | FindingKind::StaleName
-                    | FindingKind::UnnamedHeader
-            )
+            finding.severity == Severity::Leak
+                || matches!(
+                    finding.kind,
+                    FindingKind::Unborn
+                        | FindingKind::TornSlot
+                        | FindingKind::UnfinishedRemoval
+                        | FindingKind::StaleName
+                        | FindingKind::UnnamedHeader
+                )
         };
         match report.findings.iter().find(|finding| !harmless(finding)) {
             None => Ok(()),
@@ -392,12 +392,14 @@ impl World {
 
 /// Reads all of a handle and compares.
 pub fn read_all(volume: &Volume, map: &Map, what: &str) -> Done<()> {
-    let mut seen = vec![0xa5; map.size as usize];
-    volume.read_at(&mut seen, 0)?;
-    match map.check(&seen, After::Nothing) {
-        Ok(()) => Ok(()),
-        Err(mismatch) => wrong(crate::examine::describe(what, map, &mismatch)),
+    for (offset, len) in map.written() {
+        let mut seen = vec![0xa5; len as usize];
+        volume.read_at(&mut seen, offset)?;
+        if let Err(mismatch) = map.check_range(offset, &seen, After::Nothing) {
+            return wrong(crate::examine::describe(what, map, &mismatch));
+        }
     }
+    Ok(())
 }
 
 /// What was discarded takes no room.
