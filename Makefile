@@ -1,7 +1,7 @@
 # make demo      a guest boots from a clone, is snapshotted while it writes, and a second one boots from that (docs: README.md)
 # make test      formatting, lints, licences, all tests
-# make test-all  the same and the long tests: file system exerciser over FUSE (as root), the demo
-# make soak      random file system work over a served volume until SOAK_MINUTES are over (as root)
+# make test-all  the same and the long tests: file system exerciser over FUSE (as root), POWER_CUTS and KILLS, the demo
+# make soak      random file system work over a served volume, power cuts and kills until SOAK_MINUTES are over (as root)
 # make fuzz      every decoder under libFuzzer, FUZZ_SECONDS each; FUZZ="..." names some (docs/fuzzing.md)
 # make schedules shared state under SCHEDULES schedules of each kind and scenario
 # make miri      the parts that do no I/O under Miri
@@ -21,6 +21,8 @@ DESTDIR ?=
 BENCH ?=
 SOAK_MINUTES ?= 60
 FSX_OPERATIONS ?= 200000
+POWER_CUTS ?= 200
+KILLS ?= 1000
 FUZZ ?=
 FUZZ_SECONDS ?= 600
 SCHEDULES ?= 20000
@@ -39,7 +41,7 @@ INTEGRATION_TESTS ?=
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 export ARCHIPELAGO := $(BINARY)
 
-.PHONY: help deps build demo fmt fmt-check lint test test-all fsx soak bench install fuzz schedules miri
+.PHONY: help deps build demo fmt fmt-check lint test test-all fsx crashes soak bench install fuzz schedules miri
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -84,6 +86,7 @@ test:
 
 test-all: test miri
 	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory fsx; else echo "not root: the test over FUSE is left out" >&2; fi
+	@$(MAKE) --no-print-directory crashes
 	@$(MAKE) --no-print-directory demo
 
 fsx:
@@ -92,8 +95,14 @@ fsx:
 	@mkdir -p .demo
 	STORE_DIR=.demo $(SCRIPTS)/with-served-volume 1G $(SCRIPTS)/fsx-over-fuse '{uri}' $(FSX_OPERATIONS)
 
+# The same tests as in `make test`, more often: the power is cut under a store, and the program is killed, whatever it is doing.
+crashes:
+	@$(SCRIPTS)/install-deps build test
+	ARCHIPELAGO_POWER_CUTS=$(POWER_CUTS) ARCHIPELAGO_KILLS=$(KILLS) \
+	  $(CARGO) test --locked -p archipelago --test crashes -- --nocapture --test-threads 1 survives
+
 soak:
-	@end=$$(($$(date +%s) + $(SOAK_MINUTES) * 60)); while [ $$(date +%s) -lt $$end ]; do $(MAKE) --no-print-directory fsx; done
+	@end=$$(($$(date +%s) + $(SOAK_MINUTES) * 60)); while [ $$(date +%s) -lt $$end ]; do $(MAKE) --no-print-directory fsx crashes; done
 
 fuzz:
 	@$(SCRIPTS)/install-deps build

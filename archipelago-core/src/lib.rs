@@ -14,6 +14,8 @@ pub mod fuzzing;
 pub mod limits;
 pub mod mapper;
 pub mod name;
+#[doc(hidden)]
+pub mod planted;
 pub mod store;
 #[cfg_attr(feature = "shuttle", doc(hidden))]
 #[cfg(feature = "shuttle")]
@@ -28,9 +30,10 @@ pub use error::{Error, Owner, Result};
 pub use format::header::Kind;
 pub use format::stream::ResumeToken;
 pub use store::{
-    Affected, Background, ByteRange, CheckOptions, CheckProgress, CheckReport, CloneOptions, CreateOptions,
-    DamagedEntry, DiffExtent, Finding, FindingKind, InitOptions, ListOptions, Location, MapExtent, MapSource, Page,
-    ReceiveStatus, Repair, SendOptions, SendPlan, Severity, Store, StoreOptions, StoreStatus, Usage, VolumeInfo,
+    Affected, Amount, Background, ByteRange, CheckOptions, CheckProgress, CheckReport, CloneOptions, CollectOptions,
+    CollectPhase, CollectProgress, CollectReport, CreateOptions, DamagedEntry, DiffExtent, Finding, FindingKind,
+    InitOptions, ListOptions, Location, MapExtent, MapSource, Page, Rate, ReceiveStatus, Repair, SendOptions, SendPlan,
+    Severity, SpaceByKind, Store, StoreOptions, StoreStatus, Usage, VolumeInfo,
 };
 pub use volume::{
     CompactOptions, CompactReport, Completion, CompletionQueue, DataExtent, Mode, Operation, StallStats, Volume,

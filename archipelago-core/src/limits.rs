@@ -79,6 +79,18 @@ pub const MAX_LIST_PAGE: usize = 10_000;
 pub const MAX_CONTROL_MESSAGE: usize = 1 << 20;
 /// Control connections served at once by one process.
 pub const MAX_CONTROL_CONNECTIONS: usize = 64;
+/// Memory for what maps use of data objects while a store is collected: 100 million whole blocks of one object take 50 MiB.
+pub const MARK_MEMORY: u64 = 256 << 20;
+/// Rounds in which a collection waits for maps that are being made; each takes milliseconds.
+pub const MAX_ROUNDS: usize = 64;
+/// Names without a map that one collection removes; more are left to the next.
+pub const MAX_COLLECTED_NAMES: usize = 10_000;
+/// Bytes of dead data in an object that are left there: finding them again costs more than they take.
+pub const HOLE_SLACK: u64 = 64 << 10;
+/// The same as a fraction (1/N) of what the object holds: file systems round, and need room for the list of extents.
+pub const HOLE_SLACK_FRACTION: u64 = 64;
+/// Bytes punched by one call, so that the file system is not held up for long.
+pub const HOLE_PIECE: u64 = 64 << 20;
 /// Free space that data writes leave untouched, so that checkpoint, snapshot and remove can finish on a full disk.
 pub const RESERVED_SPACE: u64 = 64 << 20;
 /// The reserve is never more than this fraction (1/N) of the file system.

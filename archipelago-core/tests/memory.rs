@@ -46,7 +46,9 @@ fn a_volume_is_written_folded_snapshotted_cloned_and_read_back() {
     store.clone_snapshot("snap-one", "clone-1", &CloneOptions::default()).unwrap();
     let clone = store.open_volume("clone-1", Mode::ReadWrite).unwrap();
     clone.write_at(&[5; 3], 0).unwrap();
-    let all = |volume| [0, SECTOR - 100, BLOCK + 5, BLOCK + 6, 2 * BLOCK].map(|offset| read(volume, offset));
+    let all = |volume: &archipelago_core::Volume| {
+        [0, SECTOR - 100, BLOCK + 5, BLOCK + 6, 2 * BLOCK].map(|offset| read(volume, offset))
+    };
     assert_eq!(all(&volume), [0, 1, 4, 0, 0]);
     assert_eq!(all(&clone), [5, 1, 2, 2, 3]);
     assert_eq!(all(&store.open_volume("snap-one", Mode::ReadOnly).unwrap()), [0, 1, 2, 2, 3]);

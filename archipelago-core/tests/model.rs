@@ -193,7 +193,7 @@ fn long_histories_without_cuts_match_the_reference() {
 
 #[test]
 fn no_damage_is_found_after_a_cut_at_any_io_and_repairs_leave_what_the_reference_allows() {
-    let count = variable("HISTORIES").unwrap_or(2000) / 10;
+    let count = variable("HISTORIES").unwrap_or(2000) / 20;
     let first: u64 = variable("FIRST").unwrap_or(0);
     let mut all = checked::Tally::default();
     in_parallel(count, |number| checked::check_cuts(seam_of(number), first + number))

@@ -1,7 +1,8 @@
 //! Measurements of the engine against its peers, side by side in one run.
 //!
 //! `archipelago-benches [--dir DIR] [--json] [GROUP...]`: groups are `meta` (bytes of snapshot and clone), `clone` (durable
-//! clones), `first` (first writes into a clone) and `depth` (reads after a thousand snapshots); all of them without any.
+//! clones), `first` (first writes into a clone), `depth` (reads after a thousand snapshots) and `check` (map entries checked per second);
+//! all of them without any.
 
 mod bars;
 mod count;
@@ -24,11 +25,12 @@ fn main() {
         }
     }
     let wanted = |name: &str| groups.is_empty() || groups.iter().any(|g| g == name);
-    let run: [(&str, Bar); 4] = [
+    let run: [(&str, Bar); 5] = [
         ("meta", bars::meta::run),
         ("clone", bars::clone::run),
         ("first", bars::first::run),
         ("depth", bars::depth::run),
+        ("check", bars::check::run),
     ];
     for (name, job) in run {
         if wanted(name) {

@@ -100,6 +100,7 @@ tests! {
     fn nbd_requests_do_what_they_say() "nbd_requests"
     fn qcow2_images_keep_their_promises() "qcow2"
     fn raw_images_of_any_size_arrive_whole() "raw"
+    fn old_maps_keep_their_promises() "legacy_map"
     fn configurations_keep_their_promises() "config"
     fn sizes_keep_their_promises() "size"
     fn names_keep_their_promises() "name"

@@ -12,6 +12,7 @@ use crate::format::header::{LogPos, LogStart};
 use crate::format::log::{self, Body, MAX_RUNS, RECORD_HEAD, RecordHead, Run, RunKind, SEGMENT_HEAD, SegmentHead};
 use crate::limits::{SECTOR, SEGMENT_SIZE};
 use crate::mapper::runs::{Change, RunMap};
+use crate::planted::{self, Bug};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
@@ -125,6 +126,9 @@ impl Journal {
 
     /// Whether a logged sector at this place was folded, so that no checksum of a record to be replayed covers it.
     pub fn is_folded(&self, segment: u32, offset: u32) -> bool {
+        if planted::has(Bug::FoldedTooFar) {
+            return true;
+        }
         pack_pos(LogPos { segment, offset }) < self.folded_pos.load(Ordering::Acquire)
     }
 
@@ -349,6 +353,9 @@ impl Journal {
                         self.append(blocker, &mut state, epoch, Body::Map(runs), &[], started)?;
                     }
                 }
+            }
+            if planted::has(Bug::RunLost) {
+                batch.pop();
             }
             if !batch.is_empty() {
                 self.append(blocker, &mut state, epoch, Body::Map(batch), &[], started)?;

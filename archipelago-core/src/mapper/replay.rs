@@ -82,92 +82,113 @@ fn read_segment(blocker: &dyn Blocker, owner: VolumeId, number: u32) -> Result<S
     Ok(Segment { object, head, bytes })
 }
 
+/// Calls `each` with every record of a sealed range, in order, and where it lies; every one must be there.
+pub fn sealed_records(
+    blocker: &dyn Blocker,
+    range: &SealedRange,
+    each: &mut dyn FnMut(LogPos, &RecordHead) -> Result<()>,
+) -> Result<()> {
+    let (mut at, mut seq, mut generation) = (range.from.pos, range.from.seq, range.from.generation);
+    let mut segment = None;
+    while at < range.to {
+        let current = match segment.take() {
+            Some(s) => s,
+            None => read_segment(blocker, range.owner, at.segment)?,
+        };
+        let Segment { object, ref bytes, .. } = current;
+        at.offset = at.offset.max(SEGMENT_HEAD);
+        if at >= range.to {
+            break;
+        }
+        let rest = bytes.get(at.offset as usize..).ok_or_else(|| damaged(object, at.offset, "it ends before"))?;
+        let found = log::parse_until(&object.to_string(), range.owner, rest, range.epoch)?;
+        let Found::Record(head, payload) = found else {
+            return Err(damaged(object, at.offset, "a record that was acknowledged is missing"));
+        };
+        check_order(object, at, &head, seq, &mut generation)?;
+        seq += 1;
+        each(at, &head)?;
+        if head.body == Body::Next {
+            at = LogPos { segment: at.segment + 1, offset: 0 };
+        } else {
+            at.offset += (RECORD_HEAD + payload) as u32;
+            segment = Some(current);
+        }
+    }
+    Ok(())
+}
+
+/// Calls `each` with every record of a volume's own journal from `start` to its end, and where it lies.
+pub fn own_records(
+    blocker: &dyn Blocker,
+    owner: VolumeId,
+    start: LogStart,
+    each: &mut dyn FnMut(LogPos, &RecordHead) -> Result<()>,
+) -> Result<Tail> {
+    let mut next = start;
+    let mut replayed = 0;
+    let mut segment = read_segment(blocker, owner, next.pos.segment)?;
+    loop {
+        next.pos.offset = next.pos.offset.max(SEGMENT_HEAD);
+        let (object, at) = (segment.object, next.pos);
+        let rest =
+            segment.bytes.get(at.offset as usize..).ok_or_else(|| damaged(object, at.offset, "it ends before"))?;
+        match log::parse(&object.to_string(), owner, rest)? {
+            Found::Nothing | Found::Torn => {
+                let stray = check_end(owner, &segment, next)?;
+                return Ok(Tail { next, segment_len: segment.head.len, bytes: replayed, stray });
+            }
+            Found::Record(head, payload) => {
+                check_order(object, at, &head, next.seq, &mut next.generation)?;
+                next.seq += 1;
+                replayed += (RECORD_HEAD + payload) as u64;
+                each(at, &head)?;
+                if head.body == Body::Next {
+                    next.pos = LogPos { segment: at.segment + 1, offset: SEGMENT_HEAD };
+                    segment = read_segment(blocker, owner, next.pos.segment)?;
+                } else {
+                    next.pos.offset += (RECORD_HEAD + payload) as u32;
+                }
+            }
+        }
+    }
+}
+
+/// The journal seems to end at `next`. A later record that knew of something durable behind that point says otherwise.
+/// Returns whether anything lies there.
+fn check_end(owner: VolumeId, segment: &Segment, next: LogStart) -> Result<bool> {
+    let mut stray = false;
+    let mut offset = next.pos.offset as usize;
+    while let Some(rest) = segment.bytes.get(offset..).filter(|r| r.len() >= ATOM) {
+        // What lies here was never acknowledged: it may be half of a record. Only whole records testify.
+        if rest[..ATOM].iter().any(|b| *b != 0) {
+            stray = true;
+            if let Ok(Found::Record(head, _)) = log::parse("", owner, rest)
+                && head.seq > next.seq
+                && head.synced > next.pos
+            {
+                return Err(damaged(segment.object, next.pos.offset, "a record that was flushed is missing"));
+            }
+        }
+        offset += ATOM;
+    }
+    Ok(stray)
+}
+
 impl Replay<'_> {
     /// Applies a sealed range: every record of it must be there.
     fn sealed(&mut self, range: &SealedRange) -> Result<()> {
-        let (mut at, mut seq, mut generation) = (range.from.pos, range.from.seq, range.from.generation);
-        let mut segment = None;
-        while at < range.to {
-            let current = match segment.take() {
-                Some(s) => s,
-                None => read_segment(self.blocker, range.owner, at.segment)?,
-            };
-            let Segment { object, ref bytes, .. } = current;
-            at.offset = at.offset.max(SEGMENT_HEAD);
-            if at >= range.to {
-                break;
-            }
-            let rest = bytes.get(at.offset as usize..).ok_or_else(|| damaged(object, at.offset, "it ends before"))?;
-            let found = log::parse_until(&object.to_string(), range.owner, rest, range.epoch)?;
-            let Found::Record(head, payload) = found else {
-                return Err(damaged(object, at.offset, "a record that was acknowledged is missing"));
-            };
-            check_order(object, at, &head, seq, &mut generation)?;
-            seq += 1;
-            if head.epoch <= range.epoch {
-                self.apply(range.owner, at, &head, Some(range.size))?;
-            }
-            if head.body == Body::Next {
-                at = LogPos { segment: at.segment + 1, offset: 0 };
-            } else {
-                at.offset += (RECORD_HEAD + payload) as u32;
-                segment = Some(current);
-            }
-        }
-        Ok(())
+        sealed_records(self.blocker, range, &mut |at, head| {
+            if head.epoch <= range.epoch { self.apply(range.owner, at, head, Some(range.size)) } else { Ok(()) }
+        })
     }
 
     /// Applies a volume's own journal from `start` to its end.
     fn own(&mut self, owner: VolumeId, start: LogStart, epoch: &mut u64) -> Result<Tail> {
-        let mut next = start;
-        let mut replayed = 0;
-        let mut segment = read_segment(self.blocker, owner, next.pos.segment)?;
-        loop {
-            next.pos.offset = next.pos.offset.max(SEGMENT_HEAD);
-            let (object, at) = (segment.object, next.pos);
-            let rest =
-                segment.bytes.get(at.offset as usize..).ok_or_else(|| damaged(object, at.offset, "it ends before"))?;
-            match log::parse(&object.to_string(), owner, rest)? {
-                Found::Nothing | Found::Torn => {
-                    let stray = self.check_end(owner, &segment, next)?;
-                    return Ok(Tail { next, segment_len: segment.head.len, bytes: replayed, stray });
-                }
-                Found::Record(head, payload) => {
-                    check_order(object, at, &head, next.seq, &mut next.generation)?;
-                    next.seq += 1;
-                    replayed += (RECORD_HEAD + payload) as u64;
-                    *epoch = (*epoch).max(head.epoch);
-                    self.apply(owner, at, &head, None)?;
-                    if head.body == Body::Next {
-                        next.pos = LogPos { segment: at.segment + 1, offset: SEGMENT_HEAD };
-                        segment = read_segment(self.blocker, owner, next.pos.segment)?;
-                    } else {
-                        next.pos.offset += (RECORD_HEAD + payload) as u32;
-                    }
-                }
-            }
-        }
-    }
-
-    /// The journal seems to end at `next`. A later record that knew of something durable behind that point says otherwise.
-    /// Returns whether anything lies there.
-    fn check_end(&self, owner: VolumeId, segment: &Segment, next: LogStart) -> Result<bool> {
-        let mut stray = false;
-        let mut offset = next.pos.offset as usize;
-        while let Some(rest) = segment.bytes.get(offset..).filter(|r| r.len() >= ATOM) {
-            // What lies here was never acknowledged: it may be half of a record. Only whole records testify.
-            if rest[..ATOM].iter().any(|b| *b != 0) {
-                stray = true;
-                if let Ok(Found::Record(head, _)) = log::parse("", owner, rest)
-                    && head.seq > next.seq
-                    && head.synced > next.pos
-                {
-                    return Err(damaged(segment.object, next.pos.offset, "a record that was flushed is missing"));
-                }
-            }
-            offset += ATOM;
-        }
-        Ok(stray)
+        own_records(self.blocker, owner, start, &mut |at, head| {
+            *epoch = (*epoch).max(head.epoch);
+            self.apply(owner, at, head, None)
+        })
     }
 
     fn apply(&mut self, owner: VolumeId, at: LogPos, head: &RecordHead, clip: Option<u64>) -> Result<()> {

@@ -38,6 +38,15 @@ pub fn read_header(shared: &Shared, id: VolumeId) -> Result<Option<(Header, u64)
     Ok(Some((header, record.version)))
 }
 
+/// Whether a header is in the catalogue, whatever it says.
+pub fn exists(shared: &Shared, id: VolumeId) -> Result<bool> {
+    match shared.blocker.read_record(RecordKey::Header(id)) {
+        Ok(_) | Err(Error::Damaged { .. }) => Ok(true),
+        Err(Error::NotFound(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// What a name means, if it counts.
 pub fn resolve(shared: &Shared, name: &str) -> Result<Option<(Header, u64)>> {
     let Some(id) = shared.blocker.lookup(name)? else { return Ok(None) };
@@ -83,7 +92,7 @@ pub fn ensure_free(shared: &Shared, name: &str) -> Result<()> {
 }
 
 /// Clears away a name entry that does not count. Whoever might be about to make it count holds the volume's lock.
-fn heal(shared: &Shared, name: &str) -> Result<()> {
+pub fn heal(shared: &Shared, name: &str) -> Result<()> {
     let Some(id) = shared.blocker.lookup(name)? else { return Ok(()) };
     let _group = match read_header(shared, id) {
         Ok(Some((header, _))) => group::lock_pending(shared, &header)?,

@@ -4,6 +4,7 @@ mod acknowledge;
 mod background;
 pub(crate) mod catalog;
 mod check;
+pub mod collect;
 pub mod control;
 mod group;
 pub(crate) mod open;
@@ -42,6 +43,7 @@ use crate::volume::{Mode, Volume};
 pub use check::{
     Affected, ByteRange, CheckOptions, CheckProgress, CheckReport, Finding, FindingKind, Repair, Severity,
 };
+pub use collect::{Amount, CollectOptions, CollectPhase, CollectProgress, CollectReport, Rate, SpaceByKind};
 pub use group::GroupStep;
 pub use receive::ReceiveStatus;
 pub use send::{SendOptions, SendPlan};
@@ -520,6 +522,35 @@ impl Store {
         progress: &mut dyn FnMut(CheckProgress) -> Result<()>,
     ) -> Result<CheckReport> {
         check::check(&self.shared, options, progress)
+    }
+
+    /// Removes what no map names any more: data, journals and trees of removed maps, what snapshots and folds left behind, and
+    /// leftovers of calls that were cut short. Safe at any time, beside whatever other processes do; one collection at a
+    /// time (`TooBusy`). `progress` is called now and then; when it returns `false` the collection stops, and a later one goes on.
+    ///
+    /// If a map cannot be read (`Damaged`), or a process of the store does not answer (`Timeout`), nothing is removed.
+    pub fn collect(
+        &self,
+        options: &CollectOptions,
+        progress: &mut dyn FnMut(&CollectProgress) -> bool,
+    ) -> Result<CollectReport> {
+        collect::collect(&self.shared, options, collect::Planted::default(), progress)
+    }
+
+    /// As [`Store::collect`], with steps left out: for tests that must notice.
+    #[doc(hidden)]
+    pub fn collect_with_planted_bug(
+        &self,
+        options: &CollectOptions,
+        planted: collect::Planted,
+        progress: &mut dyn FnMut(&CollectProgress) -> bool,
+    ) -> Result<CollectReport> {
+        collect::collect(&self.shared, options, planted, progress)
+    }
+
+    /// How much room the store takes, by kind: looks at every object once.
+    pub fn space_by_kind(&self) -> Result<SpaceByKind> {
+        collect::by_kind(&self.shared)
     }
 
     /// Does background work that is due (checkpoints, folding, composing); returns whether there was any.

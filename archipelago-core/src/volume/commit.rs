@@ -10,6 +10,7 @@ use crate::limits::{MAX_EXTENTS, MAX_FOLD_JOBS, SECTOR};
 use crate::mapper::fold::Folder;
 use crate::mapper::pack::PackWriter;
 use crate::mapper::tree::Tree;
+use crate::planted::{self, Bug};
 use crate::store::Background;
 use crate::sync::atomic::Ordering;
 use crate::sync::{MutexGuard, Plant, planted};
@@ -124,7 +125,8 @@ impl Inner {
         if writer.data_dirty.swap(false, Ordering::AcqRel) {
             commit.dirty.push(Object::Data(self.id, old));
         }
-        self.epoch.store(old + 1, Ordering::Release);
+        let next = if planted::has(Bug::EpochReused) { old } else { old + 1 };
+        self.epoch.store(next, Ordering::Release);
         Ok(())
     }
 

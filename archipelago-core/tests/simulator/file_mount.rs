@@ -155,6 +155,16 @@ impl Sys for FileMount {
         self.disk.len(fd)
     }
 
+    fn allocated(&self, fd: Fd) -> io::Result<u64> {
+        self.alive()?;
+        self.disk.allocated(fd)
+    }
+
+    fn is_at(&self, fd: Fd, path: &str) -> io::Result<bool> {
+        self.alive()?;
+        self.disk.is_at(fd, path)
+    }
+
     fn sync_dir(&self, path: &str) -> io::Result<()> {
         self.change("sync_dir", &|| path.to_string())?;
         self.disk.sync_dir(path)

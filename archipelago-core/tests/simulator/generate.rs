@@ -64,6 +64,8 @@ const KINDS: &[(u64, fn(&mut Generator) -> Op)] = &[
     (30, |_| Op::Background),
     (10, |_| Op::List),
     (25, Generator::audit),
+    (4, |g| Op::Check { repair: g.rng.one_in(2) }),
+    (12, Generator::copy),
     (8, Generator::create),
     (6, |_| Op::Exit),
     (4, |_| Op::Kill),
@@ -158,8 +160,23 @@ impl Generator {
             let most = 1 << (1 + rng.below(5));
             1 + rng.below(most) as u32
         };
-        match rng.below(1000) {
-            0..12 => {
+        // Where one call after the other must become durable in its order.
+        let ordered = matches!(
+            op,
+            Op::Snapshot { .. }
+                | Op::Checkpoint { .. }
+                | Op::Close { .. }
+                | Op::Flush { .. }
+                | Op::Background
+                | Op::Exit
+                | Op::Resize { .. }
+                | Op::Rename { .. }
+                | Op::Remove { .. }
+                | Op::CloneMany { .. }
+        );
+        let dice = if ordered && rng.one_in(40) { 0 } else { rng.below(1000) };
+        match dice {
+            0..10 => {
                 let at = match rng.below(4) {
                     0 => 1000,
                     _ => rng.below(1001) as u16,
@@ -174,15 +191,16 @@ impl Generator {
                     1 | 2 => 1,
                     _ => 0,
                 };
-                Some(Fault::Cut { at, seed, again })
+                let tries = if ordered { 6 } else { rng.below(4) as u8 };
+                Some(Fault::Cut { at, seed, again, tries })
             }
-            12..20 => Some(Fault::Kill { call: call(rng) }),
-            20..28 => {
+            10..18 => Some(Fault::Kill { call: call(rng) }),
+            18..26 => {
                 let then = *Self::pick(rng, &[Then::Cut, Then::Kill, Then::Close]);
                 Some(Fault::Io { call: call(rng), then })
             }
-            28..32 => Some(Fault::ReadError { call: call(rng) }),
-            32..38 => Some(Fault::Corrupt { call: call(rng), bit: rng.next_u64() as u32, misdirected: rng.one_in(3) }),
+            26..30 => Some(Fault::ReadError { call: call(rng) }),
+            30..36 => Some(Fault::Corrupt { call: call(rng), bit: rng.next_u64() as u32, misdirected: rng.one_in(3) }),
             _ => None,
         }
     }
@@ -404,6 +422,17 @@ impl Generator {
             self.snapshots.iter().map(|s| &s.0).chain(self.volumes.iter().map(|v| &v.0)).collect();
         let other = (*Self::pick(&mut self.rng, &others)).clone();
         Op::Audit { name, other }
+    }
+
+    fn copy(&mut self) -> Op {
+        if self.snapshots.is_empty() {
+            return self.snapshot();
+        }
+        let (snapshot, size) = Self::pick(&mut self.rng, &self.snapshots).clone();
+        let from = self.rng.one_in(2).then(|| Self::pick(&mut self.rng, &self.snapshots).0.clone());
+        let name = self.name("copy");
+        self.snapshots.push((name.clone(), size));
+        Op::Copy { snapshot, from, name }
     }
 
     fn pause(&mut self) -> Op {

@@ -132,6 +132,16 @@ pub enum Op {
         name: String,
         other: String,
     },
+    /// Walks the whole store and says what is wrong with it; with `repair` it puts right what can be.
+    Check {
+        repair: bool,
+    },
+    /// Sends a snapshot, as what differs from `from` if that is given, and receives it under another name.
+    Copy {
+        snapshot: String,
+        from: Option<String>,
+        name: String,
+    },
     /// The process ends in order: every handle is dropped.
     Exit,
     /// The process is killed; its locks go, the machine runs on.
@@ -151,8 +161,9 @@ pub enum Op {
 /// What goes wrong during one operation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fault {
-    /// The power is cut `at` thousandths of the way through its calls, and `again` times during recovery.
-    Cut { at: u16, seed: u64, again: u8 },
+    /// The power is cut `at` thousandths of the way through its calls, and `again` times during recovery. Before that it is
+    /// seen what `tries` other cuts during this operation would have left.
+    Cut { at: u16, seed: u64, again: u8, tries: u8 },
     /// Its process is killed instead of making this call, counted from 1, or when the operation has ended.
     Kill { call: u32 },
     /// This call that changes something fails with EIO.
@@ -214,6 +225,11 @@ impl fmt::Display for Op {
             Op::Background => write!(f, "background work"),
             Op::List => write!(f, "list"),
             Op::Audit { name, other } => write!(f, "ask about {name} and {other}"),
+            Op::Check { repair } => write!(f, "check{}", if *repair { " and repair" } else { "" }),
+            Op::Copy { snapshot, from: None, name } => write!(f, "send {snapshot} and receive it as {name}"),
+            Op::Copy { snapshot, from: Some(from), name } => {
+                write!(f, "send {snapshot} from {from} and receive it as {name}")
+            }
             Op::Exit => write!(f, "exit"),
             Op::Kill => write!(f, "is killed"),
             Op::Pause => write!(f, "pauses"),
@@ -227,8 +243,8 @@ impl fmt::Display for Op {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Fault::Cut { at, seed, again } => {
-                write!(f, "POWER CUT {at}/1000 through (seed {seed}, {again} more in recovery)")
+            Fault::Cut { at, seed, again, tries } => {
+                write!(f, "POWER CUT {at}/1000 through (seed {seed}, {again} more in recovery, {tries} tries before)")
             }
             Fault::Kill { call } => write!(f, "KILLED at call {call}"),
             Fault::Io { call, then } => write!(f, "EIO at call {call}, then {}", format!("{then:?}").to_lowercase()),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use archipelago_core::blocker::memory::MemoryBlocker;
 use archipelago_core::blocker::{
-    Blocker, LockGuard, LockMode, LockOutcome, Object, Record, RecordKey, Space, VolumeId,
+    Blocker, Inventory, LockGuard, LockMode, LockOutcome, Object, Record, RecordKey, Space, VolumeId,
 };
 use archipelago_core::{Error, Result};
 use parking_lot::Mutex;
@@ -30,7 +30,12 @@ struct Guard {
     number: u64,
 }
 
-impl LockGuard for Guard {}
+impl LockGuard for Guard {
+    fn remove(self: Box<Self>) -> Result<()> {
+        let guard = self.locks.lock().1.remove(&self.number);
+        guard.map_or_else(|| Err(gone("remove")), |guard| guard.remove())
+    }
+}
 
 impl Drop for Guard {
     fn drop(&mut self) {
@@ -159,6 +164,16 @@ impl Blocker for MemoryMount {
         self.disk.objects(volume)
     }
 
+    fn inventory(&self, part: u8) -> Result<Inventory> {
+        self.look()?;
+        self.disk.inventory(part)
+    }
+
+    fn allocated(&self, object: Object) -> Result<u64> {
+        self.alive()?;
+        self.disk.allocated(object)
+    }
+
     fn create_record(&self, key: RecordKey, bytes: &[u8]) -> Result<()> {
         self.change("create_record", &|| key.to_string())?;
         self.disk.create_record(key, bytes)
@@ -191,6 +206,11 @@ impl Blocker for MemoryMount {
     fn trash_header(&self, volume: VolumeId) -> Result<()> {
         self.change("trash_header", &|| volume.to_string())?;
         self.disk.trash_header(volume)
+    }
+
+    fn remove_record(&self, key: RecordKey) -> Result<()> {
+        self.change("remove_record", &|| key.to_string())?;
+        self.disk.remove_record(key)
     }
 
     fn headers(&self) -> Result<Vec<VolumeId>> {

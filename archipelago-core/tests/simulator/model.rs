@@ -335,7 +335,7 @@ pub fn effect(state: &State, step: &Step, seed: u64, open: &BTreeSet<String>) ->
         Op::Checkpoint { name } | Op::Open { name } => writable(name).then(nothing),
         Op::Reader { name } => is_snapshot(name).then(nothing),
         Op::Audit { name, other } => (state.contains_key(name) && state.contains_key(other)).then(nothing),
-        Op::ReadKept | Op::Background | Op::List => Some(nothing()),
+        Op::ReadKept | Op::Background | Op::List | Op::Check { .. } => Some(nothing()),
         Op::Kill | Op::Pause | Op::Wake | Op::Full { .. } | Op::Room => Some(nothing()),
         Op::Snapshot { volume, name } => {
             if !writable(volume) || state.contains_key(name) {
@@ -367,6 +367,15 @@ pub fn effect(state: &State, step: &Step, seed: u64, open: &BTreeSet<String>) ->
             }
             let during = Allowed { states: vec![after.clone()], optional: names.iter().cloned().collect() };
             Some(Effect { during, after })
+        }
+        Op::Copy { snapshot, from, name } => {
+            // A base must have the same block size, and a stream that builds on itself would be empty.
+            let fits =
+                |from: &String| is_snapshot(from) && from != snapshot && state[from].block == state[snapshot].block;
+            if !is_snapshot(snapshot) || state.contains_key(name) || !from.as_ref().is_none_or(fits) {
+                return None;
+            }
+            atomic(&|s| drop(s.insert(name.clone(), state[snapshot].exact(Kind::Snapshot))))
         }
         Op::Remove { name } => {
             state.get(name)?;

@@ -4,7 +4,8 @@ use std::io::IoSlice;
 
 use archipelago_core::limits::SECTOR;
 use archipelago_core::{
-    CloneOptions, CreateOptions, Error, Kind, ListOptions, MapSource, Mode, Store, Volume, WriteFlags,
+    CheckOptions, CloneOptions, CreateOptions, Error, Finding, FindingKind, Kind, ListOptions, MapSource, Mode,
+    SendOptions, Store, Volume, WriteFlags,
 };
 
 use crate::history::{Op, Step, fill};
@@ -12,6 +13,8 @@ use crate::model::{After, Map, whole_sectors};
 use crate::process::Kept;
 use crate::world::World;
 
+/// How the name of a volume ends into which a stream is being received.
+const PARTIAL: &str = ".receiving";
 /// Snapshots that a process keeps open.
 const MAX_KEPT: usize = 3;
 
@@ -63,11 +66,16 @@ fn needs(op: &Op) -> Option<&str> {
         | Op::Flush { name }
         | Op::Read { name, .. }
         | Op::Remove { name }
-        | Op::Resize { name, .. }
         | Op::Checkpoint { name }
-        | Op::Open { name }
-        | Op::Rename { old: name, .. }
-        | Op::Snapshot { volume: name, .. } => Some(name),
+        | Op::Open { name } => Some(name),
+        _ => None,
+    }
+}
+
+/// The volume whose owner is asked to do the operation.
+fn asks_for(op: &Op) -> Option<&str> {
+    match op {
+        Op::Resize { name, .. } | Op::Rename { old: name, .. } | Op::Snapshot { volume: name, .. } => Some(name),
         _ => None,
     }
 }
@@ -75,7 +83,9 @@ fn needs(op: &Op) -> Option<&str> {
 impl World {
     /// Whether another process has the volume that an operation needs.
     pub fn is_elsewhere(&self, step: &Step) -> bool {
-        needs(&step.op).and_then(|name| self.holder(name)).is_some_and(|p| p != step.process)
+        let other = |name| self.holder(name).filter(|p| *p != step.process);
+        needs(&step.op).is_some_and(|name| other(name).is_some())
+            || asks_for(&step.op).and_then(other).is_some_and(|p| self.is_paused(p))
     }
 
     /// Does an operation; one that needs a volume which another process has must be refused.
@@ -84,6 +94,10 @@ impl World {
         match self.attempt(step) {
             Ok(()) if elsewhere => wrong("it was done although another process has the volume open".to_string()),
             Err(Trouble::Engine(Error::OpenElsewhere { .. })) if elsewhere => Ok(Outcome::Refused),
+            // Its owner is stopped.
+            Err(Trouble::Engine(Error::Timeout(_))) if elsewhere && asks_for(&step.op).is_some() => {
+                Ok(Outcome::Refused)
+            }
             Err(Trouble::Engine(Error::Exists(name))) if self.is_stale(&name) => Ok(Outcome::Refused),
             Ok(()) => Ok(Outcome::Done),
             Err(trouble) => Err(trouble),
@@ -155,9 +169,10 @@ impl World {
             }
             Op::Rename { old, new } => {
                 let volume = self.state[old].kind == Kind::Volume;
-                match self.process(p)?.handles.get(old).cloned() {
+                let q = self.holder(old).unwrap_or(p);
+                match self.process(q)?.handles.get(old).cloned() {
                     Some(open) => {
-                        if odd && volume {
+                        if odd && volume && p == q {
                             open.rename(new)?;
                         } else {
                             store.rename(old, new)?;
@@ -165,7 +180,7 @@ impl World {
                         if open.name() != *new {
                             return wrong(format!("renamed to {new} but the handle says {}", open.name()));
                         }
-                        let handles = &mut self.process(p)?.handles;
+                        let handles = &mut self.process(q)?.handles;
                         handles.remove(old);
                         handles.insert(new.clone(), open);
                     }
@@ -174,9 +189,10 @@ impl World {
             }
             Op::Resize { name, size } => {
                 let shrink = *size < self.state[name].size;
-                let open = self.process(p)?.handles.get(name).cloned();
+                let q = self.holder(name).unwrap_or(p);
+                let open = self.process(q)?.handles.get(name).cloned();
                 match &open {
-                    Some(open) if odd => open.resize(*size, shrink)?,
+                    Some(open) if odd && p == q => open.resize(*size, shrink)?,
                     _ => store.resize(name, *size, shrink)?,
                 }
                 if let Some(open) = open.filter(|open| open.size() != *size) {
@@ -220,6 +236,17 @@ impl World {
                     self.diff(&store, name, name)?;
                 }
             }
+            Op::Check { repair } => self.check(p, *repair)?,
+            Op::Copy { snapshot, from, name } => {
+                let options = SendOptions { from: from.clone(), resume: None };
+                let mut stream = vec![];
+                store.send(snapshot, &options, &mut stream, &mut |_| Ok(()))?;
+                let mut input = &stream[..];
+                let info = store.receive(name, &mut input, &mut |_| Ok(()))?;
+                if info.kind != Kind::Snapshot || info.name != *name || !input.is_empty() {
+                    return wrong(format!("received {info:?}, {} bytes of the stream left", input.len()));
+                }
+            }
             Op::Exit => self.exit(p),
             Op::Kill | Op::Pause | Op::Wake | Op::Full { .. } | Op::Room => {}
         }
@@ -251,6 +278,28 @@ impl World {
         match self.state[name].check_range(offset, &seen, After::Nothing) {
             Ok(()) => Ok(()),
             Err(mismatch) => wrong(crate::examine::describe(name, &self.state[name], &mismatch)),
+        }
+    }
+
+    /// A check finds no damage, for none was done to what is stored, and nothing that only damage explains.
+    pub fn check(&mut self, p: usize, repair: bool) -> Done<()> {
+        let store = self.process(p)?.store.clone();
+        let options = CheckOptions { repair, grace: 0, ..CheckOptions::default() };
+        let report = store.check(&options, &mut |_| Ok(()))?;
+        let harmless = |finding: &&Finding| {
+            matches!(
+                finding.kind,
+                FindingKind::Leak
+                    | FindingKind::Unborn
+                    | FindingKind::TornSlot
+                    | FindingKind::UnfinishedRemoval
+                    | FindingKind::StaleName
+                    | FindingKind::UnnamedHeader
+            )
+        };
+        match report.findings.iter().find(|finding| !harmless(finding)) {
+            None => Ok(()),
+            Some(finding) => wrong(format!("check found {finding:?}")),
         }
     }
 
@@ -403,7 +452,9 @@ pub fn pages(store: &Store, limit: u64) -> Done<Vec<(String, Kind, u64)>> {
     let mut listed = vec![];
     loop {
         let page = store.list(&options)?;
-        listed.extend(page.entries.into_iter().map(|info| (info.name, info.kind, info.size)));
+        // What an interrupted stream left is no map yet.
+        let entries = page.entries.into_iter().filter(|info| !info.name.ends_with(PARTIAL));
+        listed.extend(entries.map(|info| (info.name, info.kind, info.size)));
         match page.next {
             Some(next) => options.after = Some(next),
             None => return Ok(listed),

@@ -8,6 +8,7 @@ use archipelago_core::blocker::file::{FileBlocker, FileOptions};
 use archipelago_core::blocker::memory::MemoryBlocker;
 use archipelago_core::blocker::sim::{SimDisk, Syncs};
 use archipelago_core::blocker::sys::Sys;
+use archipelago_core::store::peers::Neighbours;
 use archipelago_core::{Background, InitOptions, Result, Store, StoreOptions, Volume};
 
 use crate::file_mount::FileMount;
@@ -114,6 +115,7 @@ pub struct Kept {
 pub struct Process {
     pub wire: Arc<Wire>,
     mount: Mount,
+    neighbours: Arc<Neighbours>,
     pub store: Store,
     /// Volumes open for writing.
     pub handles: BTreeMap<String, Volume>,
@@ -133,7 +135,7 @@ fn store_options(seed: u64) -> StoreOptions {
 }
 
 impl Process {
-    pub fn start(disk: &Disk, seed: u64, planted: Option<Planted>) -> Result<Process> {
+    pub fn start(disk: &Disk, neighbours: &Arc<Neighbours>, seed: u64, planted: Option<Planted>) -> Result<Process> {
         let wire = Arc::new(Wire::new(planted));
         let (mount, blocker): (Mount, Arc<dyn Blocker>) = match disk {
             Disk::File(disk) => {
@@ -147,16 +149,36 @@ impl Process {
                 (Mount::Memory(mount.clone()), mount)
             }
         };
-        let store = Store::open_on(blocker, store_options(seed))?;
-        Ok(Process { wire, mount, store, handles: BTreeMap::new(), kept: vec![], paused: false })
+        let store = Store::open_among(blocker, store_options(seed), neighbours)?;
+        Ok(Process {
+            wire,
+            mount,
+            neighbours: neighbours.clone(),
+            store,
+            handles: BTreeMap::new(),
+            kept: vec![],
+            paused: false,
+        })
     }
 
     /// Ends it there and then: whatever it does from now on reaches nothing, and its locks are free.
     pub fn kill(self) {
         self.wire.kill();
+        self.store.process().into_iter().for_each(|id| self.neighbours.kill(id));
         match &self.mount {
             Mount::File(mount) => mount.close_all(),
             Mount::Memory(mount) => mount.close_all(),
+        }
+    }
+
+    /// Stops it, with all that it holds, or lets it go on.
+    pub fn pause(&mut self, paused: bool) {
+        self.paused = paused;
+        let Some(id) = self.store.process() else { return };
+        if paused {
+            self.neighbours.pause(id);
+        } else {
+            self.neighbours.resume(id);
         }
     }
 }

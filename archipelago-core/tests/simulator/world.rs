@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use archipelago_core::Error;
 use archipelago_core::blocker::sim::{Random, Syncs};
+use archipelago_core::store::peers::Neighbours;
 
 use crate::examine::shape;
 use crate::history::{Fault, Op, PROCESSES, Step, Then, mix};
@@ -64,6 +65,7 @@ pub struct World {
     pub full: bool,
     pub counts: Counts,
     procs: [Option<Process>; PROCESSES],
+    neighbours: Arc<Neighbours>,
     bugs: Bugs,
     /// Names that a rename was to give or to take when something struck it. An entry may be left that leads to a volume of another
     /// name; while that is open, nobody can tell that its owner is not about to make the entry count, and it is refused.
@@ -84,6 +86,7 @@ impl World {
             full: false,
             counts: Counts { histories: 1, ..Counts::default() },
             procs: Default::default(),
+            neighbours: Neighbours::new(),
             bugs,
             stale: BTreeSet::new(),
             started: 0,
@@ -95,7 +98,7 @@ impl World {
         if self.procs[p].is_none() {
             self.started += 1;
             let seed = mix(self.seed, 1000 + self.started);
-            self.procs[p] = Some(Process::start(&self.disk, seed, self.bugs.wire)?);
+            self.procs[p] = Some(Process::start(&self.disk, &self.neighbours, seed, self.bugs.wire)?);
         }
         self.procs[p].as_mut().ok_or_else(|| Trouble::Wrong("the simulator lost a process".to_string()))
     }
@@ -140,8 +143,8 @@ impl World {
         self.rng = Random::new(mix(mix(self.seed, 3), u64::from(step.stamp)));
         self.counts.operations += 1;
         match step.op {
-            Op::Pause => self.process(p)?.paused = true,
-            Op::Wake => self.process(p)?.paused = false,
+            Op::Pause => self.process(p)?.pause(true),
+            Op::Wake => self.process(p)?.pause(false),
             Op::Kill => return self.die(p, &Allowed::just(&self.state.clone()), false),
             Op::Full { total, free } => {
                 self.counts.full += 1;
@@ -154,17 +157,31 @@ impl World {
         Ok(())
     }
 
+    /// The process in which an operation is done: some are handed to the one that has the volume.
+    fn actor(&self, step: &Step) -> usize {
+        match &step.op {
+            Op::Snapshot { volume: name, .. } | Op::Resize { name, .. } | Op::Rename { old: name, .. } => {
+                self.holder(name).unwrap_or(step.process)
+            }
+            _ => step.process,
+        }
+    }
+
+    pub fn is_paused(&self, p: usize) -> bool {
+        self.procs[p].as_ref().is_some_and(|process| process.paused)
+    }
+
     fn operation(&mut self, step: &Step) -> Done<()> {
-        let p = step.process;
+        self.process(step.process)?;
+        let p = self.actor(step);
         let open = self.held(p);
         let Some(mut effect) = effect(&self.state, step, self.seed, &open) else { return Ok(()) };
         if self.is_elsewhere(step) {
             effect = Effect { during: Allowed::just(&self.state), after: self.state.clone() };
         }
-        self.process(p)?;
         self.disk.forget_history();
         let before = self.disk.steps();
-        let wire = self.arm(step)?;
+        let wire = self.arm(p, step)?;
         let result = self.perform(step);
         let hit = wire.hit();
         wire.disarm();
@@ -178,8 +195,12 @@ impl World {
         if let (Op::Rename { old, new }, Some(_)) = (&step.op, step.fault) {
             self.stale.extend([old.clone(), new.clone()]);
         }
+        // What was received of a stream keeps the name for it.
+        if let Op::Copy { name, .. } = &step.op {
+            self.stale.insert(name.clone());
+        }
         if hit {
-            return self.struck(step, effect, result, open);
+            return self.struck(p, step, effect, result, open);
         }
         let refused = matches!(result, Ok(Outcome::Refused));
         let after = match result {
@@ -192,18 +213,27 @@ impl World {
                 return self.settle_doubts(p, &Allowed::just(&self.state.clone()), &open, false);
             }
             Ok(Outcome::Done) => effect.after.clone(),
-            Err(Trouble::Engine(Error::NoSpace(_))) if self.full => return self.no_space(step, effect, open),
+            Err(Trouble::Engine(Error::NoSpace(_))) if self.full => return self.no_space(p, step, effect, open),
             Err(trouble) => return Err(trouble),
         };
-        if let Some(Fault::Cut { at, seed, again }) = step.fault {
+        if let Some(Fault::Cut { at, seed, again, tries }) = step.fault {
             let end = self.disk.steps();
-            let cut = before + (end - before) * u64::from(at) / 1000;
-            let allowed = match cut {
-                _ if refused || cut == before => Allowed::just(&self.state),
+            let allowed = |cut: u64, state: &State| match cut {
+                _ if refused || cut == before => Allowed::just(state),
                 _ if cut == end => Allowed::just(&after),
-                _ => effect.during,
+                _ => effect.during.clone(),
             };
-            return self.cut(cut, seed, again, &allowed);
+            let (disk, full) = (self.disk.clone(), self.full);
+            let mut cuts: Vec<(u64, u64, u8)> =
+                (0..tries).map(|_| (before + self.rng.below(end - before + 1), self.rng.below(4), 0)).collect();
+            cuts.push((before + (end - before) * u64::from(at) / 1000, seed, again));
+            let state = self.state.clone();
+            for (cut, seed, again) in cuts {
+                // Each of them finds the disk as this operation left it.
+                (self.disk, self.full) = (disk.clone(), full);
+                self.cut(cut, seed, again, &allowed(cut, &state))?;
+            }
+            return Ok(());
         }
         self.state = after;
         if matches!(step.fault, Some(Fault::Kill { .. })) {
@@ -212,8 +242,8 @@ impl World {
         Ok(())
     }
 
-    fn arm(&mut self, step: &Step) -> Done<Arc<Wire>> {
-        let wire = self.process(step.process)?.wire.clone();
+    fn arm(&mut self, p: usize, step: &Step) -> Done<Arc<Wire>> {
+        let wire = self.process(p)?.wire.clone();
         match step.fault {
             None | Some(Fault::Cut { .. }) => {}
             Some(Fault::Kill { call }) => wire.die_at(call),
@@ -228,10 +258,22 @@ impl World {
     }
 
     /// The operation met what was planned for it.
-    fn struck(&mut self, step: &Step, effect: Effect, result: Done<Outcome>, open: BTreeSet<String>) -> Done<()> {
-        let p = step.process;
+    fn struck(
+        &mut self,
+        p: usize,
+        step: &Step,
+        effect: Effect,
+        result: Done<Outcome>,
+        open: BTreeSet<String>,
+    ) -> Done<()> {
         let full = self.full;
-        let expected = |error: &Error| error.errno() == libc::EIO || full && matches!(error, Error::NoSpace(_));
+        let fault = step.fault;
+        let expected = |error: &Error| match error {
+            Error::NoSpace(_) => full,
+            // What an undo could not take back is in the way of the second attempt.
+            Error::Exists(_) => matches!(fault, Some(Fault::Io { .. })),
+            other => other.errno() == libc::EIO,
+        };
         // What has most of the possible contents first.
         let any = |state: &State| {
             let mut allowed = effect.during.clone();
@@ -333,8 +375,7 @@ impl World {
     }
 
     /// The disk is full, and said so.
-    fn no_space(&mut self, step: &Step, effect: Effect, open: BTreeSet<String>) -> Done<()> {
-        let p = step.process;
+    fn no_space(&mut self, p: usize, step: &Step, effect: Effect, open: BTreeSet<String>) -> Done<()> {
         let gone = matches!(step.op, Op::Close { .. });
         if !gone && self.rng.one_in(2) {
             // What was refused works once there is room.
@@ -414,6 +455,7 @@ impl World {
                 self.kill(p);
             }
             self.disk = disk;
+            self.neighbours = Neighbours::new();
             self.disk.drop_syncs(self.bugs.syncs);
             let p = self.rng.below(PROCESSES as u64) as usize;
             let mut found = self.examine(p, allowed, After::Cut, None);
@@ -455,7 +497,8 @@ impl World {
         let state = self.state.clone();
         self.examine(0, &Allowed::just(&state), After::Nothing, None)?;
         let seed = self.rng.below(3);
-        self.cut(self.disk.steps(), seed, 0, &Allowed::just(&state))
+        self.cut(self.disk.steps(), seed, 0, &Allowed::just(&state))?;
+        self.check(0, false)
     }
 }
 
@@ -467,6 +510,7 @@ fn changes_names(op: &Op) -> bool {
             | Op::Snapshot { .. }
             | Op::Clone { .. }
             | Op::CloneMany { .. }
+            | Op::Copy { .. }
             | Op::Remove { .. }
             | Op::Rename { .. }
             | Op::Resize { .. }

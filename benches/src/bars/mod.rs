@@ -10,6 +10,7 @@ use archipelago_core::{InitOptions, Location, Store, StoreOptions};
 
 use crate::count::CountingSys;
 
+pub mod check;
 pub mod clone;
 pub mod depth;
 pub mod first;

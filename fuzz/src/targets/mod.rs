@@ -7,6 +7,7 @@ mod control;
 mod header;
 mod images;
 mod journal;
+mod legacy;
 mod nbd;
 mod node;
 mod record;
@@ -38,6 +39,7 @@ pub const ALL: &[&Target] = &[
     &nbd::REQUESTS,
     &images::QCOW2,
     &images::RAW,
+    &legacy::LEGACY_MAP,
     &text::CONFIG,
     &text::SIZE,
     &text::NAME,

@@ -628,3 +628,139 @@ fn help_completions_and_man_pages_need_no_store() {
         assert!(site.path("man").join(page).exists(), "{page}");
     }
 }
+
+#[test]
+fn check_says_what_is_wrong_and_repairs_and_list_shows_damaged_names() {
+    let site = Site::new();
+    for name in ["volume", "broken"] {
+        site.ok(&["create", name, "--size", "1M"]);
+    }
+    let clean = site.json(&["check"]);
+    assert_eq!((&clean["result"], &clean["maps"]), (&json!("clean"), &json!(2)));
+    let fields =
+        ["aside", "entries", "findings", "in_use", "leaks_checked", "maps", "nodes", "objects", "result", "unlisted"];
+    let mut found = keys(&clean);
+    found.sort_unstable();
+    assert_eq!(found, fields);
+
+    let id = site.json(&["info", "broken"])["id"].as_str().unwrap().to_string();
+    let broken = site.path(&format!("store/catalog/h.{id}"));
+    let file = fs::File::options().write(true).open(&broken).unwrap();
+    file.write_all_at(&[0xee; 64], 60).unwrap();
+    drop(file);
+
+    let run = |args: &[&str]| {
+        let output = site.run(args);
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, listed) = run(&["list"]);
+    assert_eq!(code, Some(7));
+    assert!(listed.contains("volume") && listed.lines().any(|l| l.starts_with("broken") && l.contains("damaged")));
+    let (code, listed) = run(&["list", "--json"]);
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!((code, &listed["damaged"][0]["name"]), (Some(7), &json!("broken")));
+
+    let (code, text) = run(&["check"]);
+    assert_eq!(code, Some(7), "{text}");
+    assert!(text.contains("DAMAGE") && text.contains("--repair would: move it to lost/"), "{text}");
+    let (code, document) = run(&["check", "--repair", "--json"]);
+    let document: Value = serde_json::from_str(&document).unwrap();
+    assert_eq!((code, &document["result"]), (Some(9), &json!("repaired")), "{document}");
+    assert_eq!(document["findings"][0]["affected"][0]["name"], json!("broken"));
+    let (code, text) = run(&["check"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("lost/n.broken"), "{text}");
+    assert_eq!(site.names(), ["volume"]);
+    let message = site.fails(3, "not_found", &["check", "nobody"]);
+    assert!(message.contains("nobody"));
+}
+
+fn write(site: &Site, name: &str, offset: u64, bytes: &[u8]) {
+    let volume = site.open().open_volume(name, Mode::ReadWrite).unwrap();
+    volume.write_at(bytes, offset).unwrap();
+    volume.close().unwrap();
+}
+
+/// Runs `send` here and `receive` there, with a pipe between them.
+fn transfer(here: &Site, send: &[&str], there: &Site, receive: &[&str]) -> Output {
+    let mut sender = here.command(send).stdout(Stdio::piped()).spawn().unwrap();
+    let stream = sender.stdout.take().unwrap();
+    let received = there.command(receive).stdin(stream).output().unwrap();
+    assert_eq!(sender.wait().unwrap().code(), Some(0));
+    received
+}
+
+#[test]
+fn snapshots_go_through_a_pipe_whole_and_as_differences() {
+    let (here, there) = (Site::new(), Site::new());
+    here.ok(&["create", "volume", "--size", "8M"]);
+    write(&here, "volume", 5, b"monday");
+    here.ok(&["snapshot", "volume", "monday"]);
+    write(&here, "volume", 1 << 20, b"tuesday");
+    here.ok(&["snapshot", "volume", "tuesday"]);
+
+    let received = transfer(&here, &["send", "monday"], &there, &["receive", "monday", "--json"]);
+    let info: Value = serde_json::from_slice(&received.stdout).unwrap();
+    assert_eq!((&info["kind"], &info["size"]), (&json!("snapshot"), &json!(8 << 20)));
+    assert!(info["origin"].as_str().unwrap().contains(here.json(&["info", "monday"])["id"].as_str().unwrap()));
+
+    let plan = here.json(&["send", "--from", "monday", "tuesday", "--dry-run"]);
+    assert_eq!((&plan["data"], &plan["zeros"], &plan["from"]), (&json!(4096), &json!(0), &json!("monday")));
+    let received = transfer(&here, &["send", "--from", "monday", "tuesday"], &there, &["receive", "tuesday"]);
+    assert!(String::from_utf8(received.stdout).unwrap().starts_with("Received tuesday"));
+    for name in ["monday", "tuesday"] {
+        here.ok(&["export", name, &here.text("disk")]);
+        there.ok(&["export", name, &there.text("disk")]);
+        assert!(fs::read(here.path("disk")).unwrap() == fs::read(there.path("disk")).unwrap(), "{name}");
+        fs::remove_file(here.path("disk")).unwrap();
+        fs::remove_file(there.path("disk")).unwrap();
+    }
+}
+
+#[test]
+fn an_interrupted_stream_is_gone_on_with_by_its_token() {
+    let (here, there) = (Site::new(), Site::new());
+    here.ok(&["create", "volume", "--size", "8M"]);
+    for n in 0..8 {
+        write(&here, "volume", n << 20, &[n as u8 + 1; 9000]);
+    }
+    here.ok(&["snapshot", "volume", "monday"]);
+    let stream = here.run(&["send", "monday"]).stdout;
+    fs::write(there.path("part"), &stream[..stream.len() / 2]).unwrap();
+    let part = fs::File::open(there.path("part")).unwrap();
+    let cut = there.command(&["receive", "monday"]).stdin(part).output().unwrap();
+    assert_eq!(cut.status.code(), Some(7), "{}", String::from_utf8_lossy(&cut.stderr));
+    assert!(String::from_utf8_lossy(&cut.stderr).contains("receive --status monday"));
+    assert_eq!(there.run(&["info", "monday"]).status.code(), Some(3));
+    assert_eq!(there.run(&["export", "monday.receiving", &there.text("disk")]).status.code(), Some(5));
+
+    let status = there.json(&["receive", "monday", "--status"]);
+    assert_eq!(status["partial"], json!("monday.receiving"));
+    assert!(status["position"].as_u64().unwrap() > 0);
+    let token = status["token"].as_str().unwrap();
+    assert!(there.ok(&["receive", "monday", "--status"]).contains(token));
+    let received = transfer(&here, &["send", "monday", "--resume", token], &there, &["receive", "monday"]);
+    assert_eq!(received.status.code(), Some(0), "{}", String::from_utf8_lossy(&received.stderr));
+    assert_eq!(there.run(&["receive", "monday", "--status"]).status.code(), Some(3));
+    // A stream whose base is not here.
+    here.ok(&["snapshot", "volume", "tuesday"]);
+    here.ok(&["snapshot", "volume", "wednesday"]);
+    let refused = transfer(&here, &["send", "--from", "tuesday", "wednesday"], &there, &["receive", "wednesday"]);
+    assert_eq!(refused.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("tuesday"));
+}
+
+#[test]
+fn a_group_of_volumes_is_snapshotted_at_once() {
+    let site = Site::new();
+    for name in ["disk-a", "disk-b"] {
+        site.ok(&["create", name, "--size", "1M"]);
+    }
+    let taken = site.json(&["snapshot", "--group", "disk-b=monday-b", "disk-a=monday-a"]);
+    let names: Vec<_> = taken["snapshots"].as_array().unwrap().iter().map(|s| s["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["monday-b", "monday-a"]);
+    assert_eq!(site.json(&["info", "monday-a"])["parent"], json!("disk-a"));
+    assert_eq!(site.run(&["snapshot", "--group", "disk-a"]).status.code(), Some(2));
+    assert_eq!(site.run(&["snapshot", "--group", "disk-a=monday-c", "disk-x=monday-d"]).status.code(), Some(3));
+    assert_eq!(site.run(&["info", "monday-c"]).status.code(), Some(3));
+}

@@ -14,8 +14,10 @@ use crate::format::record::{RECORD_FILE, SLOT, decode_slots, encode_slot, is_tor
 
 /// Entries of one name in `lost/`; a header that is restored and lost again more often has a problem of another kind.
 const MAX_COPIES: u32 = 1000;
-/// Readings of a record before it counts as unreadable; see [`READ_PAUSE`](super::records).
-const LOOKS: u32 = 5;
+/// Looks at a record that somebody is changing before it is taken as it is.
+const LOOKS: u32 = 50;
+/// Wait between two of them; a commit takes no longer unless the disk is busy.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(2);
 
 fn entry_path(entry: &Entry) -> Result<String> {
     match entry {
@@ -38,14 +40,26 @@ impl FileBlocker {
         Ok(Some(bytes))
     }
 
-    fn state_once(&self, path: &str) -> Result<RecordState> {
-        let Some(bytes) = self.raw_record(path)? else { return Err(Error::NotFound(path.to_string())) };
-        Ok(match decode_slots(path, &bytes) {
-            Ok(_) if is_torn(&bytes) => RecordState::Torn,
-            Ok(_) => RecordState::Whole,
-            Err(_) if is_unborn(&bytes) => RecordState::Unborn,
-            Err(_) => RecordState::Unreadable,
-        })
+    /// All bytes of a record file once nobody is changing it, if `settled` says so of what is read.
+    fn settled_record(&self, path: &str, settled: impl Fn(&[u8]) -> bool) -> Result<Option<Vec<u8>>> {
+        for _ in 1..LOOKS {
+            // In this order: what was being written before the look at the lock is all there after it.
+            let busy = self.is_being_changed(path)?;
+            match self.raw_record(path)? {
+                Some(bytes) if busy && !settled(&bytes) => std::thread::sleep(PAUSE),
+                other => return Ok(other),
+            }
+        }
+        self.raw_record(path)
+    }
+
+    /// Whether somebody has the lock under which a record is committed.
+    fn is_being_changed(&self, path: &str) -> Result<bool> {
+        let file = match self.sys.open(path, Open::Read) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            fd => Handle::new(&self.sys, fd.map_err(|e| fail("open", path, e))?),
+        };
+        self.sys.is_locked(file.fd).map_err(|e| fail("look at the lock of", path, e))
     }
 
     fn unlink_entry(&self, path: &str) -> Result<()> {
@@ -59,16 +73,14 @@ impl FileBlocker {
 impl Mend for FileBlocker {
     fn record_state(&self, key: RecordKey) -> Result<RecordState> {
         let path = names::record_path(key);
-        let mut state = self.state_once(&path)?;
-        // A commit that is under way looks like one that was cut short.
-        for _ in 1..LOOKS {
-            if state == RecordState::Whole {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(2));
-            state = self.state_once(&path)?;
-        }
-        Ok(state)
+        let whole = |bytes: &[u8]| decode_slots(&path, bytes).is_ok() && !is_torn(bytes);
+        let Some(bytes) = self.settled_record(&path, whole)? else { return Err(Error::NotFound(path)) };
+        Ok(match decode_slots(&path, &bytes) {
+            Ok(_) if is_torn(&bytes) => RecordState::Torn,
+            Ok(_) => RecordState::Whole,
+            Err(_) if is_unborn(&bytes) => RecordState::Unborn,
+            Err(_) => RecordState::Unreadable,
+        })
     }
 
     fn mend_record(&self, key: RecordKey) -> Result<bool> {
@@ -96,18 +108,11 @@ impl Mend for FileBlocker {
 
     fn named_record(&self, name: &str) -> Result<Option<Record>> {
         let path = names::name_path(name)?;
-        let mut last = None;
-        for look in 0..LOOKS {
-            if look > 0 {
-                std::thread::sleep(std::time::Duration::from_millis(2));
-            }
-            let Some(bytes) = self.raw_record(&path)? else { return Ok(None) };
-            match decode_slots(&path, &bytes) {
-                Ok(slots) => return Ok(Some(Record { version: slots.version, bytes: slots.payload })),
-                Err(error) => last = Some(error),
-            }
-        }
-        Err(last.unwrap_or_else(|| Error::NotFound(path)))
+        let Some(bytes) = self.settled_record(&path, |bytes| decode_slots(&path, bytes).is_ok())? else {
+            return Ok(None);
+        };
+        let slots = decode_slots(&path, &bytes)?;
+        Ok(Some(Record { version: slots.version, bytes: slots.payload }))
     }
 
     fn same_bytes(&self, a: &Entry, b: &Entry) -> Result<bool> {

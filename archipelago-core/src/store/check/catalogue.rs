@@ -8,6 +8,7 @@ use super::walk::{kind_of, text_of};
 use crate::blocker::{Entry, RecordKey, RecordState, VolumeId};
 use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind};
+use crate::format::relations::Group;
 use crate::limits::MAX_LIST_PAGE;
 use crate::store::catalog;
 use crate::store::shared::Shared;
@@ -88,7 +89,7 @@ pub(super) fn look(shared: &Shared, grace: u64) -> Result<Catalogue> {
         }
     }
     trash(shared, &mut found)?;
-    let (named, nameless) = names(shared, &mut found)?;
+    let (named, nameless) = names(shared, grace, &mut found)?;
     unreadable(shared, unread, nameless, &mut found)?;
     unnamed(shared, live, &named, grace, &mut found)?;
     Ok(found)
@@ -119,6 +120,10 @@ enum Looked {
 
 fn header(shared: &Shared, id: VolumeId, found: &mut Catalogue) -> Result<Looked> {
     let key = RecordKey::Header(id);
+    // Not read, for readers of records are patient with what a writer may just be finishing.
+    if matches!(state_of(shared, key), Ok(RecordState::Unborn)) {
+        return Ok(Looked::Unread(Error::damaged(key.to_string(), "no version is complete")));
+    }
     let header = match catalog::read_header(shared, id) {
         Ok(None) => return Ok(Looked::Gone),
         Ok(Some((header, _))) => header,
@@ -163,7 +168,7 @@ fn trash(shared: &Shared, found: &mut Catalogue) -> Result<()> {
 }
 
 /// Looks at all names. Returns the ids that a name leads to, and the names that lead to nothing that can be read.
-fn names(shared: &Shared, found: &mut Catalogue) -> Result<(BTreeSet<VolumeId>, Vec<String>)> {
+fn names(shared: &Shared, grace: u64, found: &mut Catalogue) -> Result<(BTreeSet<VolumeId>, Vec<String>)> {
     let (mut named, mut unread) = (BTreeSet::new(), Vec::new());
     let mut after: Option<String> = None;
     loop {
@@ -187,6 +192,15 @@ fn names(shared: &Shared, found: &mut Catalogue) -> Result<(BTreeSet<VolumeId>, 
                         detail,
                         fix,
                     ));
+                }
+                // The group's own header may be about to be written.
+                Ok(Leads::Ungrouped(_, created)) if is_young(shared, created, grace) => {}
+                // The collector's, with its header.
+                Ok(Leads::Ungrouped(id, _)) => {
+                    named.insert(id);
+                    let object = Entry::Name(name.clone());
+                    let why = "a group snapshot was cut short before it was taken";
+                    found.problems.push(Problem::new(FindingKind::StaleName, Severity::Leak, object, why, None));
                 }
                 // Its owner may just be renaming it.
                 Ok(Leads::Astray(id, _)) if is_held(shared, id)? => {}
@@ -215,6 +229,24 @@ pub(super) enum Leads {
     Lost(VolumeId),
     /// To this header, and does not count.
     Astray(VolumeId, String),
+    /// To a snapshot whose group was never taken, or is just being taken, and when it was made.
+    Ungrouped(VolumeId, u64),
+}
+
+/// Whether a header may be one that another process is just publishing.
+fn is_young(shared: &Shared, created: u64, grace: u64) -> bool {
+    shared.root.is_some() && shared.now().saturating_sub(created) < grace
+}
+
+/// Whether a header is a snapshot of a group that is not there: it does not count.
+fn lacks_group(shared: &Shared, header: &Header) -> Result<bool> {
+    let Group::Member(group) = &header.group else { return Ok(false) };
+    match catalog::read_header(shared, *group) {
+        Ok(Some((group, _))) => Ok(group.removed),
+        Ok(None) => Ok(true),
+        Err(Error::Damaged { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Where a name leads. An error if what is there cannot be read.
@@ -238,6 +270,7 @@ pub(super) fn leads_to(shared: &Shared, name: &str) -> Result<Leads> {
     // The header that counts is the one in the catalogue; a copy of a store may have made two files of them.
     match catalog::read_header(shared, id) {
         Ok(Some((header, _))) => Ok(match header {
+            h if !h.removed && h.name == name && lacks_group(shared, &h)? => Leads::Ungrouped(id, h.created),
             h if h.removed => Leads::Astray(id, "its header is removed".into()),
             h if h.name != name => Leads::Astray(id, format!("its header is called {}", h.name)),
             _ => Leads::To(id),
@@ -319,14 +352,16 @@ fn unnamed(
     found: &mut Catalogue,
 ) -> Result<()> {
     for (id, header) in live.into_iter().filter(|(id, _)| !named.contains(id)) {
-        let young = shared.root.is_some() && shared.now().saturating_sub(header.created) < grace;
-        if young || is_held(shared, id)? || !is_still_unnamed(shared, id)? {
+        if is_young(shared, header.created, grace) || is_held(shared, id)? || !is_still_unnamed(shared, id)? {
             continue;
         }
         let key = RecordKey::Header(id);
         let version = shared.blocker.read_record(key).map_or(0, |r| r.version);
         let fresh = header.kind == Kind::Volume && version == 1 && shared.blocker.objects(id)?.is_empty();
-        let problem = if fresh {
+        let problem = if lacks_group(shared, &header)? {
+            let detail = format!("{} belongs to a group snapshot that was cut short before it was taken", header.name);
+            Problem::new(FindingKind::UnnamedHeader, Severity::Leak, key, detail, None)
+        } else if fresh {
             let detail = format!("no name leads to this volume, called {}, which was never written", header.name);
             Problem::new(FindingKind::UnnamedHeader, Severity::Leak, key, detail, None)
         } else {

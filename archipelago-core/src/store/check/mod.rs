@@ -168,8 +168,13 @@ impl Work<'_> {
     /// Walks one map. Errors of it are findings.
     fn map(&mut self, id: VolumeId, trashed: bool) -> Result<()> {
         for attempt in 1.. {
-            // One that cannot be read was reported, or will be by the next check.
-            let Ok(Some((header, version))) = read_header(self.shared, id, trashed) else { return Ok(()) };
+            let (header, version, _pin) = {
+                let _operation = self.shared.operations.begin();
+                // One that cannot be read was reported, or will be by the next check.
+                let Ok(Some((header, version))) = read_header(self.shared, id, trashed) else { return Ok(()) };
+                let pin = self.shared.pins.pin(&header);
+                (header, version, pin)
+            };
             let in_use = header.kind == Kind::Volume && is_held(self.shared, id)?;
             self.keep(&header, in_use);
             let map = Map { id, shift: header.block_shift };

@@ -53,9 +53,6 @@ pub(super) enum Fix {
     },
 }
 
-/// What a repair that cannot be made any more, or need not, says.
-const GONE: &str = "it is not so any more; check again";
-
 impl Fix {
     /// What it does, for people.
     pub(super) fn describe(&self) -> String {
@@ -89,8 +86,11 @@ impl Fix {
             }
             Fix::DropName { id, name } => {
                 let _lock = lock(shared, *id)?;
-                if !matches!(leads_to(shared, name), Ok(Leads::Astray(found, _)) if found == *id) {
-                    return Err(changed(name));
+                match leads_to(shared, name)? {
+                    Leads::Astray(found, _) if found == *id => {}
+                    // Another repair or its owner was quicker.
+                    Leads::Nowhere => return Ok(format!("the name {name} is gone already")),
+                    _ => return Err(changed(name)),
                 }
                 shared.blocker.unbind_name(name)?;
                 Ok(format!("dropped the name {name}"))
@@ -111,7 +111,7 @@ impl Fix {
 }
 
 fn changed(what: impl ToString) -> Error {
-    Error::Busy(format!("{}: {GONE}", what.to_string()))
+    Error::Unsupported(format!("{}: was changed since it was looked at; check again", what.to_string()))
 }
 
 fn mend(shared: &Shared) -> Result<&dyn Mend> {

@@ -68,6 +68,8 @@ pub enum Command {
     Diff(Diff),
     /// Make a volume from a disk image
     Import(Import),
+    /// List or import what a store of the original Archipelago (0.3, 0.4, or older Pithos maps) holds
+    ImportLegacy(ImportLegacy),
     /// Write a volume or snapshot to a file, leaving holes where it is zero
     Export(Export),
     /// Write a snapshot, or what differs from another one, as a stream to standard output
@@ -78,6 +80,8 @@ pub enum Command {
     Serve(Serve),
     /// Show the state of the store
     Status,
+    /// Look for damage and leftovers, and repair what needs no invention; also while the store is in use
+    Check(Check),
     /// Print completions for a shell
     Completions(Completions),
     /// Write the man pages to a directory
@@ -257,6 +261,46 @@ pub struct Import {
     pub max_size: Option<u64>,
 }
 
+/// `import-legacy`
+#[derive(Args, Debug)]
+pub struct ImportLegacy {
+    /// Maps to import, as the original named them; without any, and without --pattern and --all, lists what is there
+    pub names: Vec<String>,
+    /// Directory of the maps: `archip_dir` of the original's blocker for maps
+    #[arg(long, value_name = "DIR")]
+    pub maps: PathBuf,
+    /// Directory of the blocks: `archip_dir` of the original's blocker for blocks
+    #[arg(long, value_name = "DIR")]
+    pub blocks: PathBuf,
+    /// Import maps whose name matches; `*` stands for any text, `?` for one character; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    pub pattern: Vec<String>,
+    /// Import every map
+    #[arg(long, conflicts_with_all = ["names", "pattern"])]
+    pub all: bool,
+    /// Give a map another name in this store; may be repeated
+    #[arg(long, value_name = "OLD=NEW", value_parser = parse_rename)]
+    pub rename: Vec<(String, String)>,
+    /// Take maps without a header for Pithos maps made before Synnefo 0.16 (version 0)
+    #[arg(long)]
+    pub assume_v0: bool,
+    /// Size of a map of version 0, which does not record it; may be repeated
+    #[arg(long, value_name = "NAME=BYTES", value_parser = parse_v0_size)]
+    pub v0_size: Vec<(String, u64)>,
+    /// File with a name and a size in bytes on each line, as if each were given with --v0-size
+    #[arg(long, value_name = "FILE")]
+    pub v0_sizes: Option<PathBuf>,
+    /// Import volumes that the original has locked; only when it is certain that it does not run
+    #[arg(long)]
+    pub ignore_locks: bool,
+    /// Leave zeros where a block is missing or damaged, and report the range, instead of refusing the map
+    #[arg(long)]
+    pub skip_damaged: bool,
+    /// Check everything but the content of blocks, and say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
 /// Formats of exported files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ExportFormat {
@@ -325,6 +369,17 @@ pub struct Serve {
     pub ready_fd: Option<u32>,
 }
 
+/// `check`
+#[derive(Args, Debug)]
+pub struct Check {
+    /// Only these volumes and snapshots, and what they need [default: the whole store]
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Put right what can be put right without inventing data
+    #[arg(long)]
+    pub repair: bool,
+}
+
 /// `completions`
 #[derive(Args, Debug)]
 pub struct Completions {
@@ -353,6 +408,20 @@ fn parse_mode(text: &str) -> Result<u32, String> {
     match u32::from_str_radix(text.trim_start_matches("0o"), 8) {
         Ok(mode) if mode <= 0o777 && mode & 0o600 == 0o600 => Ok(mode),
         _ => Err("write three octal digits that let the owner read and write, for example 0660".into()),
+    }
+}
+
+fn parse_rename(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((old, new)) if !old.is_empty() && !new.is_empty() => Ok((old.into(), new.into())),
+        _ => Err("write the old and the new name with = between them".into()),
+    }
+}
+
+fn parse_v0_size(text: &str) -> Result<(String, u64), String> {
+    match text.split_once('=') {
+        Some((name, size)) if !name.is_empty() => Ok((name.into(), size::parse(size)?)),
+        _ => Err("write the name and the size with = between them".into()),
     }
 }
 

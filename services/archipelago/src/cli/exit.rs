@@ -6,6 +6,7 @@ use archipelago_core::Error;
 use serde::Serialize;
 
 use crate::import::ImageError;
+use crate::import::legacy::LegacyError;
 use crate::nbd::ListenError;
 
 /// The table of exit codes, as `--help` shows it. `docs/cli.md` repeats it.
@@ -19,6 +20,8 @@ pub const HELP: &str = "Exit codes:
   6  read-only
   7  I/O error or damaged data
   8  no space
+  9  check: something was wrong, and is repaired
+  10  check: something is wrong that --repair repairs
   128+N  stopped by signal N";
 
 /// Why a command failed.
@@ -31,6 +34,9 @@ pub enum Failure {
     /// An image could not be imported.
     #[error(transparent)]
     Image(ImageError),
+    /// A map of an old store could not be imported.
+    #[error(transparent)]
+    Legacy(LegacyError),
     /// The arguments or the configuration are wrong.
     #[error("{0}")]
     Usage(String),
@@ -76,6 +82,15 @@ impl From<ImageError> for Failure {
     }
 }
 
+impl From<LegacyError> for Failure {
+    fn from(error: LegacyError) -> Failure {
+        match error {
+            LegacyError::Engine(error) => Failure::Engine(error),
+            other => Failure::Legacy(other),
+        }
+    }
+}
+
 /// What scripts tell failures apart by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
@@ -95,6 +110,10 @@ pub enum Class {
     Io,
     /// No room.
     NoSpace,
+    /// A check found something wrong and repaired all of it.
+    Repaired,
+    /// A check found something wrong that can be repaired.
+    Repairable,
     /// A signal.
     Signal(i32),
 }
@@ -111,6 +130,8 @@ impl Class {
             Class::ReadOnly => 6,
             Class::Io => 7,
             Class::NoSpace => 8,
+            Class::Repaired => 9,
+            Class::Repairable => 10,
             Class::Signal(number) => u8::try_from(128 + number).unwrap_or(u8::MAX),
         }
     }
@@ -126,6 +147,8 @@ impl Class {
             Class::ReadOnly => "read_only",
             Class::Io => "io",
             Class::NoSpace => "no_space",
+            Class::Repaired => "repaired",
+            Class::Repairable => "repairable",
             Class::Signal(_) => "signal",
         }
     }
@@ -147,6 +170,7 @@ impl Failure {
             }
             Failure::Image(ImageError::Damaged { .. }) => Class::Io,
             Failure::Image(_) => Class::Other,
+            Failure::Legacy(error) => class_of_legacy(error),
             Failure::Listen(ListenError::InUse(_)) => Class::Busy,
             Failure::Listen(ListenError::Io { source, .. }) => class_of_system(source),
             Failure::Usage(_) | Failure::Listen(_) => Class::Usage,
@@ -165,6 +189,7 @@ impl Failure {
             }
             Failure::Image(ImageError::Damaged { .. }) => libc::EIO,
             Failure::Image(_) => libc::EOPNOTSUPP,
+            Failure::Legacy(error) => errno_of_legacy(error),
             Failure::Listen(ListenError::InUse(_)) => libc::EADDRINUSE,
             Failure::Listen(ListenError::Io { source, .. }) => source.raw_os_error().unwrap_or(libc::EIO),
             Failure::Listen(_) => libc::EINVAL,
@@ -221,6 +246,29 @@ fn class_of_engine(error: &Error) -> Class {
         Error::Damaged { .. } | Error::Io { .. } | Error::Poisoned(_) => Class::Io,
         // NotSnapshot, NotOpen, TooNew, Unsupported, and what the engine will add.
         _ => Class::Other,
+    }
+}
+
+fn class_of_legacy(error: &LegacyError) -> Class {
+    match error {
+        LegacyError::Engine(error) => class_of_engine(error),
+        LegacyError::NotFound(_) => Class::NotFound,
+        LegacyError::Damaged { .. } | LegacyError::Block { .. } => Class::Io,
+        LegacyError::Locked { .. } | LegacyError::Changed(_) => Class::Busy,
+        LegacyError::Io { source, .. } => class_of_system(source),
+        LegacyError::Refused { .. } | LegacyError::Stopped => Class::Other,
+    }
+}
+
+fn errno_of_legacy(error: &LegacyError) -> i32 {
+    match error {
+        LegacyError::Engine(error) => error.errno(),
+        LegacyError::NotFound(_) => libc::ENOENT,
+        LegacyError::Damaged { .. } | LegacyError::Block { .. } => libc::EIO,
+        LegacyError::Locked { .. } | LegacyError::Changed(_) => libc::EBUSY,
+        LegacyError::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+        LegacyError::Refused { .. } => libc::EOPNOTSUPP,
+        LegacyError::Stopped => libc::EINTR,
     }
 }
 

@@ -7,6 +7,7 @@
 //! The format of an image is what the caller says. Nothing here looks at user bytes to find it out: a raw disk whose
 //! guest wrote a qcow2 header into its first sector stays a raw disk.
 
+pub mod legacy;
 pub mod qcow2;
 pub mod raw;
 pub mod zeros;

@@ -1,5 +1,6 @@
 //! Commands that die with everything else.
 
+use std::fs::File;
 use std::io::Read;
 use std::process::{Child, Stdio};
 use std::sync::Arc;
@@ -9,6 +10,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::site::Site;
+
+/// Exit code of a check that has found something that a repair would put right.
+pub const REPAIRABLE: i32 = 10;
 
 /// How a command ended.
 #[derive(Debug)]
@@ -38,10 +42,13 @@ impl<'a> Commands<'a> {
         Commands { site, running: Mutex::default() }
     }
 
-    /// Runs a command to its end; `None` if commands are over.
-    pub fn run(&self, arguments: &[String]) -> Option<Answer> {
+    /// Runs a command to its end, with a file as its input if it needs one; `None` if commands are over.
+    pub fn run(&self, arguments: &[String], input: Option<&str>) -> Option<Answer> {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let mut command = self.site.command(&arguments);
+        if let Some(file) = input {
+            command.stdin(File::open(file).unwrap());
+        }
         let (child, mut errors) = {
             let mut running = self.running.lock();
             if running.over {
@@ -65,6 +72,8 @@ impl<'a> Commands<'a> {
         self.running.lock().children.retain(|other| !Arc::ptr_eq(other, &child));
         Some(match status.code() {
             Some(0) => Answer::Done,
+            // A check may come between two steps of another command.
+            Some(REPAIRABLE) if arguments[0] == "check" => Answer::Done,
             Some(code) => Answer::Refused(format!("exit code {code}: {text}{}", read.map_or("?", |_| ""))),
             None => Answer::Killed,
         })

@@ -13,6 +13,8 @@ mod filesystem;
 #[allow(dead_code)]
 #[path = "../served_volume/history.rs"]
 mod history;
+mod life;
+mod listing;
 #[path = "../served_volume/load.rs"]
 mod load;
 mod names;
@@ -75,7 +77,7 @@ fn cycles(mut run: Run, seed: u64, mut random: Random, enough: impl Fn(&Run) -> 
 }
 
 #[test]
-fn what_was_flushed_survives_power_cuts_at_any_call_and_commands_are_done_whole_or_not_at_all() {
+fn what_was_flushed_survives_power_cuts_at_any_call() {
     if !disk::is_possible() {
         return;
     }
@@ -87,7 +89,7 @@ fn what_was_flushed_survives_power_cuts_at_any_call_and_commands_are_done_whole_
 }
 
 #[test]
-fn what_was_flushed_survives_kills_whatever_runs_and_commands_are_done_whole_or_not_at_all() {
+fn what_was_flushed_survives_kills_whatever_runs() {
     let (kills, seed) = (variable("ARCHIPELAGO_KILLS").unwrap_or(20), seed());
     let mut random = Random(seed);
     let run = Run::in_a_directory(&mut random);

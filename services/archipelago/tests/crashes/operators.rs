@@ -25,8 +25,9 @@ pub struct Scene<'a> {
     pub over: &'a AtomicBool,
     /// Snapshots that stay for this cycle: name, size in bytes, content.
     pub pinned: &'a [(String, u64, Arc<Versions>)],
-    /// An image for `import`, and what it holds.
+    /// An image for `import`, and streams for `receive`: file and content.
     pub image: &'a (String, Arc<Versions>),
+    pub streams: &'a [(String, Arc<Versions>)],
     pub tally: &'a Tally,
 }
 
@@ -52,6 +53,8 @@ impl Tally {
 /// A command, and what names are when it has done its work.
 struct Plan {
     arguments: Vec<String>,
+    /// A file.
+    input: Option<String>,
     after: Names,
     /// A snapshot of a loaded volume among these, whose bounds are known only afterwards.
     taken: Option<String>,
@@ -59,7 +62,7 @@ struct Plan {
 
 impl Plan {
     fn new(arguments: &[&str], after: Names) -> Plan {
-        Plan { arguments: arguments.iter().map(|a| a.to_string()).collect(), after, taken: None }
+        Plan { arguments: arguments.iter().map(|a| a.to_string()).collect(), input: None, after, taken: None }
     }
 }
 
@@ -73,14 +76,16 @@ type Choose = fn(&mut Realm, &Scene<'_>, &mut Random) -> Plan;
 fn operate(realm: &mut Realm, choose: Choose, scene: &Scene<'_>, random: &mut Random) -> Result<(), String> {
     loop {
         let mut plan = choose(realm, scene, random);
-        let Some(answer) = scene.commands.run(&plan.arguments) else { return Ok(()) };
+        let Some(answer) = scene.commands.run(&plan.arguments, plan.input.as_deref()) else { return Ok(()) };
         let late = scene.over.load(Ordering::SeqCst);
         if let Some(name) = &plan.taken
             && let Some(Map { content: Content::Taken(taken), .. }) = plan.after.get_mut(name)
         {
             taken.late = late;
-            // Whatever was sent to the server before its end may be in it.
-            taken.to = if late { u32::MAX } else { scene.progress[taken.volume].issued.load(Ordering::SeqCst) };
+            // Whatever was sent to the server before its end may be in it; one that was asked for by a command that died may be
+            // taken any time later.
+            let issued = scene.progress[taken.volume].issued.load(Ordering::SeqCst);
+            taken.to = if late || !matches!(answer, Answer::Done) { u32::MAX } else { issued };
         }
         scene.tally.count(&plan.arguments[0], matches!(answer, Answer::Done));
         match answer {
@@ -120,7 +125,7 @@ fn choose_for_snapshots(realm: &mut Realm, scene: &Scene<'_>, random: &mut Rando
     Plan::new(&["rename", name, &new], after)
 }
 
-/// Clones, imports, snapshots, renames, resizes and removes volumes that nobody has open, and resizes those under load.
+/// Clones, imports, receives, snapshots, renames, resizes, compacts and removes volumes that nobody has open, and resizes those under load.
 pub fn keep_volumes(realm: &mut Realm, scene: &Scene<'_>, random: &mut Random) -> Result<(), String> {
     operate(realm, choose_for_volumes, scene, random)
 }
@@ -134,7 +139,7 @@ fn choose_for_volumes(realm: &mut Realm, scene: &Scene<'_>, random: &mut Random)
     let volume = pick(realm.now.iter().filter(idle).map(|(name, _)| name).collect());
     let any = pick(realm.now.keys().filter(|name| !LOADED.contains(&name.as_str())).collect());
     let full = realm.now.len() >= KEPT + LOADED.len();
-    match (random.below(12), volume, any) {
+    match (random.below(14), volume, any) {
         (0..=1, _, Some(name)) => {
             after.remove(&name);
             Plan::new(&["remove", &name], after)
@@ -150,17 +155,25 @@ fn choose_for_volumes(realm: &mut Realm, scene: &Scene<'_>, random: &mut Random)
             let name = LOADED[random.below(3) as usize];
             resize(name, SIZE + SECTOR * random.below(4 * MIB / SECTOR), after)
         }
-        (7, Some(name), _) if !full => {
+        (7, Some(name), _) => Plan::new(&["compact", &name, "--max-extents", "0"], after),
+        (8, Some(name), _) if !full => {
             let new = realm.fresh();
             let map = after.get(&name).cloned();
             after.extend(map.map(|map| (new.clone(), Map { snapshot: true, ..map })));
             Plan::new(&["snapshot", &name, &new], after)
         }
-        (8, ..) if !full => {
+        (9, ..) if !full => {
             let (new, (file, content)) = (realm.fresh(), scene.image);
             let size = Some(content.len() as u64 * SECTOR);
             after.insert(new.clone(), Map { size, snapshot: false, content: Content::Known(content.clone()) });
             Plan::new(&["import", file, &new, "--format", "raw"], after)
+        }
+        (10, ..) if !full => {
+            let new = realm.fresh();
+            let (file, content) = &scene.streams[random.below(scene.streams.len() as u64) as usize];
+            let size = Some(content.len() as u64 * SECTOR);
+            after.insert(new.clone(), Map { size, snapshot: true, content: Content::Known(content.clone()) });
+            Plan { input: Some(file.clone()), ..Plan::new(&["receive", &new], after) }
         }
         (_, _, Some(name)) if full => {
             after.remove(&name);
@@ -196,10 +209,12 @@ pub fn look_around(realm: &mut Realm, scene: &Scene<'_>, random: &mut Random) ->
 fn choose_for_looking(_: &mut Realm, scene: &Scene<'_>, random: &mut Random) -> Plan {
     let snapshot = &scene.pinned[random.below(scene.pinned.len() as u64) as usize].0;
     let file = scene.site.text("exported");
-    let arguments = match random.below(4) {
+    let arguments = match random.below(6) {
         0 => vec!["status"],
         1 => vec!["list", "--usage"],
-        2 => vec!["diff", "golden", snapshot],
+        2 => vec!["mapinfo", snapshot],
+        3 => vec!["send", "--dry-run", snapshot],
+        4 => vec!["check"],
         _ => vec!["export", snapshot, &file, "--force"],
     };
     Plan::new(&arguments, Names::new())

@@ -40,7 +40,7 @@ impl Power {
     }
 
     /// Waits for the freeze, or for `over`, which is asked now and then. Returns whether it froze.
-    pub fn wait(&self, over: impl Fn() -> bool) -> bool {
+    pub fn wait(&self, mut over: impl FnMut() -> bool) -> bool {
         let mut state = self.state.lock();
         while state.phase == Phase::On && !over() {
             self.changed.wait_for(&mut state, Duration::from_millis(2));

@@ -12,31 +12,21 @@ use std::time::{Duration, Instant};
 use archipelago_core::blocker::sim::Syncs;
 use archipelago_service::nbd::wire::option;
 
-use crate::commands::Commands;
+use crate::commands::{Commands, REPAIRABLE};
 use crate::disk::Disk;
 use crate::filesystem::Image;
 use crate::history::{Change, Kind, Random, SECTOR, Versions, check, versions};
+use crate::life::{End, Life};
+use crate::listing::{listed, send, succeeds};
 use crate::load::{Done, Progress, SIZE, draw, load};
-use crate::names::{Content, Listed, Map, Names, Realm};
+use crate::names::{Content, Map, Names, Realm};
 use crate::operators::{LOADED, Numbers, Scene, Tally, keep_snapshots, keep_volumes, look_around};
 use crate::raw_client::{go, opt};
 use crate::site::{MIB, Server, Site};
 
-/// Bytes of the image that is imported under load.
+/// Bytes of the image that is imported under load, and of the snapshot that differs from the golden one.
 const IMPORT: u64 = 2 * MIB;
-
-/// How a life under load ends.
-#[derive(Clone, Copy, Debug)]
-enum End {
-    /// The power is cut; the seed chooses what is left.
-    Cut(u64),
-    /// All processes are killed.
-    Killed,
-    /// The server is killed, and commands go on as they can.
-    ServerKilled,
-    /// Commands are killed, and the server some time after them.
-    CommandsKilled,
-}
+const SECOND: u64 = 9 * MIB + 512;
 
 /// What a run did.
 #[derive(Default)]
@@ -68,6 +58,7 @@ pub struct Run {
     volumes: Realm,
     nothing: Realm,
     image: (String, Arc<Versions>),
+    streams: [(String, Arc<Versions>); 2],
     numbers: Numbers,
     pub figures: Figures,
 }
@@ -116,12 +107,26 @@ impl Run {
         site.ok(&["init"]);
         site.ok(&["import", &site.text("image"), "golden.import", "--format", "raw", "--snapshot", "golden"]);
         site.ok(&["remove", "golden.import"]);
+        // A second one, to be sent as what differs.
+        site.ok(&["clone", "golden", "golden.clone"]);
+        site.ok(&["resize", "golden.clone", &SECOND.to_string(), "--shrink"]);
+        site.ok(&["snapshot", "golden.clone", "golden-2"]);
+        site.ok(&["remove", "golden.clone"]);
+        let streams = ["whole", "differs"].map(|name| site.text(name));
+        send(&site, &["golden"], &streams[0]).unwrap();
+        send(&site, &["golden-2", "--from", "golden"], &streams[1]).unwrap();
         site.ok(&["create", LOADED[0], "--size", &size]);
         site.ok(&["clone", "golden", LOADED[1]]);
         site.ok(&["create", LOADED[2], "--size", &size, "--block-size", "64K"]);
         let (empty, content) = (vec![0; (SIZE / SECTOR) as usize], versions(&image).unwrap());
         let imported = Arc::new(content[..(IMPORT / SECTOR) as usize].to_vec());
-        let known = Map { size: Some(SIZE), snapshot: true, content: Content::Known(Arc::new(content.clone())) };
+        let second = Arc::new(content[..(SECOND / SECTOR) as usize].to_vec());
+        let contents = [Arc::new(content.clone()), second];
+        let known = |name: &str, content: &Arc<Versions>| {
+            let size = Some(content.len() as u64 * SECTOR);
+            (name.to_string(), Map { size, snapshot: true, content: Content::Known(content.clone()) })
+        };
+        let golden = Names::from([known("golden", &contents[0]), known("golden-2", &contents[1])]);
         let loaded = |i| Map { size: Some(SIZE), snapshot: false, content: Content::Loaded(i) };
         let loaded: Names = LOADED.iter().enumerate().map(|(i, name)| (name.to_string(), loaded(i))).collect();
         Run {
@@ -129,11 +134,12 @@ impl Run {
             disk,
             dropped: Syncs::None,
             holds: [empty.clone(), content, empty],
-            golden: Realm::new(&["golden"], Names::from([("golden".to_string(), known)])),
+            golden: Realm::new(&["golden"], golden),
             snapshots: Realm::new(&["snap-"], Names::new()),
             volumes: Realm::new(&["idle-", "loaded-"], loaded),
             nothing: Realm::new(&[], Names::new()),
             image: (site.text("small"), imported),
+            streams: [(streams[0].clone(), contents[0].clone()), (streams[1].clone(), contents[1].clone())],
             numbers,
             figures: Figures::default(),
             site,
@@ -145,10 +151,10 @@ impl Run {
         self.server = None;
         let kept = self.site.path("kept");
         if let Some(disk) = &mut self.disk {
-            // What is on a disk in memory is gone with the test, so it is copied.
+            // What is on a disk in memory is gone with the test, so it is copied; it may be off.
+            disk.replace(Image::clone);
             let copied =
                 std::process::Command::new("cp").arg("-a").args([self.site.path("store"), kept.clone()]).status();
-            disk.power.off();
             self.disk = None;
             if !copied.is_ok_and(|status| status.success()) {
                 return "its files could not be copied".to_string();
@@ -166,24 +172,26 @@ impl Run {
         if self.server.is_none() {
             self.server = Some(self.start()?);
         }
-        let end = match (&self.disk, random.below(8)) {
-            (Some(_), 0..=5) => End::Cut(match random.below(8) {
-                few @ 0..=1 => few,
-                _ => random.next() | 2,
-            }),
-            (None, 0..=1) => End::ServerKilled,
-            (None, 2..=3) => End::CommandsKilled,
-            _ => End::Killed,
-        };
-        let done = self.live(end, random)?;
-        self.apply(end);
+        let life = Life::draw(self.disk.is_some(), random);
+        let done = self.live(life, random)?;
+        self.apply(life.end);
+        let mut ends = vec![life.end];
         for _ in 0..random.below(3) {
             // Where something is wrong, it is found below.
-            self.recover_in_vain(random);
+            ends.push(self.recover_in_vain(random));
+        }
+        if random.below(2) == 0 {
+            // Nothing has recovered yet. What can be repaired now, recovery has to put right.
+            let found = self.site.run(&["check"]);
+            if !matches!(found.status.code(), Some(0 | REPAIRABLE)) {
+                let text =
+                    [found.stdout, found.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+                return Err(format!("check before recovery: {}: {text}\nafter {life:?} and {ends:?}", found.status));
+            }
         }
         let server = self.start()?;
         self.server = Some(server);
-        self.look(&done, end)?;
+        self.look(&done, random).map_err(|e| format!("{e}\nafter {life:?} and {ends:?}"))?;
         self.go_on(random)
     }
 
@@ -197,7 +205,7 @@ impl Run {
     }
 
     /// All that runs, until the end. Afterwards no process of the store is left, and a disk that was cut is off.
-    fn live(&mut self, end: End, random: &mut Random) -> Result<[Done; 3], String> {
+    fn live(&mut self, life: Life, random: &mut Random) -> Result<[Done; 3], String> {
         let (site, numbers) = (&self.site, &self.numbers);
         let (commands, progress, over) = (Commands::new(site), <[Progress; 3]>::default(), AtomicBool::new(false));
         let pinned = self.golden.now.iter().chain(self.snapshots.now.iter().take(2));
@@ -207,16 +215,11 @@ impl Run {
                 _ => None,
             })
             .collect();
-        let (image, tally) = (&self.image, &self.figures.tally);
+        let (image, streams, tally) = (&self.image, &self.streams, &self.figures.tally);
         let (commands, progress, over) = (&commands, &progress, &over);
-        let scene = &Scene { site, commands, progress, over, pinned: &pinned, image, tally };
+        let scene = &Scene { site, commands, progress, over, pinned: &pinned, image, streams, tally };
         let realms = [&mut self.snapshots, &mut self.volumes, &mut self.nothing];
         let (server, disk) = (self.server.as_mut().ok_or("no server")?, self.disk.as_ref());
-        // From nearly nothing to several hundred milliseconds, the short ones as often as the long ones.
-        let magnitude = 3 + random.below(10);
-        let steps = random.below(1 << magnitude);
-        let life = Duration::from_millis(20 + random.below(181));
-        let pause = Duration::from_millis(random.below(60));
         let (done, errors) = thread::scope(|scope| {
             let load = |(volume, progress)| {
                 let seed = random.next();
@@ -238,19 +241,23 @@ impl Run {
                 })
                 .collect();
             let wrong = || loads.iter().any(|l| l.is_finished()) || operators.iter().any(|o| o.is_finished());
+            if life.stopping {
+                over.store(true, Ordering::SeqCst);
+                server.begin_stop();
+            }
             match disk {
                 Some(disk) => {
-                    disk.power.freeze_after(steps);
-                    disk.power.wait(wrong);
+                    disk.power.freeze_after(life.steps);
+                    disk.power.wait(|| if life.stopping { server.has_ended() } else { wrong() });
                 }
-                None => thread::sleep(life),
+                None => thread::sleep(life.time),
             }
-            if matches!(end, End::CommandsKilled) {
+            if matches!(life.end, End::CommandsKilled) {
                 commands.kill();
-                thread::sleep(pause);
+                thread::sleep(life.pause);
             }
             over.store(true, Ordering::SeqCst);
-            match end {
+            match life.end {
                 End::ServerKilled => commands.stop(),
                 _ => commands.kill(),
             }
@@ -299,7 +306,7 @@ impl Run {
     }
 
     /// Lets a server open the volumes, which recovers them, and ends that in the middle.
-    fn recover_in_vain(&mut self, random: &mut Random) {
+    fn recover_in_vain(&mut self, random: &mut Random) -> End {
         let (steps, life) = (random.below(80), Duration::from_millis(random.below(40)));
         let mut server = self.site.start("nbd");
         let site = &self.site;
@@ -309,7 +316,6 @@ impl Run {
                 disk.power.freeze_after(steps);
             }
             let began = Instant::now();
-            // Commands that open no server of their own are ended as well, with the disk.
             let openers: Vec<_> = LOADED.iter().map(|volume| scope.spawn(move || open(site, volume))).collect();
             let opened = || openers.iter().all(|o| o.is_finished());
             match disk {
@@ -327,17 +333,19 @@ impl Run {
         });
         server.kill();
         self.figures.in_recovery += 1;
-        self.apply(match (&self.disk, random.below(4)) {
+        let end = match (&self.disk, random.below(4)) {
             (Some(_), 1..) => End::Cut(random.next() | 2),
             _ => End::Killed,
-        });
+        };
+        self.apply(end);
+        end
     }
 
     /// Looks at everything, and settles what was open.
-    fn look(&mut self, done: &[Done; 3], end: End) -> Result<(), String> {
-        let listed = self.listed()?;
+    fn look(&mut self, done: &[Done; 3], random: &mut Random) -> Result<(), String> {
+        let listed = listed(&self.site, random)?;
         for realm in [&mut self.golden, &mut self.snapshots, &mut self.volumes] {
-            realm.settle(&listed).map_err(|e| format!("after {end:?}: {e}"))?;
+            realm.settle(&listed)?;
         }
         let realms = [&self.golden, &self.snapshots, &self.volumes];
         if let Some(name) = listed.keys().find(|name| !realms.iter().any(|realm| realm.has(name))) {
@@ -345,7 +353,7 @@ impl Run {
         }
         let mut settled: BTreeMap<String, Arc<Versions>> = BTreeMap::new();
         for (name, map) in realms.iter().flat_map(|realm| &realm.now) {
-            let failed = |e| format!("{name}, after {end:?}: {e}");
+            let failed = |e| format!("{name}: {e}");
             let size = map.size.unwrap_or_default();
             let mut client = self.site.connect(name).map_err(failed)?;
             let found = versions(&client.try_read_all(size).map_err(failed)?).map_err(failed)?;
@@ -397,33 +405,14 @@ impl Run {
         Ok(())
     }
 
-    /// What the store lists, without what an interrupted import has left, which is removed.
-    fn listed(&self) -> Result<Listed, String> {
-        let output = self.site.run(&["list", "--json"]);
-        let text = String::from_utf8_lossy(&output.stdout);
-        let document: serde_json::Value = serde_json::from_str(&text)
-            .map_err(|e| format!("list: {e}: {text}{}", String::from_utf8_lossy(&output.stderr)))?;
-        let mut listed = Listed::new();
-        for entry in document["entries"].as_array().ok_or("no entries")? {
-            let name = entry["name"].as_str().ok_or("no name")?.to_string();
-            if name.starts_with("idle-") && name.ends_with(".importing") {
-                let removed = self.site.run(&["remove", &name]);
-                if !removed.status.success() {
-                    return Err(format!("{name}: {}", String::from_utf8_lossy(&removed.stderr)));
-                }
-                continue;
-            }
-            listed.insert(name, (entry["size"].as_u64().ok_or("no size")?, entry["kind"] == "snapshot"));
-        }
-        Ok(listed)
-    }
-
     /// Now and then the server stops well, and the clone is made anew.
     fn go_on(&mut self, random: &mut Random) -> Result<(), String> {
         self.site.wait_until_nothing_is_open();
+        // Clean, whatever is left over by commands that came to nothing.
+        succeeds(&self.site, &["check"])?;
         if random.below(5) == 0 {
-            self.site.ok(&["remove", LOADED[1]]);
-            self.site.ok(&["clone", "golden", LOADED[1]]);
+            succeeds(&self.site, &["remove", LOADED[1]])?;
+            succeeds(&self.site, &["clone", "golden", LOADED[1]])?;
             if let Some(Map { content: Content::Known(content), .. }) = self.golden.now.get("golden") {
                 self.holds[1] = content.to_vec();
             }

@@ -173,15 +173,20 @@ impl Server {
         self.child.kill().unwrap();
     }
 
+    /// Asks it to stop, and does not wait.
+    pub fn begin_stop(&mut self) {
+        assert!(Command::new("kill").arg(self.id().to_string()).status().unwrap().success());
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Asks it to stop, and returns how it ended: its exit code, or 128 and the signal.
     pub fn stop(&mut self) -> i32 {
-        assert!(Command::new("kill").arg(self.id().to_string()).status().unwrap().success());
-        let mut ended = None;
-        wait_for("the server to stop", || {
-            ended = self.child.try_wait().unwrap();
-            ended.is_some()
-        });
-        let ended = ended.unwrap();
+        self.begin_stop();
+        wait_for("the server to stop", || self.has_ended());
+        let ended = self.child.wait().unwrap();
         ended.code().unwrap_or_else(|| 128 + ended.signal().unwrap())
     }
 }

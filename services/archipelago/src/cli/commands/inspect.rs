@@ -1,11 +1,11 @@
 //! Commands that only look.
 
 use archipelago_core::limits::MAX_LIST_PAGE;
-use archipelago_core::{DiffExtent, Error, ListOptions, MapExtent, MapSource, Owner, Store, VolumeInfo};
+use archipelago_core::{DamagedEntry, DiffExtent, Error, ListOptions, MapExtent, MapSource, Owner, Store, VolumeInfo};
 use serde_json::json;
 
 use super::super::args::{Diff, Info, List, Mapinfo};
-use super::super::exit::Failure;
+use super::super::exit::{Class, Failure};
 use super::super::output::{Align, Array, Output, Table, VolumeDocument, exact, kind, time};
 use super::super::{Context, size};
 
@@ -19,11 +19,14 @@ pub fn list(context: &mut Context, args: &List) -> Result<(), Failure> {
         options.limit = left.min(MAX_LIST_PAGE as u64) as usize;
         let page = store.list(&options)?;
         left = left.saturating_sub(page.entries.len() as u64);
-        let empty = page.entries.is_empty();
+        let empty = page.entries.is_empty() && page.damaged.is_empty();
         for info in page.entries {
             if let Some(document) = describe(&store, info, args.usage)? {
                 listing.push(document)?;
             }
+        }
+        for entry in page.damaged {
+            listing.damaged(entry)?;
         }
         listing.page()?;
         // An empty page with a successor would be a loop without end.
@@ -32,12 +35,21 @@ pub fn list(context: &mut Context, args: &List) -> Result<(), Failure> {
         }
         options.after = page.next;
     };
-    listing.end(next.as_deref())?;
+    let damaged = listing.end(next.as_deref())?;
     if let Some(next) = next.filter(|_| !context.out.json) {
         context.out.flush()?;
         context.note(&format!("there are more; continue with --after {next}"));
     }
-    Ok(())
+    match damaged.first() {
+        None => Ok(()),
+        Some(first) => {
+            if !context.out.json {
+                context.out.flush()?;
+                context.note(&format!("{}; see `archipelago check`", first.message));
+            }
+            Err(Failure::Reported(Class::Io))
+        }
+    }
 }
 
 /// Adds the usage if asked for; `None` if the volume was removed meanwhile.
@@ -59,6 +71,7 @@ struct Listing<'a> {
     array: Array,
     table: Table,
     usage: bool,
+    damaged: Vec<DamagedEntry>,
 }
 
 impl<'a> Listing<'a> {
@@ -72,7 +85,7 @@ impl<'a> Listing<'a> {
         if out.json {
             out.raw("{\"entries\":")?;
         }
-        Ok(Listing { out, array: Array::default(), table: Table::new(&columns), usage })
+        Ok(Listing { out, array: Array::default(), table: Table::new(&columns), usage, damaged: Vec::new() })
     }
 
     fn push(&mut self, document: VolumeDocument) -> Result<(), Failure> {
@@ -91,16 +104,28 @@ impl<'a> Listing<'a> {
         Ok(())
     }
 
+    /// A name whose header cannot be read.
+    fn damaged(&mut self, entry: DamagedEntry) -> Result<(), Failure> {
+        if !self.out.json {
+            let mut cells = vec![entry.name.clone(), "damaged".into()];
+            cells.resize(if self.usage { 9 } else { 7 }, "-".into());
+            self.table.row(cells);
+        }
+        self.damaged.push(entry);
+        Ok(())
+    }
+
     fn page(&mut self) -> Result<(), Failure> {
         self.table.print(self.out)
     }
 
-    fn end(self, next: Option<&str>) -> Result<(), Failure> {
-        if !self.out.json {
-            return Ok(());
+    /// Returns the names that could not be read.
+    fn end(self, next: Option<&str>) -> Result<Vec<DamagedEntry>, Failure> {
+        if self.out.json {
+            self.array.end(self.out)?;
+            self.out.raw(&format!(",\"damaged\":{},\"next\":{}}}\n", json!(self.damaged), json!(next)))?;
         }
-        self.array.end(self.out)?;
-        self.out.raw(&format!(",\"next\":{}}}\n", json!(next)))
+        Ok(self.damaged)
     }
 }
 

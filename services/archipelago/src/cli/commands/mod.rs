@@ -1,8 +1,10 @@
 //! The commands, grouped by what they do. Each is one function that takes its arguments and prints its result.
 
+mod check;
 mod compact;
 mod export;
 mod import;
+mod import_legacy;
 mod inspect;
 mod serve;
 mod shell;
@@ -19,6 +21,7 @@ pub fn run(context: &mut Context, command: Command) -> Result<(), Failure> {
     match command {
         Command::Init(args) => store::init(context, &args),
         Command::Status => store::status(context),
+        Command::Check(args) => check::run(context, &args),
         Command::Create(args) => volume::create(context, &args),
         Command::Clone(args) => volume::clone(context, &args),
         Command::Snapshot(args) => volume::snapshot(context, &args),
@@ -31,6 +34,7 @@ pub fn run(context: &mut Context, command: Command) -> Result<(), Failure> {
         Command::Mapinfo(args) => inspect::mapinfo(context, &args),
         Command::Diff(args) => inspect::diff(context, &args),
         Command::Import(args) => import::run(context, &args),
+        Command::ImportLegacy(args) => import_legacy::run(context, &args),
         Command::Export(args) => export::run(context, &args),
         Command::Send(args) => transfer::send(context, &args),
         Command::Receive(args) => transfer::receive(context, &args),

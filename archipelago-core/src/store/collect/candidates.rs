@@ -1,0 +1,221 @@
+//! What a collection may take away: everything that was there when it began, and that nobody appends to.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::blocker::{Object, RecordKey, VolumeId};
+use crate::error::{Error, Result};
+use crate::format::header::Header;
+use crate::limits::{MAX_COLLECTED_NAMES, MAX_LIST_PAGE};
+use crate::mapper::replay;
+use crate::store::acknowledge::Unsettled;
+use crate::store::catalog;
+use crate::store::shared::Shared;
+
+/// The lock on this id is the right to collect; no map ever has it.
+pub const COLLECTOR: VolumeId = VolumeId(0);
+
+/// What may be taken away if nothing names it. Listed before the first question to other processes.
+#[derive(Default)]
+pub struct Candidates {
+    /// Journal segments, node packs and data objects, those of a volume together and in the order of their numbers.
+    pub objects: Vec<Object>,
+    /// Of each volume with a header the newest node pack, if it is complete: it may be emptied but must stay, or its number
+    /// would be used again.
+    pub newest_packs: HashSet<Object>,
+    /// Headers in the trash.
+    pub trash: Vec<VolumeId>,
+    /// Headers that no name leads to, or that say that they are removed: with the version found, `None` for one that was never
+    /// written to its end.
+    pub nameless: Vec<(VolumeId, Option<u64>)>,
+    /// Names that do not count.
+    pub stale_names: Vec<String>,
+    /// Ids for which a lock is kept and that had no header.
+    pub locks: Vec<VolumeId>,
+}
+
+/// What of a volume with a header is not in use by its writer.
+struct Floor {
+    epoch: u64,
+    segment: u32,
+}
+
+impl Candidates {
+    /// Looks through the store. `step` is called now and then; an error of it ends the listing.
+    pub fn list(shared: &Shared, step: &mut dyn FnMut() -> Result<()>) -> Result<Candidates> {
+        let blocker = &*shared.blocker;
+        // Objects first: a volume that is made after this has none among them, and what its header says later is said
+        // of these and more.
+        let mut found = Candidates::default();
+        for part in 0..=u8::MAX {
+            let inventory = blocker.inventory(part)?;
+            found.objects.extend(inventory.objects);
+            found.locks.extend(inventory.locks.into_iter().filter(|id| *id != COLLECTOR));
+            step()?;
+        }
+        found.trash = blocker.trashed()?;
+        let named = found.names(shared, step)?;
+        let floors = found.headers(shared, &named, step)?;
+        found.locks.retain(|id| !floors.contains_key(id));
+        let mut newest: HashMap<VolumeId, u32> = HashMap::new();
+        for object in &found.objects {
+            if let Object::Pack(owner, number) = object
+                && floors.contains_key(owner)
+            {
+                newest.entry(*owner).and_modify(|n| *n = (*n).max(*number)).or_insert(*number);
+            }
+        }
+        found.newest_packs = newest.into_iter().map(|(owner, number)| Object::Pack(owner, number)).collect();
+        found.objects.retain(|object| match (object, floors.get(&object.volume())) {
+            (_, None) => true,
+            (Object::Log(_, number), Some(floor)) => *number < floor.segment,
+            (Object::Pack(..), Some(_)) => true,
+            (Object::Data(_, epoch), Some(floor)) => *epoch < floor.epoch,
+        });
+        found.objects.sort_by_key(|object| {
+            let (kind, number) = match object {
+                Object::Data(_, epoch) => (0, *epoch),
+                Object::Log(_, number) => (1, u64::from(*number)),
+                Object::Pack(_, number) => (2, u64::from(*number)),
+            };
+            (object.volume(), kind, number)
+        });
+        Ok(found)
+    }
+
+    /// Finds the names that do not count; returns the ids of those that do.
+    fn names(&mut self, shared: &Shared, step: &mut dyn FnMut() -> Result<()>) -> Result<HashSet<VolumeId>> {
+        let mut named = HashSet::new();
+        let mut after: Option<String> = None;
+        loop {
+            let page = shared.blocker.names("", after.as_deref(), MAX_LIST_PAGE)?;
+            let Some(last) = page.last().cloned() else { return Ok(named) };
+            for name in page {
+                match catalog::resolve(shared, &name)? {
+                    Some((header, _)) => drop(named.insert(header.id)),
+                    // The rest is found by the next collection.
+                    None if self.stale_names.len() < MAX_COLLECTED_NAMES => self.stale_names.push(name),
+                    None => {}
+                }
+                step()?;
+            }
+            after = Some(last);
+        }
+    }
+
+    /// Finds the headers that no name leads to; returns what of the others is certainly not in use.
+    fn headers(
+        &mut self,
+        shared: &Shared,
+        named: &HashSet<VolumeId>,
+        step: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<HashMap<VolumeId, Floor>> {
+        let mut floors = HashMap::new();
+        // The newest epoch of which each volume has data.
+        let mut epochs: HashMap<VolumeId, u64> = HashMap::new();
+        for object in &self.objects {
+            if let Object::Data(owner, epoch) = object {
+                epochs.entry(*owner).and_modify(|e| *e = (*e).max(*epoch)).or_insert(*epoch);
+            }
+        }
+        for id in shared.blocker.headers()? {
+            step()?;
+            let (header, version) = match catalog::read_header(shared, id) {
+                Ok(None) => continue,
+                Ok(Some(found)) => found,
+                // A name is made only for a whole header, and all names could be read: this one was never finished.
+                Err(Error::Damaged { .. }) if !named.contains(&id) => {
+                    self.nameless.push((id, None));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            if !named.contains(&id) && is_nameless(shared, &header)? {
+                self.nameless.push((id, Some(version)));
+                continue;
+            }
+            let mut epoch = header.epoch;
+            if let Some(start) = header.log
+                && epochs.get(&id).is_some_and(|newest| *newest >= epoch)
+                && shared.blocker.lock_holder(id)?.is_none()
+            {
+                // Snapshots since the last fold ended epochs that only the journal tells of. If it cannot be read, marking
+                // it fails too.
+                let mut newest = epoch;
+                let read = replay::own_records(&*shared.blocker, id, start, &mut |_, head| {
+                    newest = newest.max(head.epoch);
+                    Ok(())
+                });
+                epoch = if read.is_ok() { newest } else { epoch };
+            }
+            floors.insert(id, Floor { epoch, segment: header.log.map_or(0, |start| start.pos.segment) });
+        }
+        Ok(floors)
+    }
+
+    /// What other processes are still busy with is no candidate.
+    pub fn keep(&mut self, unsettled: &[Unsettled]) {
+        for Unsettled { id, epoch } in unsettled {
+            let Ok(id) = u64::from_str_radix(id, 16) else { continue };
+            self.objects.retain(|object| !matches!(object, Object::Data(owner, e) if owner.0 == id && e >= epoch));
+        }
+    }
+
+    /// Leaves only the nameless headers that are as they were: what made them has ended, so nobody will name them any more.
+    pub fn confirm_nameless(&mut self, shared: &Shared) -> Result<()> {
+        let mut confirmed = Vec::new();
+        for (id, version) in std::mem::take(&mut self.nameless) {
+            let still = match (catalog::read_header(shared, id), version) {
+                (Ok(Some((header, now))), Some(version)) => now == version && is_nameless(shared, &header)?,
+                (Err(Error::Damaged { .. }), None) => true,
+                (Ok(_), _) | (Err(Error::Damaged { .. }), Some(_)) => false,
+                (Err(error), _) => return Err(error),
+            };
+            if still {
+                confirmed.push((id, version));
+            }
+        }
+        self.nameless = confirmed;
+        Ok(())
+    }
+}
+
+/// Whether a header is removed, or its name does not lead to it.
+fn is_nameless(shared: &Shared, header: &Header) -> Result<bool> {
+    let mut header = header.clone();
+    loop {
+        if header.removed {
+            return Ok(true);
+        }
+        if shared.blocker.lookup(&header.name)? == Some(header.id) {
+            return Ok(false);
+        }
+        // It may just have got another name: then the header says so already, for the old name goes last.
+        match catalog::read_header(shared, header.id)? {
+            Some((now, _)) if now.name != header.name || now.removed => header = now,
+            _ => return Ok(true),
+        }
+    }
+}
+
+/// The header of a map that is still in the catalogue, or was moved to the trash since this collection began.
+pub fn root(shared: &Shared, id: VolumeId) -> Result<Option<(Header, u64)>> {
+    if let Some(found) = catalog::read_header(shared, id)? {
+        return Ok(Some(found));
+    }
+    trashed(shared, id)
+}
+
+/// A header in the trash.
+pub fn trashed(shared: &Shared, id: VolumeId) -> Result<Option<(Header, u64)>> {
+    let key = RecordKey::Trash(id);
+    let record = match shared.blocker.read_record(key) {
+        Ok(record) => record,
+        Err(Error::NotFound(_)) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let header = Header::decode(&key.to_string(), &record.bytes)?;
+    if header.id != id {
+        return Err(Error::damaged(key.to_string(), format!("it is the header of {}", header.id)));
+    }
+    Ok(Some((header, record.version)))
+}

@@ -1,0 +1,399 @@
+//! What maps name, as sets that stay small: tree nodes by their place in a pack, journal segments as a whole, data as one
+//! bit per block and, where a block is used in part, one bit per sector.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::BuildHasherDefault;
+use std::ops::Range;
+
+use crate::blocker::{Object, VolumeId};
+use crate::format::node::Pointer;
+use crate::limits::{FANOUT, FANOUT_SHIFT, SECTOR_SHIFT};
+use crate::volume::overlay::BlockHasher;
+
+/// No node is shorter, so two nodes of a pack never begin within the same 32 bytes: one bit for each is enough.
+const NODE_STEP: u32 = 32;
+/// Words of a chunk of such bits: they stand for 1 MiB of a pack.
+const CHUNK: usize = 512;
+/// What an entry of a table costs beside its value, roughly, in bytes.
+const ENTRY: u64 = 48;
+
+/// Bits of the nodes of one pack.
+#[derive(Default)]
+struct PackMarks {
+    chunks: BTreeMap<u32, Box<[u64; CHUNK]>>,
+    bytes: u64,
+    watched: bool,
+}
+
+/// Up to 128 blocks of a data object.
+#[derive(Default)]
+struct Group {
+    /// Blocks that are used as a whole.
+    whole: [u64; 2],
+    /// Blocks of which only some sectors are, with a bit for each.
+    parts: Option<Box<BTreeMap<u8, Box<[u64]>>>>,
+}
+
+type Groups = HashMap<u64, Group, BuildHasherDefault<BlockHasher>>;
+
+/// What is used of one data object.
+struct DataMarks {
+    block_shift: u8,
+    /// By block number / 128. `None`: all of it, because there was no memory for more.
+    groups: Option<Groups>,
+    watched: bool,
+}
+
+/// Everything that the maps marked so far name.
+pub struct Marks {
+    packs: HashMap<(VolumeId, u32), PackMarks>,
+    logs: HashMap<VolumeId, BTreeSet<u32>>,
+    data: HashMap<(VolumeId, u64), DataMarks>,
+    /// Bytes that the bits of data may take, and take.
+    budget: u64,
+    used: u64,
+    watched: HashSet<Object>,
+    touched: bool,
+}
+
+impl Marks {
+    /// No marks. Past `budget` bytes data objects are taken to be used as a whole: nothing inside them is known to be dead
+    /// then, which keeps too much and never too little.
+    pub fn new(budget: u64) -> Marks {
+        Marks {
+            packs: HashMap::new(),
+            logs: HashMap::new(),
+            data: HashMap::new(),
+            budget,
+            used: 0,
+            watched: HashSet::new(),
+            touched: false,
+        }
+    }
+
+    /// From now on [`Marks::take_touched`] tells when something new is marked in these objects.
+    pub fn watch(&mut self, objects: impl IntoIterator<Item = Object>) {
+        self.watched = objects.into_iter().collect();
+        for ((owner, number), marks) in &mut self.packs {
+            marks.watched = self.watched.contains(&Object::Pack(*owner, *number));
+        }
+        for ((owner, epoch), marks) in &mut self.data {
+            marks.watched = self.watched.contains(&Object::Data(*owner, *epoch));
+        }
+        self.touched = false;
+    }
+
+    /// Whether anything new was marked in a watched object since the last call.
+    pub fn take_touched(&mut self) -> bool {
+        std::mem::take(&mut self.touched)
+    }
+
+    /// Marks a tree node; `false` if it was marked before.
+    pub fn node(&mut self, pointer: &Pointer) -> bool {
+        let watched = &self.watched;
+        let pack = self.packs.entry((pointer.owner, pointer.pack)).or_insert_with(|| PackMarks {
+            watched: watched.contains(&Object::Pack(pointer.owner, pointer.pack)),
+            ..PackMarks::default()
+        });
+        let bit = pointer.offset / NODE_STEP;
+        let chunk = pack.chunks.entry(bit / (64 * CHUNK as u32)).or_insert_with(|| Box::new([0; CHUNK]));
+        let word = &mut chunk[(bit / 64) as usize % CHUNK];
+        let mask = 1 << (bit % 64);
+        if *word & mask != 0 {
+            return false;
+        }
+        *word |= mask;
+        pack.bytes += u64::from(pointer.len);
+        self.touched |= pack.watched;
+        true
+    }
+
+    /// Marks a journal segment.
+    pub fn segment(&mut self, owner: VolumeId, number: u32) {
+        if self.logs.entry(owner).or_default().insert(number) {
+            self.touched |= self.watched.contains(&Object::Log(owner, number));
+        }
+    }
+
+    /// Marks whole blocks of a data object: those of blocks `128 * group` and on whose bit is set.
+    pub fn blocks(&mut self, owner: VolumeId, epoch: u64, block_shift: u8, group: u64, bits: u128) {
+        let watched = &self.watched;
+        let (data, used) = data_of(&mut self.data, watched, owner, epoch, block_shift);
+        self.used += used;
+        let Some(groups) = &mut data.groups else { return };
+        let group = groups.entry(group).or_insert_with(|| {
+            self.used += ENTRY + size_of::<Group>() as u64;
+            Group::default()
+        });
+        let new = [bits as u64, (bits >> 64) as u64];
+        let grown = new.iter().zip(&group.whole).any(|(n, old)| n & !old != 0);
+        self.touched |= grown && data.watched;
+        if grown {
+            group.whole[0] |= new[0];
+            group.whole[1] |= new[1];
+            let mut freed = 0;
+            if let Some(parts) = &mut group.parts {
+                parts.retain(|slot, part| {
+                    let whole = bits >> slot & 1 == 1;
+                    freed += if whole { ENTRY + 8 * part.len() as u64 } else { 0 };
+                    !whole
+                });
+                if parts.is_empty() {
+                    group.parts = None;
+                }
+            }
+            self.used = self.used.saturating_sub(freed);
+        }
+        self.keep_to_budget();
+    }
+
+    /// Marks sectors `start..start + len` of a block of a data object.
+    pub fn sectors(&mut self, owner: VolumeId, epoch: u64, block_shift: u8, block: u64, start: u16, len: u16) {
+        let sectors = 1u32 << (u32::from(block_shift) - SECTOR_SHIFT);
+        let (group_of, slot) = (block >> FANOUT_SHIFT, (block & (FANOUT - 1)) as u8);
+        if start == 0 && u32::from(len) >= sectors {
+            return self.blocks(owner, epoch, block_shift, group_of, 1 << slot);
+        }
+        let watched = &self.watched;
+        let (data, used) = data_of(&mut self.data, watched, owner, epoch, block_shift);
+        self.used += used;
+        let Some(groups) = &mut data.groups else { return };
+        let group = groups.entry(group_of).or_insert_with(|| {
+            self.used += ENTRY + size_of::<Group>() as u64;
+            Group::default()
+        });
+        if group.whole[usize::from(slot / 64)] >> (slot % 64) & 1 == 1 {
+            return;
+        }
+        let words = sectors.div_ceil(64) as usize;
+        let part = group.parts.get_or_insert_default().entry(slot).or_insert_with(|| {
+            self.used += ENTRY + 8 * words as u64;
+            vec![0; words].into_boxed_slice()
+        });
+        let end = (u32::from(start) + u32::from(len)).min(sectors);
+        let mut grown = false;
+        for sector in u32::from(start)..end {
+            let word = &mut part[(sector / 64) as usize];
+            grown |= *word >> (sector % 64) & 1 == 0;
+            *word |= 1 << (sector % 64);
+        }
+        self.touched |= grown && data.watched;
+        if grown && part.iter().map(|w| w.count_ones()).sum::<u32>() == sectors {
+            self.blocks(owner, epoch, block_shift, group_of, 1 << slot);
+        }
+        self.keep_to_budget();
+    }
+
+    /// Marks sectors of a data object counted from its beginning, block by block.
+    pub fn run(&mut self, owner: VolumeId, epoch: u64, block_shift: u8, start: u64, len: u64) {
+        let shift = u32::from(block_shift) - SECTOR_SHIFT;
+        let (mut at, end) = (start, start + len);
+        while at < end {
+            let block = at >> shift;
+            let first = at - (block << shift);
+            let n = (end - at).min((1 << shift) - first);
+            self.sectors(owner, epoch, block_shift, block, first as u16, n as u16);
+            at += n;
+        }
+    }
+
+    /// Gives up the bits of the data object with the most of them.
+    fn keep_to_budget(&mut self) {
+        if self.used <= self.budget {
+            return;
+        }
+        let largest = self.data.values_mut().max_by_key(|data| data.groups.as_ref().map_or(0, |groups| groups.len()));
+        if let Some(data) = largest
+            && let Some(groups) = data.groups.take()
+        {
+            let parts = groups.values().filter_map(|g| g.parts.as_ref()).flat_map(|p| p.values());
+            let freed = groups.len() as u64 * (ENTRY + size_of::<Group>() as u64)
+                + parts.map(|p| ENTRY + 8 * p.len() as u64).sum::<u64>();
+            self.used = self.used.saturating_sub(freed);
+        }
+    }
+
+    /// Whether anything in an object is marked.
+    pub fn contains(&self, object: Object) -> bool {
+        match object {
+            Object::Log(owner, number) => self.logs.get(&owner).is_some_and(|numbers| numbers.contains(&number)),
+            Object::Pack(owner, number) => self.packs.contains_key(&(owner, number)),
+            Object::Data(owner, epoch) => self.data.contains_key(&(owner, epoch)),
+        }
+    }
+
+    /// All objects in which something is marked, in no order.
+    pub fn objects(&self) -> impl Iterator<Item = Object> + '_ {
+        let logs = self.logs.iter().flat_map(|(owner, numbers)| numbers.iter().map(|n| Object::Log(*owner, *n)));
+        let packs = self.packs.keys().map(|(owner, number)| Object::Pack(*owner, *number));
+        let data = self.data.keys().map(|(owner, epoch)| Object::Data(*owner, *epoch));
+        logs.chain(packs).chain(data)
+    }
+
+    /// Bytes of marked nodes in a pack, or of marked data in a data object; `None` where that is not known.
+    pub fn bytes(&self, object: Object) -> Option<u64> {
+        match object {
+            Object::Log(..) => None,
+            Object::Pack(owner, number) => Some(self.packs.get(&(owner, number)).map_or(0, |pack| pack.bytes)),
+            Object::Data(owner, epoch) => match self.data.get(&(owner, epoch)) {
+                None => Some(0),
+                Some(data) => {
+                    let groups = data.groups.as_ref()?;
+                    Some(groups.values().map(|group| group.bytes(data.block_shift)).sum())
+                }
+            },
+        }
+    }
+
+    /// The ranges of bytes before `end` of a data object that nothing marked names, in order; none where that is not known.
+    pub fn dead(&self, owner: VolumeId, epoch: u64, end: u64) -> Vec<Range<u64>> {
+        let Some(DataMarks { block_shift, groups: Some(groups), .. }) = self.data.get(&(owner, epoch)) else {
+            return Vec::new();
+        };
+        let mut dead = Vec::new();
+        let mut at = 0;
+        let mut live = |range: Range<u64>| {
+            let start = range.start.min(end);
+            if start > at {
+                dead.push(at..start);
+            }
+            at = range.end.max(at);
+        };
+        let mut numbers: Vec<u64> = groups.keys().copied().collect();
+        numbers.sort_unstable();
+        for number in numbers {
+            let Some(group) = groups.get(&number) else { continue };
+            for slot in 0..FANOUT as u8 {
+                let start = ((number << FANOUT_SHIFT) + u64::from(slot)) << block_shift;
+                if group.whole[usize::from(slot / 64)] >> (slot % 64) & 1 == 1 {
+                    live(start..start + (1 << block_shift));
+                } else if let Some(part) = group.parts.as_ref().and_then(|parts| parts.get(&slot)) {
+                    for sector in 0..1u64 << (u32::from(*block_shift) - SECTOR_SHIFT) {
+                        if part[(sector / 64) as usize] >> (sector % 64) & 1 == 1 {
+                            let first = start + (sector << SECTOR_SHIFT);
+                            live(first..first + (1 << SECTOR_SHIFT));
+                        }
+                    }
+                }
+            }
+        }
+        live(end..end);
+        dead
+    }
+}
+
+impl Group {
+    fn bytes(&self, block_shift: u8) -> u64 {
+        let whole = u64::from(self.whole[0].count_ones() + self.whole[1].count_ones()) << block_shift;
+        let sectors: u64 = self
+            .parts
+            .iter()
+            .flat_map(|parts| parts.values())
+            .map(|part| part.iter().map(|w| u64::from(w.count_ones())).sum::<u64>())
+            .sum();
+        whole + (sectors << SECTOR_SHIFT)
+    }
+}
+
+/// The marks of a data object, and the memory that they took if they are new.
+fn data_of<'a>(
+    data: &'a mut HashMap<(VolumeId, u64), DataMarks>,
+    watched: &HashSet<Object>,
+    owner: VolumeId,
+    epoch: u64,
+    block_shift: u8,
+) -> (&'a mut DataMarks, u64) {
+    let mut used = 0;
+    let marks = data.entry((owner, epoch)).or_insert_with(|| {
+        used = ENTRY + size_of::<DataMarks>() as u64;
+        let watched = watched.contains(&Object::Data(owner, epoch));
+        DataMarks { block_shift, groups: Some(Groups::default()), watched }
+    });
+    if marks.block_shift != block_shift {
+        // Maps that share blocks have blocks of one size; if two ever did not, nothing is known of the places in between.
+        marks.groups = None;
+    }
+    (marks, used)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const OWNER: VolumeId = VolumeId(7);
+
+    fn pointer(offset: u32) -> Pointer {
+        Pointer { owner: OWNER, pack: 3, offset, len: 40, mapped: 0, hash: [0; 32] }
+    }
+
+    #[test]
+    fn each_node_is_marked_once() {
+        let mut marks = Marks::new(1 << 20);
+        for offset in [0, 40, 80, 1 << 20, (1 << 26) - 40] {
+            assert!(marks.node(&pointer(offset)));
+            assert!(!marks.node(&pointer(offset)));
+        }
+        assert_eq!(marks.bytes(Object::Pack(OWNER, 3)), Some(200));
+        assert!(marks.contains(Object::Pack(OWNER, 3)) && !marks.contains(Object::Pack(OWNER, 2)));
+    }
+
+    #[test]
+    fn past_its_budget_an_object_counts_as_used_whole() {
+        let mut marks = Marks::new(2000);
+        for block in 0..1000 {
+            marks.sectors(OWNER, 1, 16, block * 128, 0, 1);
+        }
+        assert!(marks.contains(Object::Data(OWNER, 1)));
+        assert_eq!(marks.bytes(Object::Data(OWNER, 1)), None);
+        assert_eq!(marks.dead(OWNER, 1, 1 << 40), Vec::new());
+        assert!(marks.used < 2000);
+    }
+
+    #[test]
+    fn what_is_new_in_a_watched_object_is_noticed() {
+        let mut marks = Marks::new(1 << 20);
+        marks.blocks(OWNER, 1, 22, 0, 1);
+        marks.watch([Object::Data(OWNER, 1), Object::Pack(OWNER, 3), Object::Log(OWNER, 5)]);
+        marks.blocks(OWNER, 1, 22, 0, 1);
+        marks.sectors(OWNER, 1, 22, 0, 5, 6);
+        marks.blocks(OWNER, 2, 22, 0, 1);
+        marks.segment(OWNER, 4);
+        assert!(!marks.take_touched());
+        let marking: [&mut dyn FnMut(&mut Marks); 4] = [
+            &mut |m: &mut Marks| m.sectors(OWNER, 1, 22, 1, 5, 6),
+            &mut |m: &mut Marks| m.blocks(OWNER, 1, 22, 0, 4),
+            &mut |m: &mut Marks| assert!(m.node(&pointer(0))),
+            &mut |m: &mut Marks| m.segment(OWNER, 5),
+        ];
+        for mark in marking {
+            mark(&mut marks);
+            assert!(marks.take_touched());
+            mark(&mut marks);
+            assert!(!marks.take_touched());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn data_marks_equal_an_array_of_sectors(runs in prop::collection::vec((0u64..4000, 1u64..300), 0..40)) {
+            let mut marks = Marks::new(1 << 30);
+            let mut plain = vec![false; 5000];
+            for (start, len) in runs {
+                marks.run(OWNER, 1, 17, start, len);
+                plain[start as usize..(start + len) as usize].fill(true);
+            }
+            let live = plain.iter().filter(|used| **used).count() as u64;
+            prop_assert_eq!(marks.bytes(Object::Data(OWNER, 1)), Some(live << SECTOR_SHIFT));
+            if live > 0 {
+                let mut seen = vec![true; 5000];
+                for range in marks.dead(OWNER, 1, 5000 << SECTOR_SHIFT) {
+                    prop_assert!(range.start < range.end);
+                    seen[(range.start >> SECTOR_SHIFT) as usize..(range.end >> SECTOR_SHIFT) as usize].fill(false);
+                }
+                prop_assert_eq!(seen, plain);
+            }
+        }
+    }
+}

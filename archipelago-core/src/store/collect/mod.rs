@@ -1,0 +1,227 @@
+//! Collection of what no map names any more: online, in steps, at a given rate (docs/architecture.md, "Collection").
+//!
+//! | File | Its job |
+//! |---|---|
+//! | `candidates` | what may be taken away: all that there was when the collection began, and that nobody appends to |
+//! | `rounds` | waiting for what other processes had under way, and hearing what they read by |
+//! | `mark`, `marks` | walking maps; the sets of what they name |
+//! | `sweep` | taking away the rest |
+//! | `pace` | rate, progress, stopping |
+//! | `report` | what callers give and get |
+//!
+//! Nothing is stored about a collection: one that is cut short at any moment has removed some of what no map names, and
+//! the next one finds the rest by listing.
+
+use std::collections::HashSet;
+
+use self::candidates::{COLLECTOR, Candidates};
+use self::mark::Marker;
+use self::marks::Marks;
+use self::pace::{Pace, Report};
+use self::sweep::Sweep;
+use crate::blocker::{LockGuard, LockMode, LockOutcome, Object, VolumeId};
+use crate::error::{Error, Result};
+use crate::format::header::Header;
+use crate::format::owner::ShortOwner;
+use crate::limits::{MARK_MEMORY, MAX_ROUNDS};
+use crate::store::shared::Shared;
+
+mod candidates;
+pub(crate) mod mark;
+pub(crate) mod marks;
+mod pace;
+mod report;
+mod rounds;
+mod space;
+mod sweep;
+
+pub use report::{Amount, CollectOptions, CollectPhase, CollectProgress, CollectReport, Rate, SpaceByKind};
+pub(crate) use space::by_kind;
+
+/// Steps of the protocol that tests leave out, to see that something notices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Planted {
+    /// Do not wait for what other processes have under way.
+    pub no_waiting: bool,
+    /// Do not ask what readers use.
+    pub no_pins: bool,
+    /// Do not look for maps that were made meanwhile.
+    pub no_second_look: bool,
+}
+
+/// The right to collect, which one process at a time has.
+fn lock(shared: &Shared) -> Result<Box<dyn LockGuard>> {
+    let owner = ShortOwner::of(&shared.owner()).encode();
+    match shared.blocker.lock(COLLECTOR, LockMode::Exclusive, owner.as_bytes())? {
+        LockOutcome::Held(lock) => Ok(lock),
+        LockOutcome::Refused(_) => {
+            Err(Error::TooBusy("the store is being collected by another process already;".into()))
+        }
+    }
+}
+
+/// See [`crate::Store::collect`].
+pub(crate) fn collect(
+    shared: &Shared,
+    options: &CollectOptions,
+    planted: Planted,
+    report_progress: Report<'_>,
+) -> Result<CollectReport> {
+    let _lock = lock(shared)?;
+    let mut pace = Pace::new(options.rate, report_progress);
+    let mut report = CollectReport { dry_run: options.dry_run, ..CollectReport::default() };
+    let done = run(shared, options, planted, &mut pace, &mut report);
+    if report.freed().objects > 0 && !options.dry_run {
+        rounds::collected(shared);
+    }
+    report.entries = pace.progress.entries;
+    report.interrupted = pace.stopped;
+    match done {
+        Err(_) if pace.stopped => Ok(report),
+        other => other.map(|()| report),
+    }
+}
+
+fn run(
+    shared: &Shared,
+    options: &CollectOptions,
+    planted: Planted,
+    pace: &mut Pace<'_>,
+    report: &mut CollectReport,
+) -> Result<()> {
+    pace.phase(CollectPhase::List, 0)?;
+    let mut candidates = Candidates::list(shared, &mut || pace.advance()).map_err(refusal)?;
+    pace.phase(CollectPhase::Wait, 0)?;
+    if !planted.no_waiting {
+        candidates.keep(&rounds::acknowledge(shared, true)?);
+    }
+    candidates.confirm_nameless(shared)?;
+    let mut roots = Roots::new(&candidates);
+    let mut marks = Marks::new(MARK_MEMORY);
+    pace.phase(CollectPhase::Mark, 0)?;
+    roots.load(shared, &mut marks, pace).map_err(refusal)?;
+    marks.watch(candidates.objects.iter().copied());
+    settle(shared, planted, &mut roots, &mut marks, pace)?;
+    report.maps = roots.maps;
+
+    pace.phase(CollectPhase::Sweep, candidates.objects.len() as u64)?;
+    let mut sweep = Sweep { shared, marks: &marks, dry_run: options.dry_run, pace, report };
+    sweep.objects(&candidates)?;
+    sweep.names(&candidates)?;
+    sweep.headers(&candidates, &roots.pinned)?;
+    sweep.locks(&candidates)
+}
+
+/// Repeats until nothing that is under way anywhere can still know of a place that is not marked.
+///
+/// References move in one direction only: a map that is made copies them from a header that is there, and no header
+/// that is there gets any from elsewhere. So only an operation that read a header before it was marked, and makes its map after
+/// the catalogue was listed, can carry an unmarked place away. It is waited for, and the catalogue is listed again. If
+/// a new map names something that nothing else named, or was changed already since it was made, then another may have been
+/// made of it, and there is one more round.
+fn settle(shared: &Shared, planted: Planted, roots: &mut Roots, marks: &mut Marks, pace: &mut Pace<'_>) -> Result<()> {
+    for _ in 0..MAX_ROUNDS {
+        pace.phase(CollectPhase::Wait, 0)?;
+        if !planted.no_waiting {
+            rounds::acknowledge(shared, false)?;
+        }
+        pace.phase(CollectPhase::Mark, 0)?;
+        marks.take_touched();
+        let changed = if planted.no_second_look { false } else { roots.load(shared, marks, pace).map_err(refusal)? };
+        let settled = !changed && !marks.take_touched();
+        if !planted.no_pins {
+            roots.pins(shared, marks, pace)?;
+        }
+        if settled {
+            return Ok(());
+        }
+    }
+    Err(Error::TooBusy(
+        "maps are made and changed faster than they can be looked at; nothing was collected, and the store has".into(),
+    ))
+}
+
+/// Whatever cannot be read might name anything.
+fn refusal(error: Error) -> Error {
+    match error {
+        Error::Damaged { object, detail } => Error::Damaged {
+            object,
+            detail: format!(
+                "{detail}; what it names is not known, so nothing was collected; run `archipelago check` to see what depends on it"
+            ),
+        },
+        other => other,
+    }
+}
+
+/// The maps that are marked.
+struct Roots {
+    /// Looked at, or known to be none.
+    seen: HashSet<VolumeId>,
+    /// Removed before the collection began: no roots of their own.
+    trash: HashSet<VolumeId>,
+    /// Removed maps that readers use.
+    pinned: HashSet<VolumeId>,
+    maps: u64,
+}
+
+impl Roots {
+    fn new(candidates: &Candidates) -> Roots {
+        Roots {
+            seen: candidates.nameless.iter().map(|(id, _)| *id).collect(),
+            trash: candidates.trash.iter().copied().collect(),
+            pinned: HashSet::new(),
+            maps: 0,
+        }
+    }
+
+    /// Marks all maps that were not marked yet; whether one of them was changed since it was made.
+    fn load(&mut self, shared: &Shared, marks: &mut Marks, pace: &mut Pace<'_>) -> Result<bool> {
+        // The catalogue first, so that a header that moves to the trash is in one of the lists.
+        let mut ids = shared.blocker.headers()?;
+        ids.extend(shared.blocker.trashed()?.into_iter().filter(|id| !self.trash.contains(id)));
+        ids.retain(|id| !self.seen.contains(id));
+        pace.progress.total += ids.len() as u64;
+        let mut changed = false;
+        for id in ids {
+            if !self.seen.insert(id) {
+                continue;
+            }
+            if let Some((header, version)) = candidates::root(shared, id)? {
+                changed |= version > 1;
+                self.maps += 1;
+                mark_header(shared, &header, marks, pace)?;
+            }
+            pace.advance()?;
+        }
+        Ok(changed)
+    }
+
+    /// Marks what readers read by.
+    fn pins(&mut self, shared: &Shared, marks: &mut Marks, pace: &mut Pace<'_>) -> Result<()> {
+        rounds::pins(shared, &mut |pin| {
+            let header = pin.decode()?;
+            if self.trash.contains(&header.id) && self.pinned.insert(header.id) {
+                self.maps += 1;
+            }
+            mark_header(shared, &header, marks, pace).map_err(refusal)
+        })
+    }
+}
+
+fn mark_header(shared: &Shared, header: &Header, marks: &mut Marks, pace: &mut Pace<'_>) -> Result<()> {
+    let mut step = |entries: u64, bytes: u64| {
+        pace.progress.entries += entries;
+        pace.spend(0, bytes)
+    };
+    Marker::new(&*shared.blocker, marks, &mut step).header(header)
+}
+
+/// The kind of an object, for reports.
+pub(crate) fn kind_of(object: Object, by: &mut SpaceByKind) -> &mut Amount {
+    match object {
+        Object::Log(..) => &mut by.segments,
+        Object::Pack(..) => &mut by.packs,
+        Object::Data(..) => &mut by.data,
+    }
+}

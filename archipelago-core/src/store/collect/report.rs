@@ -1,0 +1,134 @@
+//! What callers hand to a collection and get from it.
+
+use serde::Serialize;
+
+/// How a collection is run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CollectOptions {
+    /// Only say what would be collected.
+    pub dry_run: bool,
+    /// How much of the backend it may take.
+    pub rate: Rate,
+}
+
+/// The most that is done per second; `None` sets no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Rate {
+    /// Objects removed.
+    pub objects: Option<u64>,
+    /// Bytes read, removed or punched.
+    pub bytes: Option<u64>,
+}
+
+/// What a collection is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CollectPhase {
+    /// Listing what there is.
+    #[default]
+    List,
+    /// Waiting for what other processes have under way.
+    Wait,
+    /// Walking the maps.
+    Mark,
+    /// Removing what they do not name.
+    Sweep,
+}
+
+/// How far a collection is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CollectProgress {
+    /// What it is doing.
+    pub phase: CollectPhase,
+    /// Of this phase: parts listed, maps walked, or objects looked at.
+    pub done: u64,
+    /// How many of them there are, as far as is known.
+    pub total: u64,
+    /// Map entries walked so far.
+    pub entries: u64,
+    /// Objects removed so far.
+    pub objects: u64,
+    /// Bytes that became free so far.
+    pub bytes: u64,
+}
+
+/// A number of things, and the room they take or took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Amount {
+    /// How many.
+    pub objects: u64,
+    /// Bytes on the backend.
+    pub bytes: u64,
+}
+
+impl Amount {
+    /// One more, of `bytes`.
+    pub(crate) fn add(&mut self, bytes: u64) {
+        self.objects += 1;
+        self.bytes += bytes;
+    }
+}
+
+/// What a collection did, or with `dry_run` would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CollectReport {
+    /// Nothing was changed.
+    pub dry_run: bool,
+    /// It was stopped before its end; the next one goes on.
+    pub interrupted: bool,
+    /// Maps whose blocks were kept: volumes, snapshots, and what readers still use of removed ones.
+    pub maps: u64,
+    /// Entries of these maps that were walked; what several maps share counts once.
+    pub entries: u64,
+    /// Data objects removed.
+    pub data: Amount,
+    /// Data objects in which holes were made where no map names anything; `bytes` of holes.
+    pub holes: Amount,
+    /// Journal segments removed.
+    pub segments: Amount,
+    /// Node packs removed.
+    pub packs: Amount,
+    /// Headers of removed maps removed from the trash.
+    pub trash: u64,
+    /// Headers removed that no name led to: of makings and removals that were cut short.
+    pub headers: u64,
+    /// Names removed that led to no map.
+    pub names: u64,
+    /// Lock files removed of maps that are gone.
+    pub locks: u64,
+    /// Headers in the trash that stay because a reader uses them.
+    pub pinned: u64,
+    /// Data objects that were taken to be used whole because there was no memory to tell.
+    pub unknown: u64,
+    /// The backend could not make holes, so no more were tried.
+    pub no_holes: bool,
+}
+
+impl CollectReport {
+    /// All that became free.
+    pub fn freed(&self) -> Amount {
+        let kinds = [self.data, self.segments, self.packs];
+        let headers = self.trash + self.headers;
+        Amount {
+            objects: kinds.iter().map(|k| k.objects).sum::<u64>() + headers,
+            bytes: kinds.iter().map(|k| k.bytes).sum::<u64>() + self.holes.bytes,
+        }
+    }
+}
+
+/// Room that a store takes, by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SpaceByKind {
+    /// Headers in the catalogue; `bytes` is what their records hold.
+    pub headers: Amount,
+    /// Headers of removed maps.
+    pub trash: Amount,
+    /// Data objects.
+    pub data: Amount,
+    /// Journal segments.
+    pub segments: Amount,
+    /// Node packs.
+    pub packs: Amount,
+    /// Of all these objects, those of maps that are removed or gone. Others may use some of them.
+    pub removed: Amount,
+}

@@ -1,0 +1,103 @@
+//! Asking the other processes: that what was under way has ended, and which headers they read by.
+
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Owner, Result};
+use crate::store::acknowledge::Unsettled;
+use crate::store::control::{Answer, Request};
+use crate::store::pins::PinnedHeader;
+use crate::store::shared::Shared;
+
+/// How long a process may take to acknowledge: somewhat more than it waits itself.
+const ACKNOWLEDGE_TIME: Duration = Duration::from_secs(25);
+/// How long a process may take for a page of its pins.
+const PINS_TIME: Duration = Duration::from_secs(10);
+/// How long a process that does not listen any more may take to be gone.
+const LEAVING_TIME: Duration = Duration::from_secs(2);
+/// How long a process may be too busy to be asked.
+const BUSY_TIME: Duration = Duration::from_secs(5);
+/// Wait between two attempts.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Waits until everything that any process of the store had begun before this call has ended. With `packs` they close
+/// their node packs. Processes that are dead, or come later, are not asked: the ones have nothing under way, the others
+/// nothing that is older than this.
+pub fn acknowledge(shared: &Shared, packs: bool) -> Result<Vec<Unsettled>> {
+    let mut all = shared.acknowledge(packs).map_err(|e| unanswered(&shared.owner(), &e))?;
+    for owner in others(shared)? {
+        match ask(shared, &owner, &Request::Acknowledge { packs }, ACKNOWLEDGE_TIME)? {
+            Some(Answer::Acknowledged { unsettled }) => all.extend(unsettled),
+            Some(_) => return Err(unanswered(&owner, &"its answer is not understood")),
+            None => {}
+        }
+    }
+    Ok(all)
+}
+
+/// Calls `each` with every pinned header of every process.
+pub fn pins(shared: &Shared, each: &mut dyn FnMut(PinnedHeader) -> Result<()>) -> Result<()> {
+    let mut after = Some(0);
+    while let Some(number) = after {
+        let (page, next) = shared.pins.page(number);
+        page.into_iter().try_for_each(&mut *each)?;
+        after = next;
+    }
+    for owner in others(shared)? {
+        let mut after = Some(0);
+        while let Some(number) = after {
+            match ask(shared, &owner, &Request::Pins { after: number }, PINS_TIME)? {
+                Some(Answer::Pins { pins, next }) => {
+                    pins.into_iter().try_for_each(&mut *each)?;
+                    after = next.filter(|next| *next > number);
+                }
+                Some(_) => return Err(unanswered(&owner, &"its answer is not understood")),
+                None => break,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Tells everybody that objects are gone. Who does not hear it keeps some room taken until it closes its files.
+pub fn collected(shared: &Shared) {
+    shared.blocker.close_idle();
+    for owner in others(shared).unwrap_or_default() {
+        if let Some(peers) = shared.peers.get() {
+            let _ = peers.ask(&owner.process, &Request::Collected, PINS_TIME);
+        }
+    }
+}
+
+fn others(shared: &Shared) -> Result<Vec<Owner>> {
+    let Some(peers) = shared.peers.get() else { return Ok(Vec::new()) };
+    let mut processes = peers.processes()?;
+    processes.retain(|owner| owner.process != peers.own());
+    Ok(processes)
+}
+
+/// Asks one process; `None` if it is gone. Whoever lives and gives no answer ends the collection.
+fn ask(shared: &Shared, owner: &Owner, request: &Request, time: Duration) -> Result<Option<Answer>> {
+    let Some(peers) = shared.peers.get() else { return Ok(None) };
+    let begun = Instant::now();
+    loop {
+        let error = match peers.ask(&owner.process, request, time) {
+            Ok(answer) => return Ok(Some(answer)),
+            Err(_) if !peers.alive(&owner.process) => return Ok(None),
+            Err(error) => error,
+        };
+        let patience = match error {
+            // On its way out; but a live one whose socket is gone must not be taken for dead.
+            Error::NotOpen(_) => LEAVING_TIME,
+            Error::TooBusy(_) => BUSY_TIME,
+            _ => Duration::ZERO,
+        };
+        if begun.elapsed() >= patience {
+            return Err(unanswered(owner, &error));
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+fn unanswered(owner: &Owner, why: &dyn std::fmt::Display) -> Error {
+    Error::Timeout(format!("nothing was collected, because {owner} has to be asked first ({why}), and"))
+}

@@ -1,0 +1,195 @@
+//! Takes away what no map names.
+
+use super::candidates::{Candidates, trashed};
+use super::marks::Marks;
+use super::pace::Pace;
+use super::report::CollectReport;
+use crate::blocker::{LockMode, LockOutcome, Object, RecordKey, VolumeId};
+use crate::error::{Error, Result};
+use crate::limits::{HOLE_PIECE, HOLE_SLACK, HOLE_SLACK_FRACTION, SECTOR};
+use crate::store::catalog;
+use crate::store::shared::Shared;
+
+/// A sweep under way.
+pub struct Sweep<'a, 'b> {
+    /// The store.
+    pub shared: &'a Shared,
+    /// What maps name.
+    pub marks: &'a Marks,
+    /// Only count.
+    pub dry_run: bool,
+    /// How fast.
+    pub pace: &'a mut Pace<'b>,
+    /// What was done.
+    pub report: &'a mut CollectReport,
+}
+
+impl Sweep<'_, '_> {
+    /// Removes objects that nothing names, oldest first, and makes holes in those that are used in part. Any order is safe
+    /// against a cut: nothing leads to what is removed, and what is left is found again by listing.
+    pub fn objects(&mut self, candidates: &Candidates) -> Result<()> {
+        for object in &candidates.objects {
+            if !self.marks.contains(*object) {
+                if candidates.newest_packs.contains(object) {
+                    self.empty(*object)?;
+                } else {
+                    self.remove(*object)?;
+                }
+            } else if let Object::Data(owner, epoch) = *object {
+                self.holes(*object, owner, epoch)?;
+            }
+            self.pace.advance()?;
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, object: Object) -> Result<()> {
+        let blocker = &*self.shared.blocker;
+        let bytes = blocker.allocated(object)?;
+        if !self.dry_run {
+            blocker.remove(object)?;
+        }
+        match object {
+            Object::Data(..) => self.report.data.add(bytes),
+            Object::Log(..) => self.report.segments.add(bytes),
+            Object::Pack(..) => self.report.packs.add(bytes),
+        }
+        self.freed(1, bytes)
+    }
+
+    fn freed(&mut self, objects: u64, bytes: u64) -> Result<()> {
+        self.pace.progress.objects += objects;
+        self.pace.progress.bytes += bytes;
+        self.pace.spend(1, bytes)
+    }
+
+    /// Frees the room of an object that has to stay.
+    fn empty(&mut self, object: Object) -> Result<()> {
+        let blocker = &*self.shared.blocker;
+        let taken = blocker.allocated(object)?;
+        let Some(len) = blocker.len(object)? else { return Ok(()) };
+        // The page in which it ends stays.
+        if taken > SECTOR && len > 0 {
+            self.punch(object, &[0..len], taken)?;
+        }
+        Ok(())
+    }
+
+    /// Makes holes in a data object of a sealed epoch where no map names anything, if that frees enough.
+    fn holes(&mut self, object: Object, owner: VolumeId, epoch: u64) -> Result<()> {
+        let Some(live) = self.marks.bytes(object) else {
+            self.report.unknown += 1;
+            return Ok(());
+        };
+        let blocker = &*self.shared.blocker;
+        let taken = blocker.allocated(object)?;
+        if taken <= live + HOLE_SLACK.max(live / HOLE_SLACK_FRACTION) {
+            return Ok(());
+        }
+        let Some(len) = blocker.len(object)? else { return Ok(()) };
+        let dead = self.marks.dead(owner, epoch, len);
+        self.punch(object, &dead, taken - live)
+    }
+
+    /// `expected` is what it frees at most.
+    fn punch(&mut self, object: Object, ranges: &[std::ops::Range<u64>], expected: u64) -> Result<()> {
+        let blocker = &*self.shared.blocker;
+        if self.dry_run {
+            self.report.holes.add(expected);
+            return self.freed(0, expected);
+        }
+        if self.report.no_holes || ranges.is_empty() {
+            return Ok(());
+        }
+        let before = blocker.allocated(object)?;
+        let mut left = expected;
+        for range in ranges {
+            let mut at = range.start;
+            while at < range.end {
+                let len = (range.end - at).min(HOLE_PIECE);
+                blocker.punch(object, at, len)?;
+                at += len;
+                let paced = len.min(left);
+                left -= paced;
+                self.pace.spend(0, paced)?;
+            }
+        }
+        // Not for its durability: what is not synced would keep the file open.
+        blocker.sync(&[object])?;
+        let freed = before.saturating_sub(blocker.allocated(object)?);
+        if freed == 0 {
+            self.report.no_holes = true;
+            return Ok(());
+        }
+        self.report.holes.add(freed);
+        self.pace.progress.bytes += freed;
+        Ok(())
+    }
+
+    /// Removes the names that lead to no map, before the headers that they may be other names of.
+    pub fn names(&mut self, candidates: &Candidates) -> Result<()> {
+        for name in &candidates.stale_names {
+            if self.dry_run {
+                self.report.names += 1;
+                continue;
+            }
+            match catalog::heal(self.shared, name) {
+                Ok(()) => self.report.names += 1,
+                // It means something again, or somebody is just seeing to it.
+                Err(Error::Exists(_)) => {}
+                Err(error) => return Err(error),
+            }
+            self.pace.spend(1, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the headers of the trash and those without a name, except what readers use.
+    pub fn headers(&mut self, candidates: &Candidates, pinned: &std::collections::HashSet<VolumeId>) -> Result<()> {
+        for id in &candidates.trash {
+            if pinned.contains(id) {
+                self.report.pinned += 1;
+                continue;
+            }
+            self.record(RecordKey::Trash(*id))?;
+            self.report.trash += 1;
+        }
+        for (id, _) in &candidates.nameless {
+            if !pinned.contains(id) {
+                self.record(RecordKey::Header(*id))?;
+                self.report.headers += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, key: RecordKey) -> Result<()> {
+        if !self.dry_run {
+            self.shared.blocker.remove_record(key)?;
+        }
+        self.freed(1, 0)
+    }
+
+    /// Removes the locks of maps that are gone for good.
+    pub fn locks(&mut self, candidates: &Candidates) -> Result<()> {
+        let blocker = &*self.shared.blocker;
+        let nameless = candidates.nameless.iter().map(|(id, _)| *id);
+        let gone: Vec<VolumeId> = candidates.locks.iter().copied().chain(nameless).collect();
+        for id in gone {
+            if self.dry_run {
+                self.report.locks += 1;
+                continue;
+            }
+            if catalog::exists(self.shared, id)? || trashed(self.shared, id).is_ok_and(|found| found.is_some()) {
+                continue;
+            }
+            // Held by nobody but for a moment: without a header there is nothing to open.
+            if let LockOutcome::Held(lock) = blocker.lock(id, LockMode::Exclusive, &[])? {
+                lock.remove()?;
+                self.report.locks += 1;
+            }
+            self.pace.spend(1, 0)?;
+        }
+        Ok(())
+    }
+}
