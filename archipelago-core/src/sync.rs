@@ -30,7 +30,8 @@ pub enum Plant {
     OpenGate,
     /// An overwrite marks its object as unsynced before it writes instead of after.
     EarlyMark,
-    /// An operation does not look again at whose turn it is after it counted itself.
+    /// An operation does not look again at whose turn it is after it counted itself, and a wait looks at one counter. (Either alone
+    /// is harmless, which the search showed.)
     UncheckedTurn,
 }
 

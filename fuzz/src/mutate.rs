@@ -10,7 +10,7 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -20,7 +20,7 @@ impl Random {
 
     /// A number below `end`; 0 if there is none.
     pub fn below(&mut self, end: usize) -> usize {
-        (self.next() % (end.max(1) as u64)) as usize
+        (self.number() % (end.max(1) as u64)) as usize
     }
 }
 
@@ -43,7 +43,7 @@ fn change(bytes: &mut Vec<u8>, inputs: &[Vec<u8>], random: &mut Random) {
     let rest = bytes.len() - at;
     match random.below(9) {
         0 if rest > 0 => bytes[at] ^= 1 << random.below(8),
-        1 if rest > 0 => bytes[at] = random.next() as u8,
+        1 if rest > 0 => bytes[at] = random.number() as u8,
         2 | 3 if rest > 0 => {
             let width = [1, 2, 4, 8][random.below(4)].min(rest);
             let value = EDGES[random.below(EDGES.len())];
@@ -57,7 +57,7 @@ fn change(bytes: &mut Vec<u8>, inputs: &[Vec<u8>], random: &mut Random) {
         }
         5 => {
             let count = random.below(16);
-            let new: Vec<u8> = (0..count).map(|_| random.next() as u8).collect();
+            let new: Vec<u8> = (0..count).map(|_| random.number() as u8).collect();
             bytes.splice(at..at, new);
         }
         6 => {

@@ -2,12 +2,15 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shuttle::sync as model;
 pub use shuttle::sync::RwLockWriteGuard;
 
 use super::Plant;
+
+/// Attempts of a lock with a time limit.
+const PATIENCE: usize = 50;
 
 /// The model ends a test when a thread panics, so no lock is ever found poisoned.
 fn whole<T>(result: Result<T, std::sync::PoisonError<T>>) -> T {
@@ -30,6 +33,11 @@ impl<T> Mutex<T> {
     /// Takes the lock.
     pub fn lock(&self) -> MutexGuard<'_, T> {
         MutexGuard(Some(whole(self.0.lock())))
+    }
+
+    /// Takes the lock unless it is held for long.
+    pub fn try_lock_until(&self, _: Instant) -> Option<MutexGuard<'_, T>> {
+        patiently(|| self.0.try_lock().ok().map(|guard| MutexGuard(Some(guard))))
     }
 }
 
@@ -91,6 +99,23 @@ impl<T> RwLock<T> {
         let _door = whole(self.door.lock());
         whole(self.lock.write())
     }
+
+    /// Takes the lock exclusively unless it is held for long.
+    pub fn try_write_for(&self, _: Duration) -> Option<model::RwLockWriteGuard<'_, T>> {
+        let _door = patiently(|| self.door.try_lock().ok())?;
+        patiently(|| self.lock.try_write().ok())
+    }
+}
+
+/// Tries again while others run; time does not pass in the model, so a few times are long.
+fn patiently<T>(attempt: impl Fn() -> Option<T>) -> Option<T> {
+    (0..PATIENCE).find_map(|_| {
+        let found = attempt();
+        if found.is_none() {
+            shuttle::thread::yield_now();
+        }
+        found
+    })
 }
 
 /// Lets others run. Time does not pass in the model.

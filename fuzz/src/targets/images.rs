@@ -58,7 +58,7 @@ fn read(bytes: Vec<u8>) -> (Vec<(u64, [u8; 32])>, Option<String>) {
         match image.next_piece(&mut buf) {
             Ok(None) => break,
             Ok(Some(at)) => {
-                assert!(at % PIECE == 0 && at < size && buf.len() as u64 == PIECE.min(size - at));
+                assert!(at.is_multiple_of(PIECE) && at < size && buf.len() as u64 == PIECE.min(size - at));
                 assert!(pieces.last().is_none_or(|(last, _)| at > *last));
                 pieces.push((at, *blake3::hash(&buf).as_bytes()));
             }

@@ -33,7 +33,7 @@ fn segment_head(input: &[u8]) {
     match SegmentHead::decode("segment", &bytes) {
         Ok(read) => {
             assert_eq!(read.encode(), bytes[..ATOM]);
-            assert!(read.len as usize % ATOM == 0 && read.len > 512 && read.owner.0 != 0);
+            assert!((read.len as usize).is_multiple_of(ATOM) && read.len > 512 && read.owner.0 != 0);
         }
         Err(error) => refused(&error),
     }
@@ -95,7 +95,7 @@ fn present(payload: &[u8]) -> u64 {
 
 /// Checks a record that was found.
 fn whole(head: &RecordHead, len: usize, bytes: &mut [u8], mode: u8) {
-    assert!(len <= MAX_LOGGED_WRITE && len % 4096 == 0);
+    assert!(len <= MAX_LOGGED_WRITE && len.is_multiple_of(4096));
     if let Body::Map(runs) = &head.body {
         assert!(runs.len() <= MAX_RUNS);
         assert!(runs.iter().all(|run| run.len > 0 && run.start + u64::from(run.len) <= 1 << 40));
