@@ -55,7 +55,7 @@ impl Site {
 
     /// The file of an object's first part.
     fn object(&self, object: Object) -> PathBuf {
-        let (Object::Log(id, _) | Object::Pack(id, _) | Object::Data(id, _)) = object;
+        let id = object.volume();
         let part = if matches!(object, Object::Data(..)) { ".00000000" } else { "" };
         self.root.join(format!("data/{:02x}/{object}{part}", id.0 as u8))
     }
@@ -446,7 +446,7 @@ fn a_store_in_use_gives_no_false_alarm() {
                     }
                     let snapshot = format!("{name}-{round:05}");
                     volume.snapshot(&snapshot).unwrap();
-                    if round % 3 == 0 {
+                    if round.is_multiple_of(3) {
                         volume.checkpoint().unwrap();
                     }
                     let renamed = format!("{name}-r{round:05}");

@@ -14,8 +14,8 @@ use archipelago_core::blocker::{
 use archipelago_core::store::collect::Planted;
 use archipelago_core::store::peers::Neighbours;
 use archipelago_core::{
-    CloneOptions, CollectOptions, CollectPhase, CollectReport, CreateOptions, Error, InitOptions, Mode, Result, Store,
-    StoreOptions,
+    CloneOptions, CollectOptions, CollectPhase, CollectReport, CreateOptions, Digest, Error, InitOptions, Mode, Result,
+    Store, StoreOptions,
 };
 
 use crate::store::{BLOCK, everything, fill, options, read_all};
@@ -97,6 +97,24 @@ impl Blocker for Gate {
     }
     fn allocated(&self, object: Object) -> Result<u64> {
         self.below.allocated(object)
+    }
+    fn read_some(&self, object: Object, buf: &mut [u8], offset: u64) -> Result<usize> {
+        self.below.read_some(object, buf, offset)
+    }
+    fn put(&self, digest: Digest, bytes: &[u8]) -> Result<bool> {
+        self.below.put(digest, bytes)
+    }
+    fn content_len(&self, digest: Digest) -> Result<Option<u64>> {
+        self.below.content_len(digest)
+    }
+    fn contents(&self, first: u8) -> Result<Vec<Digest>> {
+        self.below.contents(first)
+    }
+    fn sync_contents(&self, first: u8) -> Result<()> {
+        self.below.sync_contents(first)
+    }
+    fn content_tables(&self) -> Result<Vec<Object>> {
+        self.below.content_tables()
     }
     fn create_record(&self, key: RecordKey, bytes: &[u8]) -> Result<()> {
         self.below.create_record(key, bytes)

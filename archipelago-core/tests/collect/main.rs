@@ -256,3 +256,23 @@ fn the_number_of_a_collected_pack_is_not_used_again() {
         assert!(blocker.allocated(Object::Pack(id, highest)).unwrap() <= 4096);
     }
 }
+
+#[test]
+fn a_volume_whose_name_was_lost_is_kept_for_repair() {
+    for blocker in [memory(), store::sim_files()] {
+        let store = open(&blocker);
+        store.create("disk-1", &CreateOptions { size: 4 * BLOCK, block_size: None }).unwrap();
+        let volume = store.open_volume("disk-1", Mode::ReadWrite).unwrap();
+        fill(&volume, 3, 0, 2 * BLOCK);
+        volume.close().unwrap();
+        let before = everything(&blocker);
+        let id = blocker.lookup("disk-1").unwrap().unwrap();
+        blocker.unbind_name("disk-1").unwrap();
+        collect(&store);
+        assert_eq!(blocker.headers().unwrap(), vec![id]);
+        assert_eq!(everything(&blocker), before);
+        blocker.bind_name("disk-1", id).unwrap();
+        let volume = store.open_volume("disk-1", Mode::ReadOnly).unwrap();
+        assert_eq!(volume.info().unwrap().mapped, 2 * BLOCK);
+    }
+}

@@ -8,7 +8,7 @@ use archipelago_core::blocker::memory::MemoryBlocker;
 use archipelago_core::blocker::{
     Blocker, Inventory, LockGuard, LockMode, LockOutcome, Object, Record, RecordKey, Space, VolumeId,
 };
-use archipelago_core::{Error, Result};
+use archipelago_core::{Digest, Error, Result};
 use parking_lot::Mutex;
 
 use crate::wire::{Lie, Planted, Turn, Wire, flip};
@@ -172,6 +172,36 @@ impl Blocker for MemoryMount {
     fn allocated(&self, object: Object) -> Result<u64> {
         self.alive()?;
         self.disk.allocated(object)
+    }
+
+    fn read_some(&self, object: Object, buf: &mut [u8], offset: u64) -> Result<usize> {
+        self.look()?;
+        self.disk.read_some(object, buf, offset)
+    }
+
+    fn put(&self, digest: Digest, bytes: &[u8]) -> Result<bool> {
+        self.change("put", &|| digest.to_string())?;
+        self.disk.put(digest, bytes)
+    }
+
+    fn content_len(&self, digest: Digest) -> Result<Option<u64>> {
+        self.alive()?;
+        self.disk.content_len(digest)
+    }
+
+    fn contents(&self, first: u8) -> Result<Vec<Digest>> {
+        self.look()?;
+        self.disk.contents(first)
+    }
+
+    fn sync_contents(&self, first: u8) -> Result<()> {
+        self.alive()?;
+        self.disk.sync_contents(first)
+    }
+
+    fn content_tables(&self) -> Result<Vec<Object>> {
+        self.look()?;
+        self.disk.content_tables()
     }
 
     fn create_record(&self, key: RecordKey, bytes: &[u8]) -> Result<()> {

@@ -255,7 +255,7 @@ impl Journal {
                     // A record of a sealed epoch may come later than one of the next.
                     let newer = match sector {
                         Source::Data { epoch, .. } | Source::Log { epoch, .. } => *epoch > record.epoch,
-                        Source::Zero => false,
+                        Source::Zero | Source::Content(_) => false,
                     };
                     if !newer {
                         *sector = further(*source, by);

@@ -150,7 +150,7 @@ impl Candidates {
                 }
                 Err(error) => return Err(error),
             };
-            if !named.contains(&id) && is_nameless(shared, &header)? {
+            if !named.contains(&id) && is_nameless(shared, &header)? && !lost_its_name(shared, &header, version)? {
                 self.nameless.push((id, Some(version)));
                 continue;
             }
@@ -249,6 +249,12 @@ fn is_nameless(shared: &Shared, header: &Header) -> Result<bool> {
             _ => return Ok(true),
         }
     }
+}
+
+/// Whether a header without a name once had one: a creation that was cut short leaves the first version of a header, and
+/// nothing commits a later one before the name is there. Damage took the name; `check --repair` gives it back.
+fn lost_its_name(shared: &Shared, header: &Header, version: u64) -> Result<bool> {
+    Ok(version > 1 && !header.removed && group::counts(shared, header)?)
 }
 
 /// The header of a map that is still in the catalogue, or was moved to the trash since this collection began.

@@ -80,7 +80,7 @@ fn a_write_that_follows_an_acknowledged_one_is_never_in_the_group_without_it() {
                 while !stop.load(Ordering::Relaxed) {
                     n += 1;
                     // Larger writes go another way than small ones.
-                    let len = if n % 5 == 0 { 40_000 } else { 8 };
+                    let len = if n.is_multiple_of(5) { 40_000 } else { 8 };
                     let bytes: Vec<u8> = n.to_le_bytes().into_iter().cycle().take(len).collect();
                     a.write_at(&bytes, place * 65536).unwrap();
                     b.write_at(&bytes, place * 65536).unwrap();
