@@ -78,6 +78,12 @@ impl Stalls {
     }
 }
 
+#[cfg(test)]
+thread_local! {
+    /// How many volumes this thread has stopped: a test looks at it whenever something is synced.
+    pub static HELD: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+}
+
 /// Changes are stopped until it is dropped.
 pub struct Stopped<'a> {
     gate: Option<RwLockWriteGuard<'a, ()>>,
@@ -88,6 +94,8 @@ pub struct Stopped<'a> {
 impl<'a> Stopped<'a> {
     /// `since`: when the gate was asked for, for from then on nobody new gets in.
     pub fn new(gate: RwLockWriteGuard<'a, ()>, since: Instant, stalls: &'a Stalls) -> Stopped<'a> {
+        #[cfg(test)]
+        HELD.set(HELD.get() + 1);
         Stopped { gate: Some(gate), since, stalls }
     }
 }
@@ -95,6 +103,8 @@ impl<'a> Stopped<'a> {
 impl Drop for Stopped<'_> {
     fn drop(&mut self) {
         self.gate = None;
+        #[cfg(test)]
+        HELD.set(HELD.get() - 1);
         self.stalls.add(self.since.elapsed());
     }
 }

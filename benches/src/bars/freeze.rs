@@ -13,9 +13,9 @@ const DEPTH: u64 = 8;
 /// Snapshots.
 const SNAPSHOTS: usize = 100;
 /// Size of the volume.
-const SIZE: u64 = 4 << 30;
+const SIZE: u64 = 1 << 30;
 /// Pause between two snapshots.
-const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Prints median, p95 and the longest.
 pub fn run(dir: &Path) -> Outcome {

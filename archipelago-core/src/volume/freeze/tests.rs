@@ -1,23 +1,20 @@
 //! No sync belongs into the time in which writes are not admitted: here every sync looks whether it is that time.
 
 use std::io::{self, IoSlice, IoSliceMut};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
-
-use parking_lot::Mutex;
 
 use crate::blocker::file::{FileBlocker, FileOptions};
 use crate::blocker::sim::SimDisk;
 use crate::blocker::sys::{Fd, Open, Sys};
 use crate::blocker::{LockMode, Space};
 use crate::store::{CreateOptions, InitOptions, Store, StoreOptions};
-use crate::volume::inner::Inner;
+use crate::volume::stalls::HELD;
 use crate::volume::{Mode, Volume};
 
-/// A disk that counts syncs, and those during which one of the volumes is stopped.
+/// A disk that counts syncs, and those by a thread that has stopped a volume.
 struct Watching {
     disk: Arc<SimDisk>,
-    volumes: Mutex<Vec<Weak<Inner>>>,
     syncs: AtomicU64,
     stopped: AtomicU64,
 }
@@ -25,8 +22,7 @@ struct Watching {
 impl Watching {
     fn sync(&self) {
         self.syncs.fetch_add(1, Ordering::Relaxed);
-        let held = |inner: &Weak<Inner>| inner.upgrade().is_some_and(|inner| inner.gate.is_locked_exclusive());
-        if self.volumes.lock().iter().any(held) {
+        if HELD.get() > 0 {
             self.stopped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -82,12 +78,7 @@ impl Sys for Watching {
 
 #[test]
 fn no_sync_happens_while_writes_are_stopped_for_snapshots_groups_and_checkpoints() {
-    let watching = Arc::new(Watching {
-        disk: SimDisk::new(),
-        volumes: Mutex::default(),
-        syncs: AtomicU64::new(0),
-        stopped: AtomicU64::new(0),
-    });
+    let watching = Arc::new(Watching { disk: SimDisk::new(), syncs: AtomicU64::new(0), stopped: AtomicU64::new(0) });
     let blocker = Arc::new(FileBlocker::new(watching.clone(), FileOptions::default()));
     blocker.make_layout().unwrap();
     Store::init_on(blocker.clone(), &InitOptions { block_size: 64 << 10, mode: 0o660, group: None }).unwrap();
@@ -99,8 +90,6 @@ fn no_sync_happens_while_writes_are_stopped_for_snapshots_groups_and_checkpoints
             store.open_volume(name, Mode::ReadWrite).unwrap()
         })
         .into();
-    *watching.volumes.lock() =
-        volumes.iter().map(|v| Arc::downgrade(&v.inner.shared.opened(v.inner.id).unwrap())).collect();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for (thread, volume) in volumes.iter().chain(&volumes).enumerate() {
