@@ -1,7 +1,8 @@
 # make demo      a guest boots from a clone, is snapshotted while it writes, and a second one boots from that (docs: README.md)
 # make test      formatting, lints, licences, all tests
 # make test-all  the same and the long tests: file system exerciser over FUSE (as root), POWER_CUTS and KILLS, the demo
-# make soak      random file system work over a served volume, power cuts and kills until SOAK_MINUTES are over (as root)
+# make simulate  new histories in the simulator for SIM_MINUTES, with a line in docs/simulator-ledger.tsv (docs/simulator.md)
+# make soak      the simulator, then random file system work over a served volume, power cuts and kills until SOAK_MINUTES are over (as root)
 # make fuzz      every decoder under libFuzzer, FUZZ_SECONDS each; FUZZ="..." names some (docs/fuzzing.md)
 # make schedules shared state under SCHEDULES schedules of each kind and scenario
 # make miri      the parts that do no I/O under Miri
@@ -41,7 +42,7 @@ INTEGRATION_TESTS ?=
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 export ARCHIPELAGO := $(BINARY)
 
-.PHONY: help deps build demo fmt fmt-check lint test test-all fsx crashes soak bench install fuzz schedules miri
+.PHONY: help deps build demo fmt fmt-check lint test test-all fsx crashes simulate soak bench install fuzz schedules miri
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -95,6 +96,13 @@ fsx:
 	@mkdir -p .demo
 	STORE_DIR=.demo $(SCRIPTS)/with-served-volume 1G $(SCRIPTS)/fsx-over-fuse '{uri}' $(FSX_OPERATIONS)
 
+# Goes on where the ledger ends, so that every soak runs histories that were not run before. A failure ends it, after its line.
+SIM_LEDGER := docs/simulator-ledger.tsv
+simulate:
+	SIM_LEDGER=$(abspath $(SIM_LEDGER)) SIM_MINUTES=$(or $(SIM_MINUTES),$(SOAK_MINUTES)) \
+	  SIM_SEED=$$(awk -F'\t' 'NR > 1 && $$3 + $$4 > next_seed { next_seed = $$3 + $$4 } END { print (next_seed > 1000 ? next_seed : 1000) }' $(SIM_LEDGER)) \
+	  $(CARGO) test -p archipelago-core --test simulator --locked -- histories_with_faults --nocapture
+
 # The same tests as in `make test`, more often: the power is cut under a store, and the program is killed, whatever it is doing.
 crashes:
 	@$(SCRIPTS)/install-deps build test
@@ -102,7 +110,8 @@ crashes:
 	  $(CARGO) test --locked -p archipelago --test crashes -- --nocapture --test-threads 1 survives
 
 soak:
-	@end=$$(($$(date +%s) + $(SOAK_MINUTES) * 60)); while [ $$(date +%s) -lt $$end ]; do $(MAKE) --no-print-directory fsx crashes; done
+	@$(MAKE) --no-print-directory simulate SIM_MINUTES=$$((($(SOAK_MINUTES) + 1) / 2))
+	@end=$$(($$(date +%s) + $(SOAK_MINUTES) * 30)); while [ $$(date +%s) -lt $$end ]; do $(MAKE) --no-print-directory fsx crashes; done
 
 fuzz:
 	@$(SCRIPTS)/install-deps build

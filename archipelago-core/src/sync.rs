@@ -30,6 +30,8 @@ pub enum Plant {
     OpenGate,
     /// An overwrite marks its object as unsynced before it writes instead of after.
     EarlyMark,
+    /// An operation does not look again at whose turn it is after it counted itself.
+    UncheckedTurn,
 }
 
 /// Whether this mistake is to be made.
@@ -40,3 +42,7 @@ pub const fn planted(_: Plant) -> bool {
 }
 #[cfg(feature = "shuttle")]
 pub use model::planted;
+
+/// What tests of schedules reach that is nobody else's business.
+#[cfg(feature = "shuttle")]
+pub use crate::store::operations::Operations;

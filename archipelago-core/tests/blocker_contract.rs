@@ -8,10 +8,18 @@ use archipelago_core::blocker::file::{FileBlocker, FileOptions};
 use archipelago_core::blocker::memory::MemoryBlocker;
 use archipelago_core::blocker::sim::SimDisk;
 
+#[path = "common/contract_collection.rs"]
+mod collection;
 #[path = "common/contract.rs"]
 mod contract;
 
-use contract::contract;
+use archipelago_core::blocker::Blocker;
+
+/// All sentences of the contract.
+fn contract(make: impl Fn() -> Arc<dyn Blocker>) {
+    contract::contract(&make);
+    collection::contract(&make);
+}
 
 #[test]
 fn the_file_backend_keeps_the_contract() {

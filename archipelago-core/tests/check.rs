@@ -257,6 +257,8 @@ fn a_damaged_header_does_not_hide_the_others_and_is_moved_to_lost() {
     assert_eq!(after.findings, vec![]);
     assert_eq!(after.aside.len(), 2);
     assert!(!after.leaks_checked, "what the lost header names is not known");
+    let collected = store.collect(&CollectOptions::default(), &mut |_| true);
+    assert!(matches!(collected, Err(Error::Damaged { .. })), "{collected:?}");
     assert!(store.list(&ListOptions::default()).unwrap().damaged.is_empty());
     store.clone_snapshot("snap-a", "clone-a", &CloneOptions::default()).unwrap();
 }
@@ -367,7 +369,7 @@ fn objects_that_nothing_names_are_leaks_and_those_of_later_epochs_are_not() {
     let site = Site::new();
     let id = build(&site);
     let blocker = site.blocker();
-    let strays = [Object::Pack(id, 9), Object::Pack(VolumeId(77), 0), Object::Log(VolumeId(77), 3)];
+    let strays = [Object::Data(id, 0), Object::Pack(VolumeId(77), 0), Object::Log(VolumeId(77), 3)];
     strays.iter().for_each(|object| blocker.create(*object, &[], 512).unwrap());
     blocker.create(Object::Data(id, 3), &[], 512).unwrap();
     let report = site.look();
@@ -377,6 +379,13 @@ fn objects_that_nothing_names_are_leaks_and_those_of_later_epochs_are_not() {
     expected.sort_unstable();
     assert_eq!(found, expected);
     assert!(report.findings.iter().all(|f| f.kind == FindingKind::Leak && f.severity == Severity::Leak));
+    let report = site.repair();
+    assert!(report.findings.iter().all(|f| !f.is_left()), "{report:#?}");
+    assert_eq!(site.look().findings, vec![]);
+    // One that has nothing open of what was removed.
+    let blocker = site.blocker();
+    assert!(strays.iter().all(|object| blocker.len(*object).unwrap().is_none()));
+    assert!(blocker.len(Object::Data(id, 3)).unwrap().is_some());
 }
 
 #[test]

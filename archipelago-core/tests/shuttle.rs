@@ -13,7 +13,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use archipelago_core::blocker::memory::MemoryBlocker;
-use archipelago_core::sync::{Mutex, Plant, plant};
+use archipelago_core::sync::atomic::{AtomicU64, Ordering};
+use archipelago_core::sync::{Mutex, Operations, Plant, plant};
 use archipelago_core::{Background, CreateOptions, Error, InitOptions, Mode, Result, Store, StoreOptions, Volume};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::thread;
@@ -461,4 +462,44 @@ fn handles() {
 #[test]
 fn users_that_come_and_go_at_once_share_one_volume_under_every_schedule() {
     holds(handles);
+}
+
+/// Operations begin and end while a collector waits twice for those that began before.
+fn operations() {
+    let operations = Arc::new(Operations::default());
+    let clock = Arc::new(AtomicU64::new(1));
+    let seen: Arc<[AtomicU64; 2]> = Arc::new([AtomicU64::new(u64::MAX), AtomicU64::new(u64::MAX)]);
+    let mut threads: Vec<_> = (0..2)
+        .map(|n| {
+            work!([operations, clock, seen] {
+                for _ in 0..2 {
+                    let operation = operations.begin();
+                    seen[n].store(clock.load(Ordering::SeqCst), Ordering::SeqCst);
+                    thread::yield_now();
+                    seen[n].store(u64::MAX, Ordering::SeqCst);
+                    drop(operation);
+                }
+            })
+        })
+        .collect();
+    threads.push(work!([operations, clock, seen] {
+        for _ in 0..2 {
+            let now = clock.fetch_add(1, Ordering::SeqCst) + 1;
+            assert!(operations.wait(std::time::Instant::now() + std::time::Duration::from_secs(600)));
+            for value in seen.iter() {
+                assert!(value.load(Ordering::SeqCst) >= now, "an operation from before is still under way");
+            }
+        }
+    }));
+    at_once(threads);
+}
+
+#[test]
+fn a_collector_waits_for_what_began_before_under_every_schedule() {
+    holds(operations);
+}
+
+#[test]
+fn an_operation_counted_in_the_wrong_turn_is_noticed() {
+    finds(Plant::UncheckedTurn, operations);
 }

@@ -1,8 +1,9 @@
 //! Measurements of the engine against its peers, side by side in one run.
 //!
 //! `archipelago-benches [--dir DIR] [--json] [GROUP...]`: groups are `meta` (bytes of snapshot and clone), `clone` (durable
-//! clones), `first` (first writes into a clone), `depth` (reads after a thousand snapshots), `check` (map entries checked per second),
-//! `hash` (hashing a snapshot) and `digests` (ten million digests); all of them without any.
+//! clones), `first` (first writes into a clone), `depth` (reads after a thousand snapshots), `check` and `gc` (map entries that are
+//! checked, or walked by a collection, per second), `send` (what an incremental send reads), `freeze` (how long snapshots
+//! stop writes), `hash` (hashing a snapshot) and `digests` (ten million digests); all of them without any.
 
 mod bars;
 mod count;
@@ -25,7 +26,7 @@ fn main() {
         }
     }
     let wanted = |name: &str| groups.is_empty() || groups.iter().any(|g| g == name);
-    let run: [(&str, Bar); 7] = [
+    let run: [(&str, Bar); 10] = [
         ("meta", bars::meta::run),
         ("clone", bars::clone::run),
         ("first", bars::first::run),
@@ -33,6 +34,9 @@ fn main() {
         ("hash", bars::hash::run),
         ("digests", bars::digests::run),
         ("check", bars::check::run),
+        ("gc", bars::gc::run),
+        ("send", bars::send::run),
+        ("freeze", bars::freeze::run),
     ];
     for (name, job) in run {
         if wanted(name) {

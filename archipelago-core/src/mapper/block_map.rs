@@ -185,6 +185,49 @@ mod tests {
         }
     }
 
+    #[test]
+    fn every_change_of_every_map_of_six_sectors_is_right() {
+        const SECTORS: u16 = 6;
+        let sector_of = |map: &BlockMap, from: u16, len: u16| -> Vec<Source> {
+            let mut sources = Vec::new();
+            for run in map.runs(from, len) {
+                assert_eq!(run.start, from + sources.len() as u16);
+                sources.extend((0..run.len).map(|by| advance(run.source, by)));
+            }
+            assert_eq!(sources.len(), usize::from(len));
+            sources
+        };
+        for number in 0..4u32.pow(SECTORS.into()) {
+            let kind = |sector: u16| (number / 4u32.pow(sector.into()) % 4) as u8;
+            let plain: Vec<Source> = (0..SECTORS).map(|s| source(kind(s), s)).collect();
+            let mut map = BlockMap::default();
+            (0..SECTORS).for_each(|s| map.set(s, 1, plain[usize::from(s)]));
+            for (start, end) in (0..SECTORS).flat_map(|a| (a..=SECTORS).map(move |b| (a, b))) {
+                assert_eq!(sector_of(&map, start, end - start), plain[usize::from(start)..usize::from(end)]);
+                for new in 0..4 {
+                    let (mut changed, mut expected) = (map.clone(), plain.clone());
+                    changed.set(start, end - start, source(new, start));
+                    (start..end).for_each(|s| expected[usize::from(s)] = advance(source(new, start), s - start));
+                    assert_eq!(sector_of(&changed, 0, SECTORS), expected, "{plain:?} {start} {end} {new}");
+                    for pair in changed.extents().windows(2) {
+                        let (end, next) = (pair[0].start + pair[0].len, pair[1]);
+                        assert!(
+                            end <= next.start
+                                && (end < next.start || advance(pair[0].source, pair[0].len) != next.source)
+                        );
+                    }
+                }
+            }
+            for limit in 0..=SECTORS {
+                let mut clipped = map.clone();
+                clipped.clip(limit);
+                let expected: Vec<_> =
+                    (0..SECTORS).map(|s| if s < limit { plain[usize::from(s)] } else { Source::Zero }).collect();
+                assert_eq!(sector_of(&clipped, 0, SECTORS), expected);
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn a_block_map_equals_an_array_of_sectors(ops in prop::collection::vec((0u16..64, 1u16..32, 0u8..4), 1..60)) {

@@ -80,6 +80,38 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn every_change_of_every_run_map_of_six_sectors_is_right() {
+        const SECTORS: u64 = 6;
+        let what = |kind: u64| match kind {
+            0 => None,
+            1 => Some(Change::Data),
+            _ => Some(Change::Zero),
+        };
+        let apply = |map: &mut RunMap, start: u64, len: u64, change: Option<Change>| match change {
+            None => map.remove(start, len),
+            Some(change) => map.insert(start, len, change),
+        };
+        for number in 0..3u64.pow(SECTORS as u32) {
+            let plain: Vec<_> = (0..SECTORS).map(|s| what(number / 3u64.pow(s as u32) % 3)).collect();
+            let mut map = RunMap::default();
+            (0..SECTORS).for_each(|s| apply(&mut map, s, 1, plain[s as usize]));
+            for (start, end) in (0..SECTORS).flat_map(|a| (a + 1..=SECTORS).map(move |b| (a, b))) {
+                for kind in 0..3 {
+                    let (mut changed, mut expected) = (map.clone(), plain.clone());
+                    apply(&mut changed, start, end - start, what(kind));
+                    expected[start as usize..end as usize].fill(what(kind));
+                    let mut seen = vec![None; SECTORS as usize];
+                    for (s, len, change) in changed.iter() {
+                        assert!(len > 0 && seen[s as usize..(s + len) as usize].iter().all(Option::is_none));
+                        seen[s as usize..(s + len) as usize].fill(Some(change));
+                    }
+                    assert_eq!(seen, expected, "{plain:?} {start} {end} {kind}");
+                }
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn a_run_map_equals_an_array_of_sectors(ops in prop::collection::vec((0u64..60, 1u64..20, 0u8..3), 1..60)) {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::control::{Answer, Request};
 use super::shared::Shared;
-use super::{PATIENCE, Store, VolumeInfo, catalog, open};
+use super::{PATIENCE, STATUS_TIME, Store, VolumeInfo, catalog, open};
 use crate::blocker::{LockGuard, LockMode, LockOutcome, RecordKey, VolumeId};
 use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind, Root};
@@ -213,6 +213,22 @@ impl Drop for Member<'_> {
     }
 }
 
+/// An owner elsewhere that is stopped or hangs is found out before anybody else has to wait for it.
+fn answers(shared: &Arc<Shared>, volume: &Header) -> Result<()> {
+    if shared.holds(volume.id) {
+        return Ok(());
+    }
+    match (catalog::holder(shared, volume.id)?, shared.peers.get()) {
+        (Some(owner), Some(peers)) if !owner.process.is_empty() => {
+            match peers.ask(&owner.process, &Request::Status, STATUS_TIME) {
+                Ok(_) | Err(Error::NotOpen(_)) => Ok(()),
+                Err(error) => Err(error),
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Stops all, in order; past [`FREEZE_TIME`] altogether none of them.
 fn freeze(members: &[Member<'_>]) -> Result<()> {
     let deadline = Instant::now() + FREEZE_TIME;
@@ -263,6 +279,9 @@ impl Store {
             wanted.push((header, Wanted { id: shared.new_id()?, name: name.clone(), group }));
         }
         let order: Vec<VolumeId> = wanted.iter().map(|(_, w)| w.id).collect();
+        for (header, _) in &wanted {
+            answers(shared, header)?;
+        }
         // So that two groups never wait for each other.
         wanted.sort_by_key(|(header, _)| header.id);
 
@@ -382,7 +401,8 @@ pub(super) fn settle(shared: &Shared, group: VolumeId) -> Result<()> {
     let LockOutcome::Held(lock) = shared.blocker.lock(group, LockMode::Exclusive, &[])? else { return Ok(()) };
     match record(shared, group)? {
         Some(record) => settle_locked(shared, &record, lock),
-        None => Ok(()),
+        // It was settled meanwhile, or never was.
+        None => lock.remove(),
     }
 }
 

@@ -9,16 +9,16 @@ use std::time::{Duration, Instant};
 
 use crossbeam::utils::CachePadded;
 
-use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Mutex, Plant, planted};
 
 /// Independent pairs of counters: threads on different ones do not share a cache line.
 const STRIPES: usize = 16;
 /// Pause between two looks at the counters. Waiting happens a few times per collection.
 const PAUSE: Duration = Duration::from_micros(200);
 
-/// Gives threads their stripes in turn.
-static NEXT_STRIPE: AtomicUsize = AtomicUsize::new(0);
+/// Gives threads their stripes in turn. Outlives every schedule, so it is no part of the model.
+static NEXT_STRIPE: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
 
 thread_local! {
     static STRIPE: usize = NEXT_STRIPE.fetch_add(1, Ordering::Relaxed) % STRIPES;
@@ -56,7 +56,7 @@ impl Operations {
             let operation = Operation { count: &stripe[turn] };
             operation.count.fetch_add(1, Ordering::SeqCst);
             // Still the same: whoever changes it from now on sees the count.
-            if self.turn.load(Ordering::SeqCst) & 1 == turn {
+            if planted(Plant::UncheckedTurn) || self.turn.load(Ordering::SeqCst) & 1 == turn {
                 return operation;
             }
         }

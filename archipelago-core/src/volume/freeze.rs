@@ -8,7 +8,7 @@
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 use crate::blocker::VolumeId;
 use crate::error::{Error, Result};
@@ -70,7 +70,8 @@ impl Part {
     pub fn start(inner: Handle, wanted: Wanted) -> Result<Part> {
         let name = inner.name();
         let (steps, told) = bounded(1);
-        let (answer, replies) = bounded(1);
+        // A part says six things at most, and must not wait for somebody who waits for its end.
+        let (answer, replies) = unbounded();
         let run = move || {
             if let Err(error) = take_part(&inner, &wanted, &told, &answer) {
                 // Nobody listens if it was given up.
@@ -182,3 +183,6 @@ fn commit_in_time<'a>(inner: &Inner, writer: &'a Writer) -> Result<MutexGuard<'a
         inner.checkpoint()?;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -111,6 +111,9 @@ impl Blocker for Gate {
     fn commit_record(&self, key: RecordKey, expected: u64, bytes: &[u8]) -> Result<u64> {
         self.below.commit_record(key, expected, bytes)
     }
+    fn settle_record(&self, key: RecordKey, version: u64) -> Result<()> {
+        self.below.settle_record(key, version)
+    }
     fn trash_header(&self, volume: VolumeId) -> Result<()> {
         self.below.trash_header(volume)
     }
@@ -268,14 +271,14 @@ fn a_collection_that_does_not_wait_is_noticed() {
 fn clone_of_a_folded_snapshot(planted: Planted) -> bool {
     let site = site(Call::CreateNamed);
     let user = &site.user;
-    user.create("disk-1", &CreateOptions { size: 300 * BLOCK, block_size: None }).unwrap();
+    user.create("disk-1", &CreateOptions { size: 1000 * BLOCK, block_size: None }).unwrap();
     let volume = user.open_volume("disk-1", Mode::ReadWrite).unwrap();
-    for block in 0..200 {
+    for block in 0..1000 {
         fill(&volume, block, block * BLOCK, 4096);
     }
-    // A tree of more than one node, then changes that are in the journal only.
+    // A tree of several nodes, more than a page of them, then changes that are in the journal only.
     volume.checkpoint().unwrap();
-    for block in 0..200 {
+    for block in 0..1000 {
         fill(&volume, 1000 + block, block * BLOCK + 8192, 4096);
     }
     let expect = read_all(&volume);

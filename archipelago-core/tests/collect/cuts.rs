@@ -65,7 +65,7 @@ fn cut_everywhere<D: Crashable>(disk: &Arc<D>, blocker: impl Fn(&Arc<D>) -> Arc<
     assert!(done.data.objects > 0 && done.segments.objects > 0 && done.packs.objects > 0 && done.holes.objects > 0);
     let (kept, taken) = (everything(&blocker(disk)), room(&blocker(disk)));
     let last = disk.steps();
-    assert!(last > first + 10);
+    assert!(last > first + 5);
     for step in first..=last {
         let survivors = [(0, disk.crash_at(step, 0)), (1, disk.crash_at(step, 1)), (2, disk.crash_at(step, step + 2))];
         for (seed, disk) in survivors.into_iter().chain([(3, disk.kill_at(step))]) {

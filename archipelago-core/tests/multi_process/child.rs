@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-use archipelago_core::{Background, CreateOptions, Error, Location, Mode, Store, StoreOptions, Volume};
+use archipelago_core::{Background, CollectOptions, CreateOptions, Error, Location, Mode, Store, StoreOptions, Volume};
 
 /// Bytes that are written at once.
 pub const SECTOR: u64 = 4096;
@@ -242,6 +242,11 @@ impl State {
                 let mode = if words[2] == "rw" { Mode::ReadWrite } else { Mode::ReadOnly };
                 self.volume = Some(self.store.open_volume(words[1], mode)?);
                 return Ok(done);
+            }
+            "remove" => return self.store.remove(words[1]).map(|()| done),
+            "gc" => {
+                let report = self.store.collect(&CollectOptions::default(), &mut |_| true)?;
+                return Ok(format!("{} {}", report.freed().objects, report.pinned));
             }
             "snapshot" => return self.store.snapshot(words[1], words[2]).map(|info| info.name),
             "stop" => return Ok(self.hammer.take().unwrap().stop().to_string()),

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use archipelago_core::{CloneOptions, CreateOptions, Error, InitOptions, ListOptions, Location, Mode, Store};
+use archipelago_core::{
+    CloneOptions, CollectOptions, CreateOptions, Error, InitOptions, ListOptions, Location, Mode, Store,
+};
 use tempfile::TempDir;
 
 mod child;
@@ -150,6 +152,45 @@ fn snapshots_taken_by_another_process_are_a_moment_of_the_writers_history() {
         prefix_of(&site.sectors(&name)).expect("later writes do not reach a snapshot");
         site.store.remove(&name).unwrap();
     }
+}
+
+#[test]
+fn a_group_of_volumes_of_several_processes_is_one_instant_of_all() {
+    let site = Site::new();
+    site.store.create("disk-2", &CreateOptions { size: SECTORS * SECTOR, block_size: None }).unwrap();
+    site.store.create("disk-3", &CreateOptions { size: SECTORS * SECTOR, block_size: None }).unwrap();
+    let mut first = site.owner();
+    let mut second = site.process();
+    second.ok("open disk-2 rw");
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let done = &done;
+        scope.spawn(move || {
+            let mut n = 0;
+            while !done.load(Ordering::Relaxed) {
+                n += 1;
+                // To the second only when the first has answered.
+                first.ok(&format!("write 0 {n}"));
+                second.ok(&format!("write 0 {n}"));
+            }
+            first.ok("close");
+            second.ok("close");
+        });
+        for round in 0..20 {
+            thread::sleep(Duration::from_millis(5));
+            let group = [DISK, "disk-2", "disk-3"].map(|disk| (disk.to_string(), format!("{disk}-{round:02}")));
+            assert_eq!(site.store.snapshot_group(&group).unwrap().len(), 3);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    let mut last = 0;
+    for round in 0..20 {
+        let [a, b] = [DISK, "disk-2"].map(|disk| site.sectors(&format!("{disk}-{round:02}"))[0]);
+        assert!(a == b || a == b + 1, "round {round}: {a}, then {b}");
+        assert!(b >= last);
+        last = b;
+    }
+    assert!(last > 0, "nothing was written");
 }
 
 #[test]
@@ -420,4 +461,62 @@ fn opens_and_closes(root: &Path, done: &AtomicBool, opened: &AtomicU64) {
             owner.ok("close");
         }
     }
+}
+
+/// Objects of the store in files, and what they take on the disk.
+fn objects(root: &Path) -> usize {
+    let dirs = std::fs::read_dir(root.join("data")).unwrap().map(|d| d.unwrap().path());
+    let names = dirs.flat_map(|d| std::fs::read_dir(d).unwrap()).map(|f| f.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| ["data.", "log.", "pack."].iter().any(|kind| name.starts_with(kind))).count()
+}
+
+#[test]
+fn a_collection_beside_a_writer_and_a_reader_in_other_processes_takes_nothing_of_theirs() {
+    let site = Site::new();
+    let (mut writer, mut reader, mut collector) = (site.owner(), site.process(), site.process());
+    for sector in 0..SECTORS {
+        writer.ok(&format!("write {sector} {}", sector + 1));
+    }
+    site.store.snapshot(DISK, "snap-read").unwrap();
+    reader.ok("open snap-read ro");
+    collector.ok("remove snap-read");
+    let file = site.root().join("acknowledged");
+    writer.ok(&format!("hammer {SECTORS} {}", file.display()));
+    for n in 0..20 {
+        let name = format!("snap-{n:04}");
+        site.store.snapshot(DISK, &name).unwrap();
+        let answer = collector.ok("gc");
+        assert!(answer.ends_with(" 1") || answer.ends_with(" 0"), "{answer}");
+        assert!(prefix_of(&site.sectors(&name)).is_some());
+        assert_eq!(reader.ok("prefix"), SECTORS.to_string());
+        site.store.remove(&name).unwrap();
+    }
+    writer.ok("stop");
+    writer.ok("close");
+    // The removed snapshot goes when its reader does.
+    assert_eq!(collector.ok("gc").split(' ').nth(1), Some("1"));
+    reader.kill();
+    assert_eq!(collector.ok("gc").split(' ').nth(1), Some("0"));
+    assert!(prefix_of(&site.sectors(DISK)).is_some());
+    site.store.remove(DISK).unwrap();
+    collector.ok("gc");
+    assert_eq!(objects(&site.root()), 0);
+}
+
+#[test]
+fn a_stopped_process_keeps_a_collection_from_anything_and_a_killed_one_does_not() {
+    let site = Site::new();
+    let mut writer = site.owner();
+    writer.ok("write 0 1");
+    writer.ok("close");
+    site.store.remove(DISK).unwrap();
+    let before = objects(&site.root());
+    assert!(before > 0);
+    writer.signal("STOP");
+    let error = site.store.collect(&CollectOptions::default(), &mut |_| true).unwrap_err();
+    assert!(matches!(&error, Error::Timeout(text) if text.contains(&format!("pid {}", writer.pid()))), "{error}");
+    assert_eq!(objects(&site.root()), before);
+    writer.kill();
+    site.store.collect(&CollectOptions::default(), &mut |_| true).unwrap();
+    assert_eq!(objects(&site.root()), 0);
 }

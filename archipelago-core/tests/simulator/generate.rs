@@ -64,8 +64,9 @@ const KINDS: &[(u64, fn(&mut Generator) -> Op)] = &[
     (30, |_| Op::Background),
     (10, |_| Op::List),
     (25, Generator::audit),
-    (4, |g| Op::Check { repair: g.rng.one_in(2) }),
+    (4, |_| Op::Check),
     (12, Generator::copy),
+    (14, Generator::group),
     (8, Generator::create),
     (6, |_| Op::Exit),
     (4, |_| Op::Kill),
@@ -164,6 +165,7 @@ impl Generator {
         let ordered = matches!(
             op,
             Op::Snapshot { .. }
+                | Op::Group { .. }
                 | Op::Checkpoint { .. }
                 | Op::Close { .. }
                 | Op::Flush { .. }
@@ -433,6 +435,19 @@ impl Generator {
         let name = self.name("copy");
         self.snapshots.push((name.clone(), size));
         Op::Copy { snapshot, from, name }
+    }
+
+    fn group(&mut self) -> Op {
+        let mut members: Vec<(String, String)> = vec![];
+        for _ in 0..1 + self.rng.below(3) {
+            let (volume, size) = self.volume();
+            if members.iter().all(|(other, _)| *other != volume) {
+                let name = self.name("group");
+                self.snapshots.push((name.clone(), size));
+                members.push((volume, name));
+            }
+        }
+        Op::Group { members }
     }
 
     fn pause(&mut self) -> Op {

@@ -132,10 +132,12 @@ pub enum Op {
         name: String,
         other: String,
     },
-    /// Walks the whole store and says what is wrong with it; with `repair` it puts right what can be.
-    Check {
-        repair: bool,
+    /// Snapshots of several volumes at one instant: of each volume, under this name.
+    Group {
+        members: Vec<(String, String)>,
     },
+    /// Walks the whole store and says what is wrong with it.
+    Check,
     /// Sends a snapshot, as what differs from `from` if that is given, and receives it under another name.
     Copy {
         snapshot: String,
@@ -225,7 +227,11 @@ impl fmt::Display for Op {
             Op::Background => write!(f, "background work"),
             Op::List => write!(f, "list"),
             Op::Audit { name, other } => write!(f, "ask about {name} and {other}"),
-            Op::Check { repair } => write!(f, "check{}", if *repair { " and repair" } else { "" }),
+            Op::Group { members } => {
+                let members: Vec<String> = members.iter().map(|(volume, name)| format!("{volume} as {name}")).collect();
+                write!(f, "group snapshot of {}", members.join(" and "))
+            }
+            Op::Check => write!(f, "check"),
             Op::Copy { snapshot, from: None, name } => write!(f, "send {snapshot} and receive it as {name}"),
             Op::Copy { snapshot, from: Some(from), name } => {
                 write!(f, "send {snapshot} from {from} and receive it as {name}")

@@ -24,6 +24,7 @@ mod model;
 mod perform;
 mod planted;
 mod process;
+mod regressions;
 mod shrink;
 mod wire;
 mod world;
@@ -143,6 +144,6 @@ fn all_kinds_of_operations_and_faults_are_generated() {
             faults.extend(step.fault.map(|fault| first(format!("{fault:?}"))));
         }
     }
-    assert_eq!(operations.len(), 29, "{operations:?}");
+    assert_eq!(operations.len(), 30, "{operations:?}");
     assert_eq!(faults.len(), 5, "{faults:?}");
 }

@@ -335,7 +335,7 @@ pub fn effect(state: &State, step: &Step, seed: u64, open: &BTreeSet<String>) ->
         Op::Checkpoint { name } | Op::Open { name } => writable(name).then(nothing),
         Op::Reader { name } => is_snapshot(name).then(nothing),
         Op::Audit { name, other } => (state.contains_key(name) && state.contains_key(other)).then(nothing),
-        Op::ReadKept | Op::Background | Op::List | Op::Check { .. } => Some(nothing()),
+        Op::ReadKept | Op::Background | Op::List | Op::Check => Some(nothing()),
         Op::Kill | Op::Pause | Op::Wake | Op::Full { .. } | Op::Room => Some(nothing()),
         Op::Snapshot { volume, name } => {
             if !writable(volume) || state.contains_key(name) {
@@ -344,6 +344,17 @@ pub fn effect(state: &State, step: &Step, seed: u64, open: &BTreeSet<String>) ->
             atomic(&|s| {
                 s.insert(name.clone(), state[volume].exact(Kind::Snapshot));
                 s.get_mut(volume).into_iter().for_each(Map::settle);
+            })
+        }
+        Op::Group { members } => {
+            if members.iter().any(|(volume, name)| !writable(volume) || state.contains_key(name)) {
+                return None;
+            }
+            atomic(&|s| {
+                for (volume, name) in members {
+                    s.insert(name.clone(), state[volume].exact(Kind::Snapshot));
+                    s.get_mut(volume).into_iter().for_each(Map::settle);
+                }
             })
         }
         Op::Clone { snapshot, name, size } => {

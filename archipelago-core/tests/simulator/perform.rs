@@ -5,7 +5,7 @@ use std::io::IoSlice;
 use archipelago_core::limits::SECTOR;
 use archipelago_core::{
     CheckOptions, CloneOptions, CreateOptions, Error, Finding, FindingKind, Kind, ListOptions, MapSource, Mode,
-    SendOptions, Store, Volume, WriteFlags,
+    ResumeToken, SendOptions, Store, Volume, WriteFlags,
 };
 
 use crate::history::{Op, Step, fill};
@@ -72,11 +72,12 @@ fn needs(op: &Op) -> Option<&str> {
     }
 }
 
-/// The volume whose owner is asked to do the operation.
-fn asks_for(op: &Op) -> Option<&str> {
+/// The volumes whose owners are asked to do the operation.
+fn asks_for(op: &Op) -> Vec<&str> {
     match op {
-        Op::Resize { name, .. } | Op::Rename { old: name, .. } | Op::Snapshot { volume: name, .. } => Some(name),
-        _ => None,
+        Op::Resize { name, .. } | Op::Rename { old: name, .. } | Op::Snapshot { volume: name, .. } => vec![name],
+        Op::Group { members } => members.iter().map(|(volume, _)| volume.as_str()).collect(),
+        _ => vec![],
     }
 }
 
@@ -85,7 +86,7 @@ impl World {
     pub fn is_elsewhere(&self, step: &Step) -> bool {
         let other = |name| self.holder(name).filter(|p| *p != step.process);
         needs(&step.op).is_some_and(|name| other(name).is_some())
-            || asks_for(&step.op).and_then(other).is_some_and(|p| self.is_paused(p))
+            || asks_for(&step.op).into_iter().filter_map(other).any(|p| self.is_paused(p))
     }
 
     /// Does an operation; one that needs a volume which another process has must be refused.
@@ -95,10 +96,16 @@ impl World {
             Ok(()) if elsewhere => wrong("it was done although another process has the volume open".to_string()),
             Err(Trouble::Engine(Error::OpenElsewhere { .. })) if elsewhere => Ok(Outcome::Refused),
             // Its owner is stopped.
-            Err(Trouble::Engine(Error::Timeout(_))) if elsewhere && asks_for(&step.op).is_some() => {
+            Err(Trouble::Engine(Error::Timeout(_))) if elsewhere && !asks_for(&step.op).is_empty() => {
                 Ok(Outcome::Refused)
             }
             Err(Trouble::Engine(Error::Exists(name))) if self.is_stale(&name) => Ok(Outcome::Refused),
+            // A copy of a snapshot has its identity.
+            Err(Trouble::Engine(Error::InvalidArgument(text)))
+                if matches!(step.op, Op::Copy { from: Some(_), .. }) && text.ends_with("are the same snapshot") =>
+            {
+                Ok(Outcome::Refused)
+            }
             Ok(()) => Ok(Outcome::Done),
             Err(trouble) => Err(trouble),
         }
@@ -236,9 +243,24 @@ impl World {
                     self.diff(&store, name, name)?;
                 }
             }
-            Op::Check { repair } => self.check(p, *repair)?,
+            Op::Group { members } => {
+                let made = store.snapshot_group(members)?;
+                let made: Vec<_> = made.into_iter().map(|info| (info.name, info.kind, info.size)).collect();
+                let size = |volume: &String| self.state[volume].size;
+                let wanted: Vec<_> = members.iter().map(|(v, name)| (name.clone(), Kind::Snapshot, size(v))).collect();
+                if made != wanted {
+                    return wrong(format!("took snapshots {made:?}"));
+                }
+            }
+            Op::Check => self.check(p, false)?,
             Op::Copy { snapshot, from, name } => {
-                let options = SendOptions { from: from.clone(), resume: None };
+                // Here only if it found no room before.
+                let resume = match store.receive_status(name) {
+                    Ok(status) => Some(status.token.parse::<ResumeToken>()?),
+                    Err(Error::NotFound(_)) => None,
+                    Err(error) => return Err(error.into()),
+                };
+                let options = SendOptions { from: from.clone(), resume };
                 let mut stream = vec![];
                 store.send(snapshot, &options, &mut stream, &mut |_| Ok(()))?;
                 let mut input = &stream[..];
@@ -452,6 +474,9 @@ pub fn pages(store: &Store, limit: u64) -> Done<Vec<(String, Kind, u64)>> {
     let mut listed = vec![];
     loop {
         let page = store.list(&options)?;
+        if let Some(entry) = page.damaged.into_iter().next() {
+            return Err(Trouble::Engine(Error::damaged(entry.name, entry.message)));
+        }
         // What an interrupted stream left is no map yet.
         let entries = page.entries.into_iter().filter(|info| !info.name.ends_with(PARTIAL));
         listed.extend(entries.map(|info| (info.name, info.kind, info.size)));

@@ -14,13 +14,13 @@ use archipelago_core::{Background, CheckOptions, CreateOptions, InitOptions, Loc
 use super::{Outcome, Scratch, cpu, quartiles, timed};
 
 /// Entries of the map that is checked again and again.
-const ENTRIES: u64 = 4 << 20;
+pub(super) const ENTRIES: u64 = 4 << 20;
 /// Checks of it.
 const ROUNDS: usize = 7;
 /// Entries of the large one.
-const LARGE: u64 = 100_000_000;
+pub(super) const LARGE: u64 = 100_000_000;
 /// Block size: with the smallest, the large map fits the largest volume.
-const SHIFT: u32 = 16;
+pub(super) const SHIFT: u32 = 16;
 /// Children of a node.
 const FANOUT: u64 = 128;
 /// Nodes gathered before a write.
@@ -30,7 +30,7 @@ const PACK: u64 = 60 << 20;
 /// Who wrote the tree; a volume that is not there any more.
 const OWNER: VolumeId = VolumeId(0xbe7c);
 
-type Failure = Box<dyn std::error::Error>;
+pub(super) type Failure = Box<dyn std::error::Error>;
 
 /// Prints the figures.
 pub fn run(dir: &Path) -> Outcome {
@@ -76,7 +76,7 @@ pub fn run(dir: &Path) -> Outcome {
 }
 
 /// A store with one map of `entries` mapped blocks, its nodes written as a fold writes them.
-fn build(blocker: Arc<dyn Blocker>, entries: u64, scattered: bool) -> Result<Store, Failure> {
+pub(super) fn build(blocker: Arc<dyn Blocker>, entries: u64, scattered: bool) -> Result<Store, Failure> {
     let mut packs = Packs { blocker: blocker.clone(), number: 0, at: 0, buffer: Vec::new() };
     let data = Source::Data { owner: OWNER, epoch: 1 };
     let entry = || match scattered {
@@ -164,7 +164,7 @@ impl Packs {
 }
 
 /// Most memory that this process ever had, in bytes.
-fn peak() -> Result<u64, Failure> {
+pub(super) fn peak() -> Result<u64, Failure> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM")?;
     Ok(line.trim().trim_end_matches("kB").trim().parse::<u64>()? * 1024)

@@ -15,8 +15,11 @@ pub mod clone;
 pub mod depth;
 pub mod digests;
 pub mod first;
+pub mod freeze;
+pub mod gc;
 pub mod hash;
 pub mod meta;
+pub mod send;
 
 /// How a measurement ends.
 pub type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -42,6 +45,14 @@ impl Drop for Scratch {
 /// A fresh store whose system calls are counted.
 pub fn counted(path: &Path, options: StoreOptions) -> Result<(Store, Arc<CountingSys>), Box<dyn std::error::Error>> {
     Store::init(&Location::File(path.to_path_buf()), &InitOptions::default())?;
+    counted_again(path, options)
+}
+
+/// A store that is there, opened anew: nothing of it is cached in this process, and its system calls are counted.
+pub fn counted_again(
+    path: &Path,
+    options: StoreOptions,
+) -> Result<(Store, Arc<CountingSys>), Box<dyn std::error::Error>> {
     let sys = CountingSys::new(RealSys::open(path, u32::MAX, u32::MAX)?);
     let blocker = Arc::new(FileBlocker::new(sys.clone(), FileOptions::default()));
     Ok((Store::open_on(blocker, options)?, sys))

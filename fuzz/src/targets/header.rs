@@ -2,8 +2,7 @@
 
 use archipelago_core::format::header::{Header, Kind, LogPos, LogStart, Root, SealedRange};
 use archipelago_core::format::node::{Entry, Node, Pointer};
-use archipelago_core::format::relations::Transfer;
-use archipelago_core::format::relations::{Group, Received};
+use archipelago_core::format::relations::{Group, Received, Transfer};
 use archipelago_core::format::stream::{Identity, Progress};
 use archipelago_core::limits::{MAX_INLINE_ROOT, MAX_RANGES, MAX_RECORD, MAX_VOLUME_SIZE};
 use archipelago_core::{VolumeId, fuzzing};

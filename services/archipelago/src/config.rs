@@ -30,6 +30,10 @@ pub struct Config {
     pub nbd: Vec<String>,
     /// `serve.pid_file`: where to write the process id.
     pub pid_file: Option<PathBuf>,
+    /// `serve.gc_interval`: seconds between two collections; 0 for none.
+    pub gc_interval: Option<u64>,
+    /// `serve.gc_rate`: bytes per second that a collection reads and frees.
+    pub gc_rate: Option<u64>,
 }
 
 /// Reads the named file, or the default ones: the system's, then the user's, whose keys win. Calls `warn` for each unknown key.
@@ -113,6 +117,8 @@ impl Config {
                     self.nbd = list.iter().map(|value| file.text("serve.nbd", value)).collect::<Result<_, _>>()?;
                 }
                 ("nbd", value) => self.nbd = vec![file.text("serve.nbd", value)?],
+                ("gc_interval", value) => self.gc_interval = Some(file.seconds("serve.gc_interval", value)?),
+                ("gc_rate", value) => self.gc_rate = Some(file.size("serve.gc_rate", value)?),
                 ("pid_file", value) => self.pid_file = Some(PathBuf::from(file.text("serve.pid_file", value)?)),
                 _ => warn(format!("{}: unknown key `serve.{key}` is ignored", file.path.display())),
             }
@@ -132,6 +138,11 @@ impl KeyIn<'_> {
 
     fn text(&self, key: &str, value: &Value) -> Result<String, Failure> {
         value.as_str().map(str::to_string).ok_or_else(|| self.wrong(key, "a text in quotes"))
+    }
+
+    fn seconds(&self, key: &str, value: &Value) -> Result<u64, Failure> {
+        let seconds = value.as_integer().and_then(|n| u64::try_from(n).ok());
+        seconds.ok_or_else(|| self.wrong(key, "a number of seconds"))
     }
 
     fn size(&self, key: &str, value: &Value) -> Result<u64, Failure> {
@@ -168,7 +179,8 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let text = "store = 'file:/srv/store'\nnode_cache = '128M'\nmax_unfolded = 33554432\n\
-            [serve]\nnbd = ['unix:/run/a.sock', 'tcp:127.0.0.1:10809']\npid_file = '/run/a.pid'\n";
+            [serve]\nnbd = ['unix:/run/a.sock', 'tcp:127.0.0.1:10809']\npid_file = '/run/a.pid'\n\
+            gc_interval = 600\ngc_rate = '8M'\n";
         let (config, warnings) = merged(&[text]);
         let expected = Config {
             store: Some("file:/srv/store".into()),
@@ -176,6 +188,8 @@ mod tests {
             max_unfolded: Some(32 << 20),
             nbd: vec!["unix:/run/a.sock".into(), "tcp:127.0.0.1:10809".into()],
             pid_file: Some("/run/a.pid".into()),
+            gc_interval: Some(600),
+            gc_rate: Some(8 << 20),
         };
         assert_eq!(config.unwrap(), expected);
         assert!(warnings.is_empty());
@@ -193,7 +207,15 @@ mod tests {
         let (config, warnings) = merged(&["stroe = 'x'\n[serve]\nport = 1\n[other]\na = 1"]);
         assert_eq!(config.unwrap(), Config::default());
         assert_eq!(warnings.len(), 3, "{warnings:?}");
-        for bad in ["store = 1", "node_cache = '10KB'", "node_cache = -1", "serve = 1", "[serve]\nnbd = [1]", "= 1"] {
+        for bad in [
+            "store = 1",
+            "node_cache = '10KB'",
+            "node_cache = -1",
+            "serve = 1",
+            "[serve]\nnbd = [1]",
+            "[serve]\ngc_interval = -1",
+            "= 1",
+        ] {
             let (config, _) = merged(&[bad]);
             assert!(matches!(config, Err(Failure::Usage(_))), "{bad}");
         }

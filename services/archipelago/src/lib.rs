@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 pub mod cli;
+pub mod collector;
 pub mod config;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

@@ -136,7 +136,11 @@ impl Mend for FileBlocker {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(fail("create", names::LOST, e)),
             _ => self.sys.sync_dir(names::ROOT).map_err(|e| fail("sync", names::ROOT, e))?,
         }
-        let base = from.strip_prefix(dir).and_then(|f| f.strip_prefix('/')).unwrap_or(&from).to_string();
+        let base = match entry {
+            Entry::Header(id) => format!("h.{id}"),
+            Entry::Trash(id) => format!("r.{id}"),
+            Entry::Name(name) => format!("n.{name}"),
+        };
         // Entered there before it is dropped here: at each moment it is in one place at least.
         let mut to = format!("{}/{base}", names::LOST);
         for copy in 1..=MAX_COPIES {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::repair::Fix;
+use super::repair::{Fix, Target};
 use super::types::{Affected, Finding, FindingKind, Severity};
 use super::walk::{kind_of, text_of};
 use crate::blocker::{Entry, RecordKey, RecordState, VolumeId};
@@ -10,8 +10,8 @@ use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind};
 use crate::format::relations::Group;
 use crate::limits::MAX_LIST_PAGE;
-use crate::store::catalog;
 use crate::store::shared::Shared;
+use crate::store::{catalog, group};
 
 /// A finding, and how it is put right.
 pub(super) struct Problem {
@@ -89,7 +89,7 @@ pub(super) fn look(shared: &Shared, grace: u64) -> Result<Catalogue> {
         }
     }
     trash(shared, &mut found)?;
-    let (named, nameless) = names(shared, grace, &mut found)?;
+    let (named, nameless) = names(shared, &mut found)?;
     unreadable(shared, unread, nameless, &mut found)?;
     unnamed(shared, live, &named, grace, &mut found)?;
     Ok(found)
@@ -134,6 +134,10 @@ fn header(shared: &Shared, id: VolumeId, found: &mut Catalogue) -> Result<Looked
     if !held && state_of(shared, key)? == RecordState::Torn {
         found.problems.push(torn(key));
     }
+    // A group has no name of its own; it is settled by whoever next asks for one of its snapshots.
+    if header.kind == Kind::Group {
+        return Ok(Looked::Removed);
+    }
     if !header.removed {
         return Ok(Looked::Live(Box::new(header)));
     }
@@ -168,7 +172,7 @@ fn trash(shared: &Shared, found: &mut Catalogue) -> Result<()> {
 }
 
 /// Looks at all names. Returns the ids that a name leads to, and the names that lead to nothing that can be read.
-fn names(shared: &Shared, grace: u64, found: &mut Catalogue) -> Result<(BTreeSet<VolumeId>, Vec<String>)> {
+fn names(shared: &Shared, found: &mut Catalogue) -> Result<(BTreeSet<VolumeId>, Vec<String>)> {
     let (mut named, mut unread) = (BTreeSet::new(), Vec::new());
     let mut after: Option<String> = None;
     loop {
@@ -193,14 +197,17 @@ fn names(shared: &Shared, grace: u64, found: &mut Catalogue) -> Result<(BTreeSet
                         fix,
                     ));
                 }
-                // The group's own header may be about to be written.
-                Ok(Leads::Ungrouped(_, created)) if is_young(shared, created, grace) => {}
+                // Who takes a group has its lock.
+                Ok(Leads::Ungrouped(id, group)) if is_held(shared, group)? => {
+                    named.insert(id);
+                }
                 // The collector's, with its header.
                 Ok(Leads::Ungrouped(id, _)) => {
                     named.insert(id);
                     let object = Entry::Name(name.clone());
                     let why = "a group snapshot was cut short before it was taken";
-                    found.problems.push(Problem::new(FindingKind::StaleName, Severity::Leak, object, why, None));
+                    let fix = Some(Fix::Collect(Target::Name(name.clone())));
+                    found.problems.push(Problem::new(FindingKind::StaleName, Severity::Leak, object, why, fix));
                 }
                 // Its owner may just be renaming it.
                 Ok(Leads::Astray(id, _)) if is_held(shared, id)? => {}
@@ -229,8 +236,8 @@ pub(super) enum Leads {
     Lost(VolumeId),
     /// To this header, and does not count.
     Astray(VolumeId, String),
-    /// To a snapshot whose group was never taken, or is just being taken, and when it was made.
-    Ungrouped(VolumeId, u64),
+    /// To this snapshot, whose group was never taken, or is just being taken.
+    Ungrouped(VolumeId, VolumeId),
 }
 
 /// Whether a header may be one that another process is just publishing.
@@ -238,15 +245,13 @@ fn is_young(shared: &Shared, created: u64, grace: u64) -> bool {
     shared.root.is_some() && shared.now().saturating_sub(created) < grace
 }
 
-/// Whether a header is a snapshot of a group that is not there: it does not count.
+/// Whether a header is a snapshot of a group that was never taken: it does not count.
 fn lacks_group(shared: &Shared, header: &Header) -> Result<bool> {
-    let Group::Member(group) = &header.group else { return Ok(false) };
-    match catalog::read_header(shared, *group) {
-        Ok(Some((group, _))) => Ok(group.removed),
-        Ok(None) => Ok(true),
-        Err(Error::Damaged { .. }) => Ok(false),
-        Err(error) => Err(error),
+    if group::counts(shared, header)? {
+        return Ok(false);
     }
+    // Its group may have been settled, and so have gone, since the header was read.
+    Ok(matches!(catalog::read_header(shared, header.id)?, Some((now, _)) if now.group == header.group))
 }
 
 /// Where a name leads. An error if what is there cannot be read.
@@ -269,8 +274,12 @@ pub(super) fn leads_to(shared: &Shared, name: &str) -> Result<Leads> {
     let id = there.id;
     // The header that counts is the one in the catalogue; a copy of a store may have made two files of them.
     match catalog::read_header(shared, id) {
-        Ok(Some((header, _))) => Ok(match header {
-            h if !h.removed && h.name == name && lacks_group(shared, &h)? => Leads::Ungrouped(id, h.created),
+        Ok(Some((header, _))) => Ok(match header.clone() {
+            Header { group: Group::Member(group), .. }
+                if !header.removed && header.name == name && lacks_group(shared, &header)? =>
+            {
+                Leads::Ungrouped(id, group)
+            }
             h if h.removed => Leads::Astray(id, "its header is removed".into()),
             h if h.name != name => Leads::Astray(id, format!("its header is called {}", h.name)),
             _ => Leads::To(id),
@@ -304,7 +313,8 @@ fn unreadable(
         }
         if own.is_empty() && matches!(state_of(shared, key), Ok(RecordState::Unborn)) {
             let detail = "a creation was cut short before there was anything in it";
-            found.problems.push(Problem::new(FindingKind::Unborn, Severity::Leak, key, detail, None));
+            let fix = Some(Fix::Collect(Target::Header(id)));
+            found.problems.push(Problem::new(FindingKind::Unborn, Severity::Leak, key, detail, fix));
             continue;
         }
         found.unreadable = true;
@@ -358,12 +368,16 @@ fn unnamed(
         let key = RecordKey::Header(id);
         let version = shared.blocker.read_record(key).map_or(0, |r| r.version);
         let fresh = header.kind == Kind::Volume && version == 1 && shared.blocker.objects(id)?.is_empty();
+        let collect = Some(Fix::Collect(Target::Header(id)));
         let problem = if lacks_group(shared, &header)? {
+            if matches!(header.group, Group::Member(group) if is_held(shared, group)?) {
+                continue;
+            }
             let detail = format!("{} belongs to a group snapshot that was cut short before it was taken", header.name);
-            Problem::new(FindingKind::UnnamedHeader, Severity::Leak, key, detail, None)
+            Problem::new(FindingKind::UnnamedHeader, Severity::Leak, key, detail, collect)
         } else if fresh {
             let detail = format!("no name leads to this volume, called {}, which was never written", header.name);
-            Problem::new(FindingKind::UnnamedHeader, Severity::Leak, key, detail, None)
+            Problem::new(FindingKind::UnnamedHeader, Severity::Leak, key, detail, collect)
         } else {
             let fix = Some(Fix::Bind { id, name: header.name.clone() });
             let detail = format!("no name leads to this map, called {}", header.name);

@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use self::affected::{Locator, Lost, all_of, overlay_of};
 use self::catalogue::{Catalogue, Problem, is_held, read_header};
-use self::repair::Fix;
+use self::repair::{Fix, Target};
 use self::walk::{Map, Walker, kind_of, text_of};
 use crate::blocker::{Object, VolumeId};
 use crate::error::{Error, Result};
@@ -33,6 +33,7 @@ use crate::format::header::{Header, Kind};
 use crate::mapper::cache::NodeCache;
 use crate::mapper::replay;
 use crate::store::catalog;
+use crate::store::collect::{self, CollectOptions};
 use crate::store::shared::Shared;
 
 pub use types::{
@@ -86,6 +87,8 @@ pub(super) fn check(
     options: &CheckOptions,
     report: &mut dyn FnMut(CheckProgress) -> Result<()>,
 ) -> Result<CheckReport> {
+    // No collection takes away what a header named when it was read.
+    let _operation = shared.operations.begin();
     // Listed before any header is read: what is made later is named by something that is read later.
     let candidates = if options.names.is_empty() { Some(all_objects(shared)?) } else { None };
     let mut work = Work {
@@ -111,16 +114,19 @@ pub(super) fn check(
         }
     }
     if options.repair {
-        for problem in &mut work.problems {
-            if let (Some(fix), Some(repair)) = (&problem.fix, &mut problem.finding.repair) {
-                match fix.apply(shared) {
-                    Ok(action) => (repair.action, repair.done) = (action, true),
-                    Err(error) => repair.failed = Some(error.to_string()),
-                }
-            }
-        }
+        work.repair();
     }
     Ok(work.finish())
+}
+
+/// Makes the repair of one finding.
+fn apply(shared: &Shared, problem: &mut Problem) {
+    if let (Some(fix), Some(repair)) = (&problem.fix, &mut problem.finding.repair) {
+        match fix.apply(shared) {
+            Ok(action) => (repair.action, repair.done) = (action, true),
+            Err(error) => repair.failed = Some(error.to_string()),
+        }
+    }
 }
 
 impl Work<'_> {
@@ -330,8 +336,17 @@ impl Work<'_> {
 
     /// Objects that nothing names. Not where something cannot be read: nobody knows what it names.
     fn leaks(&mut self, candidates: &[Object]) {
-        if self.unreadable || !self.report.aside.is_empty() {
+        if self.unreadable || self.report.aside.iter().any(|place| place.starts_with("lost/h.")) {
             return;
+        }
+        // The newest pack of a volume stays, or its number would be used again.
+        let mut newest: BTreeMap<VolumeId, u32> = BTreeMap::new();
+        for object in candidates {
+            if let Object::Pack(owner, number) = object
+                && self.kept.contains_key(owner)
+            {
+                newest.insert(*owner, newest.get(owner).copied().unwrap_or(0).max(*number));
+            }
         }
         self.report.leaks_checked = true;
         for object in candidates {
@@ -345,12 +360,35 @@ impl Work<'_> {
                 Object::Log(_, segment) => *segment >= kept.segment,
                 Object::Data(_, epoch) => *epoch >= kept.epoch,
                 // A fold that is under way has written nodes that no header names yet.
-                Object::Pack(..) => kept.in_use,
+                Object::Pack(_, number) => kept.in_use || newest.get(&object.volume()) == Some(number),
                 Object::Redirect(..) | Object::Content(_) | Object::Index(_) | Object::Lease(..) => true,
             });
             if !kept && !self.walker.named.has(*object) {
-                let detail = "nothing names it; collection removes it";
-                self.problems.push(Problem::new(FindingKind::Leak, Severity::Leak, object, detail, None));
+                let fix = Some(Fix::Collect(Target::Object(*object)));
+                let detail = "nothing names it";
+                self.problems.push(Problem::new(FindingKind::Leak, Severity::Leak, object, detail, fix));
+            }
+        }
+    }
+
+    /// Repairs what can be repaired; what nothing names is left to the collector, at the end: then names lead to what they should.
+    fn repair(&mut self) {
+        let collectable = |problem: &Problem| matches!(problem.fix, Some(Fix::Collect(_)));
+        self.problems.iter_mut().filter(|p| !collectable(p)).for_each(|p| apply(self.shared, p));
+        if !self.problems.iter().any(collectable) {
+            return;
+        }
+        let collected = match self.report.leaks_checked {
+            true => {
+                collect::collect(self.shared, &CollectOptions::default(), collect::Planted::default(), &mut |_| true)
+                    .map(|_| ())
+            }
+            false => Err(Error::Unsupported("what damaged headers or nodes name is not known".into())),
+        };
+        for problem in self.problems.iter_mut().filter(|p| collectable(p)) {
+            match (&collected, &mut problem.finding.repair) {
+                (Err(error), Some(repair)) => repair.failed = Some(error.to_string()),
+                _ => apply(self.shared, problem),
             }
         }
     }

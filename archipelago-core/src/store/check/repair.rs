@@ -2,16 +2,29 @@
 //! at any point, and may be repeated.
 
 use super::catalogue::{Leads, is_still_unnamed, leads_to};
-use crate::blocker::{Entry, LockGuard, LockMode, LockOutcome, Mend, RecordKey, VolumeId};
+use crate::blocker::{Entry, LockGuard, LockMode, LockOutcome, Mend, Object, RecordKey, VolumeId};
 use crate::error::{Error, Result};
 use crate::format::owner::ShortOwner;
 use crate::limits::MAX_NAME;
 use crate::store::catalog;
 use crate::store::shared::Shared;
 
+/// What the collector takes away.
+#[derive(Clone, Debug)]
+pub(super) enum Target {
+    /// An object that nothing names.
+    Object(Object),
+    /// A header that nobody ever named.
+    Header(VolumeId),
+    /// A name that does not count.
+    Name(String),
+}
+
 /// What is done about a finding.
 #[derive(Clone, Debug)]
 pub(super) enum Fix {
+    /// Nothing but to look whether a collection, made once for all of these, took it away.
+    Collect(Target),
     /// Writes the record again over a commit that was cut short.
     Slot(RecordKey),
     /// Goes on with a removal.
@@ -57,6 +70,7 @@ impl Fix {
     /// What it does, for people.
     pub(super) fn describe(&self) -> String {
         match self {
+            Fix::Collect(_) => "collect it".into(),
             Fix::Slot(_) => "write the slot again".into(),
             Fix::Removal { .. } => "finish the removal".into(),
             Fix::DropName { name, .. } => format!("drop the name {name}"),
@@ -71,6 +85,14 @@ impl Fix {
     pub(super) fn apply(&self, shared: &Shared) -> Result<String> {
         catalog::check_writable(shared)?;
         match self {
+            Fix::Collect(target) => {
+                let gone = match target {
+                    Target::Object(object) => shared.blocker.len(*object)?.is_none(),
+                    Target::Header(id) => !catalog::exists(shared, *id)?,
+                    Target::Name(name) => matches!(leads_to(shared, name), Ok(Leads::Nowhere | Leads::To(_))),
+                };
+                if gone { Ok("collected it".into()) } else { Err(Error::Busy("the collector left it: it".into())) }
+            }
             Fix::Slot(key) => slot(shared, *key),
             Fix::Removal { id, name } => {
                 let _lock = lock(shared, *id)?;

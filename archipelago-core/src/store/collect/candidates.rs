@@ -2,14 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::blocker::{Object, RecordKey, VolumeId};
+use crate::blocker::{Object, RecordKey, RecordState, VolumeId};
 use crate::error::{Error, Result};
-use crate::format::header::Header;
+use crate::format::header::{Header, Kind};
 use crate::limits::{MAX_COLLECTED_NAMES, MAX_LIST_PAGE};
 use crate::mapper::replay;
 use crate::store::acknowledge::Unsettled;
-use crate::store::catalog;
 use crate::store::shared::Shared;
+use crate::store::{catalog, group};
 
 /// The lock on this id is the right to collect; no map ever has it.
 pub const COLLECTOR: VolumeId = VolumeId(0);
@@ -27,6 +27,8 @@ pub struct Candidates {
     /// Headers that no name leads to, or that say that they are removed: with the version found, `None` for one that was never
     /// written to its end.
     pub nameless: Vec<(VolumeId, Option<u64>)>,
+    /// Headers of groups: of group snapshots that were taken and whose maker died, or is not done yet.
+    pub groups: Vec<VolumeId>,
     /// Names that do not count.
     pub stale_names: Vec<String>,
     /// Ids for which a lock is kept and that had no header.
@@ -42,6 +44,8 @@ fn redirected(object: &Object) -> Option<(VolumeId, u64)> {
 struct Floor {
     epoch: u64,
     segment: u32,
+    /// Somebody may open it for writing.
+    writable: bool,
 }
 
 impl Candidates {
@@ -51,6 +55,12 @@ impl Candidates {
         // Objects first: a volume that is made after this has none among them, and what its header says later is said
         // of these and more.
         let mut found = Candidates::default();
+        // What a repair set aside may still be read by somebody, who will then need what it names.
+        let aside = blocker.mend().map_or(Ok(Vec::new()), |mend| mend.aside())?;
+        if let Some(header) = aside.into_iter().find(|place| place.starts_with("lost/h.")) {
+            let detail = "what it names is not known, and so must stay until it is put back or given up";
+            return Err(Error::damaged(header, detail));
+        }
         for part in 0..=u8::MAX {
             let inventory = blocker.inventory(part)?;
             found.objects.extend(inventory.objects);
@@ -64,7 +74,7 @@ impl Candidates {
         let mut newest: HashMap<VolumeId, u32> = HashMap::new();
         for object in &found.objects {
             if let Object::Pack(owner, number) = object
-                && floors.contains_key(owner)
+                && floors.get(owner).is_some_and(|floor| floor.writable)
             {
                 newest.entry(*owner).and_modify(|n| *n = (*n).max(*number)).or_insert(*number);
             }
@@ -134,7 +144,7 @@ impl Candidates {
                 Ok(None) => continue,
                 Ok(Some(found)) => found,
                 // A name is made only for a whole header, and all names could be read: this one was never finished.
-                Err(Error::Damaged { .. }) if !named.contains(&id) => {
+                Err(Error::Damaged { .. }) if !named.contains(&id) && is_unborn(shared, id)? => {
                     self.nameless.push((id, None));
                     continue;
                 }
@@ -142,6 +152,14 @@ impl Candidates {
             };
             if !named.contains(&id) && is_nameless(shared, &header)? {
                 self.nameless.push((id, Some(version)));
+                continue;
+            }
+            if header.kind == Kind::Group {
+                self.groups.push(id);
+            }
+            if header.kind != Kind::Volume {
+                // Nobody writes it any more: only what it names is in use.
+                floors.insert(id, Floor { epoch: u64::MAX, segment: u32::MAX, writable: false });
                 continue;
             }
             let mut epoch = header.epoch;
@@ -158,7 +176,8 @@ impl Candidates {
                 });
                 epoch = if read.is_ok() { newest } else { epoch };
             }
-            floors.insert(id, Floor { epoch, segment: header.log.map_or(0, |start| start.pos.segment) });
+            let segment = header.log.map_or(0, |start| start.pos.segment);
+            floors.insert(id, Floor { epoch, segment, writable: true });
         }
         Ok(floors)
     }
@@ -177,7 +196,7 @@ impl Candidates {
         for (id, version) in std::mem::take(&mut self.nameless) {
             let still = match (catalog::read_header(shared, id), version) {
                 (Ok(Some((header, now))), Some(version)) => now == version && is_nameless(shared, &header)?,
-                (Err(Error::Damaged { .. }), None) => true,
+                (Err(Error::Damaged { .. }), None) => is_unborn(shared, id)?,
                 (Ok(_), _) | (Err(Error::Damaged { .. }), Some(_)) => false,
                 (Err(error), _) => return Err(error),
             };
@@ -190,11 +209,35 @@ impl Candidates {
     }
 }
 
+/// Whether a header that cannot be read was never written to its end. Where a backend cannot tell, what no name leads to was not.
+fn is_unborn(shared: &Shared, id: VolumeId) -> Result<bool> {
+    match shared.blocker.mend() {
+        Some(mend) => Ok(mend.record_state(RecordKey::Header(id))? == RecordState::Unborn),
+        None => Ok(true),
+    }
+}
+
+/// Refuses while headers lie aside that could not be read: nobody knows what they name.
+pub fn nothing_aside(shared: &Shared) -> Result<()> {
+    let aside = shared.blocker.mend().map_or(Ok(Vec::new()), |mend| mend.aside())?;
+    match aside.into_iter().next() {
+        None => Ok(()),
+        Some(object) => Err(Error::damaged(object, "a header that could not be read lies aside")),
+    }
+}
+
 /// Whether a header is removed, or its name does not lead to it.
 fn is_nameless(shared: &Shared, header: &Header) -> Result<bool> {
     let mut header = header.clone();
     loop {
         if header.removed {
+            return Ok(true);
+        }
+        if header.kind == Kind::Group {
+            return Ok(false);
+        }
+        // A snapshot of a group that was never taken, or is being taken: then its makers are waited for.
+        if !group::counts(shared, &header)? {
             return Ok(true);
         }
         if shared.blocker.lookup(&header.name)? == Some(header.id) {
@@ -209,11 +252,11 @@ fn is_nameless(shared: &Shared, header: &Header) -> Result<bool> {
 }
 
 /// The header of a map that is still in the catalogue, or was moved to the trash since this collection began.
-pub fn root(shared: &Shared, id: VolumeId) -> Result<Option<(Header, u64)>> {
-    if let Some(found) = catalog::read_header(shared, id)? {
-        return Ok(Some(found));
+pub fn root(shared: &Shared, id: VolumeId) -> Result<Option<(Header, RecordKey, u64)>> {
+    if let Some((header, version)) = catalog::read_header(shared, id)? {
+        return Ok(Some((header, RecordKey::Header(id), version)));
     }
-    trashed(shared, id)
+    Ok(trashed(shared, id)?.map(|(header, version)| (header, RecordKey::Trash(id), version)))
 }
 
 /// A header in the trash.

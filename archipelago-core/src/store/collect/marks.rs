@@ -223,14 +223,6 @@ impl Marks {
         }
     }
 
-    /// All objects in which something is marked, in no order.
-    pub fn objects(&self) -> impl Iterator<Item = Object> + '_ {
-        let logs = self.logs.iter().flat_map(|(owner, numbers)| numbers.iter().map(|n| Object::Log(*owner, *n)));
-        let packs = self.packs.keys().map(|(owner, number)| Object::Pack(*owner, *number));
-        let data = self.data.keys().map(|(owner, epoch)| Object::Data(*owner, *epoch));
-        logs.chain(packs).chain(data)
-    }
-
     /// Bytes of marked nodes in a pack, or of marked data in a data object; `None` where that is not known.
     pub fn bytes(&self, object: Object) -> Option<u64> {
         match object {

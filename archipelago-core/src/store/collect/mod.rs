@@ -19,11 +19,12 @@ use self::mark::Marker;
 use self::marks::Marks;
 use self::pace::{Pace, Report};
 use self::sweep::Sweep;
-use crate::blocker::{LockGuard, LockMode, LockOutcome, Object, VolumeId};
+use crate::blocker::{LockGuard, LockMode, LockOutcome, Object, RecordKey, VolumeId};
 use crate::error::{Error, Result};
 use crate::format::header::Header;
 use crate::format::owner::ShortOwner;
 use crate::limits::{MARK_MEMORY, MAX_ROUNDS};
+use crate::store::group;
 use crate::store::shared::Shared;
 
 mod candidates;
@@ -54,9 +55,7 @@ fn lock(shared: &Shared) -> Result<Box<dyn LockGuard>> {
     let owner = ShortOwner::of(&shared.owner()).encode();
     match shared.blocker.lock(COLLECTOR, LockMode::Exclusive, owner.as_bytes())? {
         LockOutcome::Held(lock) => Ok(lock),
-        LockOutcome::Refused(_) => {
-            Err(Error::TooBusy("the store is being collected by another process already;".into()))
-        }
+        LockOutcome::Refused(_) => Err(Error::TooBusy("the store, which another process is collecting".into())),
     }
 }
 
@@ -90,10 +89,16 @@ fn run(
     report: &mut CollectReport,
 ) -> Result<()> {
     pace.phase(CollectPhase::List, 0)?;
+    candidates::nothing_aside(shared).map_err(refusal)?;
     let mut candidates = Candidates::list(shared, &mut || pace.advance()).map_err(refusal)?;
     pace.phase(CollectPhase::Wait, 0)?;
     if !planted.no_waiting {
         candidates.keep(&rounds::acknowledge(shared, true)?);
+    }
+    if !options.dry_run {
+        for group in &candidates.groups {
+            group::settle(shared, *group)?;
+        }
     }
     candidates.confirm_nameless(shared)?;
     let mut roots = Roots::new(&candidates);
@@ -103,6 +108,9 @@ fn run(
     marks.watch(candidates.objects.iter().copied());
     settle(shared, planted, &mut roots, &mut marks, pace)?;
     report.maps = roots.maps;
+    if !options.dry_run {
+        roots.make_durable(shared, &candidates, &marks, pace)?;
+    }
 
     pace.phase(CollectPhase::Sweep, candidates.objects.len() as u64)?;
     let mut sweep = Sweep { shared, marks: &marks, dry_run: options.dry_run, pace, report };
@@ -136,9 +144,8 @@ fn settle(shared: &Shared, planted: Planted, roots: &mut Roots, marks: &mut Mark
             return Ok(());
         }
     }
-    Err(Error::TooBusy(
-        "maps are made and changed faster than they can be looked at; nothing was collected, and the store has".into(),
-    ))
+    let text = "nothing was collected, for maps are made and changed faster than they can be looked at";
+    Err(Error::TooBusy(text.into()))
 }
 
 /// Whatever cannot be read might name anything.
@@ -163,6 +170,8 @@ struct Roots {
     /// Removed maps that readers use.
     pinned: HashSet<VolumeId>,
     maps: u64,
+    /// The records that were read, with their versions.
+    loaded: Vec<(RecordKey, u64)>,
 }
 
 impl Roots {
@@ -172,6 +181,7 @@ impl Roots {
             trash: candidates.trash.iter().copied().collect(),
             pinned: HashSet::new(),
             maps: 0,
+            loaded: Vec::new(),
         }
     }
 
@@ -187,14 +197,36 @@ impl Roots {
             if !self.seen.insert(id) {
                 continue;
             }
-            if let Some((header, version)) = candidates::root(shared, id)? {
+            if let Some((header, key, version)) = candidates::root(shared, id)? {
                 changed |= version > 1;
+                self.loaded.push((key, version));
                 self.maps += 1;
                 mark_header(shared, &header, marks, pace)?;
             }
             pace.advance()?;
         }
         Ok(changed)
+    }
+
+    /// Makes durable what was read, before anything is removed because of it: a process may have died, or seen a sync fail,
+    /// in the middle of a commit, and a power cut would bring back the version before, with all that it names. Whoever
+    /// commits another version makes this one durable himself first.
+    fn make_durable(&self, shared: &Shared, candidates: &Candidates, marks: &Marks, pace: &mut Pace<'_>) -> Result<()> {
+        let nothing = candidates.trash.is_empty()
+            && candidates.nameless.is_empty()
+            && candidates.objects.iter().all(|o| !matches!(o, Object::Data(..)) && marks.contains(*o));
+        if nothing {
+            return Ok(());
+        }
+        let nameless = candidates.nameless.iter().filter_map(|(id, v)| v.map(|v| (RecordKey::Header(*id), v)));
+        for (key, version) in self.loaded.iter().copied().chain(nameless) {
+            match shared.blocker.settle_record(key, version) {
+                Ok(()) | Err(Error::Stale(_) | Error::NotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+            pace.spend(0, 0)?;
+        }
+        Ok(())
     }
 
     /// Marks what readers read by.

@@ -80,6 +80,8 @@ pub enum Command {
     Receive(Receive),
     /// Serve volumes as network block devices until SIGTERM or SIGINT
     Serve(Serve),
+    /// Remove what no volume or snapshot needs any more, beside whatever else goes on
+    Gc(Gc),
     /// Show the state of the store
     Status,
     /// Look for damage and leftovers, and repair what needs no invention; also while the store is in use
@@ -390,6 +392,17 @@ pub struct Check {
     /// Put right what can be put right without inventing data
     #[arg(long)]
     pub repair: bool,
+}
+
+/// `gc`
+#[derive(Args, Debug)]
+pub struct Gc {
+    /// Only say what would be removed
+    #[arg(long, short = 'n')]
+    pub dry_run: bool,
+    /// Read and free at most this much per second [default: no limit]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub rate: Option<u64>,
 }
 
 /// `completions`

@@ -51,11 +51,12 @@ impl Disk {
         let Some(session) = self.session.take() else { return };
         // Whatever waits in a frozen disk has to come out first.
         self.power.off();
-        if let Err(e) = session.umount_and_join() {
-            eprintln!("{} is unmounted by force: {e}", self.mountpoint.display());
-            let path = CString::new(self.mountpoint.as_os_str().as_bytes()).unwrap();
-            // SAFETY: `path` is a NUL-terminated string that outlives the call.
-            unsafe { libc::umount2(path.as_ptr(), libc::MNT_FORCE | libc::MNT_DETACH) };
+        let left = session.umount_and_join();
+        let path = CString::new(self.mountpoint.as_os_str().as_bytes()).unwrap();
+        // The session may end with an error although the mount is gone; then there is nothing to unmount here.
+        // SAFETY: `path` is a NUL-terminated string that outlives the call.
+        if left.is_err() && unsafe { libc::umount2(path.as_ptr(), libc::MNT_FORCE | libc::MNT_DETACH) } == 0 {
+            eprintln!("{} was unmounted by force: {left:?}", self.mountpoint.display());
         }
     }
 }

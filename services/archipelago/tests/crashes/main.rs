@@ -32,8 +32,10 @@ use std::time::Instant;
 use archipelago_core::blocker::sim::Syncs;
 
 use crate::history::Random;
-use crate::run::Run;
+use crate::run::{Figures, Run};
 
+/// Cycles that a store lives: it grows, and takes ever longer to be looked at.
+const STORE: u64 = 50;
 /// Cycles within which a planted bug has to be found; most are found in the first.
 const PLANTED: u64 = 20;
 
@@ -50,23 +52,37 @@ fn seed() -> u64 {
 }
 
 /// Runs cycles until `enough` is true of the run, and reports.
-fn cycles(mut run: Run, seed: u64, mut random: Random, enough: impl Fn(&Run) -> bool) {
+fn cycles(make: impl Fn(&mut Random) -> Run, seed: u64, enough: impl Fn(&Figures) -> bool) {
+    let mut random = Random(seed);
+    let mut run = make(&mut random);
     let began = Instant::now();
     let mut cycle = 0;
-    while !enough(&run) {
+    while !enough(&run.figures) {
+        if cycle > 0 && cycle % STORE == 0 {
+            let figures = std::mem::take(&mut run.figures);
+            report(cycle, began, &figures);
+            drop(run);
+            run = make(&mut random);
+            run.figures = figures;
+        }
         if let Err(error) = run.cycle(&mut random) {
             panic!("seed {seed}, cycle {cycle}: {error}\n{}", run.keep());
         }
         cycle += 1;
     }
-    let figures = &run.figures;
+    report(cycle, began, &run.figures);
+}
+
+fn report(cycle: u64, began: Instant, figures: &Figures) {
     println!(
-        "{} power cuts and {} kills in {:?}, {} of both during recovery: {} changes, {} flushes, {} steps of the disk, {} sectors had to \
-         be of a certain change, {} snapshots under load; commands told to have succeeded + interrupted: {}",
+        "{cycle} cycles in {:?}: {} power cuts and {} kills under load, {} and {} during recovery: {} changes, {} flushes, {} steps \
+         of the disk, {} sectors had to be of a certain change, {} snapshots under load; commands told to have succeeded + \
+         interrupted: {}",
+        began.elapsed(),
         figures.cuts,
         figures.kills,
-        began.elapsed(),
-        figures.in_recovery,
+        figures.cuts_in_recovery,
+        figures.kills_in_recovery,
         figures.changes,
         figures.flushes,
         figures.steps,
@@ -83,17 +99,13 @@ fn what_was_flushed_survives_power_cuts_at_any_call() {
     }
     disk::keep_mounts_private();
     let (cuts, seed) = (variable("ARCHIPELAGO_POWER_CUTS").unwrap_or(10), seed());
-    let mut random = Random(seed);
-    let run = Run::on_a_disk(&mut random, Syncs::None);
-    cycles(run, seed, random, |run| run.figures.cuts >= cuts);
+    cycles(|random| Run::on_a_disk(random, Syncs::None), seed, |figures| figures.cuts >= cuts);
 }
 
 #[test]
 fn what_was_flushed_survives_kills_whatever_runs() {
     let (kills, seed) = (variable("ARCHIPELAGO_KILLS").unwrap_or(20), seed());
-    let mut random = Random(seed);
-    let run = Run::in_a_directory(&mut random);
-    cycles(run, seed, random, |run| run.figures.kills >= kills);
+    cycles(Run::in_a_directory, seed, |figures| figures.kills >= kills);
 }
 
 /// Cuts the power until a loss is reported.

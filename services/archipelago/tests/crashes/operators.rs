@@ -56,13 +56,13 @@ struct Plan {
     /// A file.
     input: Option<String>,
     after: Names,
-    /// A snapshot of a loaded volume among these, whose bounds are known only afterwards.
-    taken: Option<String>,
+    /// Snapshots of loaded volumes among these, whose bounds are known only afterwards.
+    taken: Vec<String>,
 }
 
 impl Plan {
     fn new(arguments: &[&str], after: Names) -> Plan {
-        Plan { arguments: arguments.iter().map(|a| a.to_string()).collect(), input: None, after, taken: None }
+        Plan { arguments: arguments.iter().map(|a| a.to_string()).collect(), input: None, after, taken: Vec::new() }
     }
 }
 
@@ -78,16 +78,16 @@ fn operate(realm: &mut Realm, choose: Choose, scene: &Scene<'_>, random: &mut Ra
         let mut plan = choose(realm, scene, random);
         let Some(answer) = scene.commands.run(&plan.arguments, plan.input.as_deref()) else { return Ok(()) };
         let late = scene.over.load(Ordering::SeqCst);
-        if let Some(name) = &plan.taken
-            && let Some(Map { content: Content::Taken(taken), .. }) = plan.after.get_mut(name)
-        {
+        for name in &plan.taken {
+            let Some(Map { content: Content::Taken(taken), .. }) = plan.after.get_mut(name) else { continue };
             taken.late = late;
             // Whatever was sent to the server before its end may be in it; one that was asked for by a command that died may be
             // taken any time later.
             let issued = scene.progress[taken.volume].issued.load(Ordering::SeqCst);
             taken.to = if late || !matches!(answer, Answer::Done) { u32::MAX } else { issued };
         }
-        scene.tally.count(&plan.arguments[0], matches!(answer, Answer::Done));
+        let grouped = if plan.taken.len() > 1 { " --group" } else { "" };
+        scene.tally.count(&format!("{}{grouped}", plan.arguments[0]), matches!(answer, Answer::Done));
         match answer {
             Answer::Done => realm.now = plan.after,
             Answer::Refused(error) if !late => return Err(format!("{:?}: {error}", plan.arguments)),
@@ -109,11 +109,27 @@ fn choose_for_snapshots(realm: &mut Realm, scene: &Scene<'_>, random: &mut Rando
         realm.now.keys().filter(|name| !scene.pinned.iter().any(|(pinned, ..)| pinned == *name)).cloned().collect();
     let mut after = realm.now.clone();
     if free.is_empty() || realm.now.len() < KEPT && random.below(3) > 0 {
-        let (name, volume) = (realm.fresh(), random.below(3) as usize);
-        let from = scene.progress[volume].answered.load(Ordering::SeqCst);
-        let content = Content::Taken(Taken { volume, from, to: u32::MAX, late: true });
-        after.insert(name.clone(), Map { size: None, snapshot: true, content });
-        return Plan { taken: Some(name.clone()), ..Plan::new(&["snapshot", LOADED[volume], &name], after) };
+        // One, or several of one instant, all or none.
+        let count = if random.below(3) == 0 { 2 + random.below(2) as usize } else { 1 };
+        let first = random.below(3) as usize;
+        let mut taken = Vec::new();
+        for volume in (0..count).map(|i| (first + i) % LOADED.len()) {
+            let name = realm.fresh();
+            let from = scene.progress[volume].answered.load(Ordering::SeqCst);
+            let content = Content::Taken(Taken { volume, from, to: u32::MAX, late: true });
+            after.insert(name.clone(), Map { size: None, snapshot: true, content });
+            taken.push((LOADED[volume], name));
+        }
+        let names = taken.iter().map(|(_, name)| name.clone()).collect();
+        let plan = match &taken[..] {
+            [(volume, name)] => Plan::new(&["snapshot", volume, name], after),
+            _ => {
+                let pairs: Vec<String> = taken.iter().map(|(volume, name)| format!("{volume}={name}")).collect();
+                let pairs = pairs.iter().map(String::as_str);
+                Plan::new(&["snapshot", "--group"].into_iter().chain(pairs).collect::<Vec<_>>(), after)
+            }
+        };
+        return Plan { taken: names, ..plan };
     }
     let name = &free[random.below(free.len() as u64) as usize];
     let map = after.remove(name);

@@ -31,10 +31,12 @@ const SECOND: u64 = 9 * MIB + 512;
 /// What a run did.
 #[derive(Default)]
 pub struct Figures {
+    /// Ends under load.
     pub cuts: u64,
     pub kills: u64,
     /// Ends that came while the store recovered from another.
-    pub in_recovery: u64,
+    pub cuts_in_recovery: u64,
+    pub kills_in_recovery: u64,
     pub changes: u64,
     pub flushes: u64,
     /// Sectors in which a change had to be found.
@@ -174,6 +176,10 @@ impl Run {
         }
         let life = Life::draw(self.disk.is_some(), random);
         let done = self.live(life, random)?;
+        match life.end {
+            End::Cut(_) => self.figures.cuts += 1,
+            _ => self.figures.kills += 1,
+        }
         self.apply(life.end);
         let mut ends = vec![life.end];
         for _ in 0..random.below(3) {
@@ -282,10 +288,6 @@ impl Run {
 
     /// Makes of the disk what the end leaves of it.
     fn apply(&mut self, end: End) {
-        match end {
-            End::Cut(_) => self.figures.cuts += 1,
-            _ => self.figures.kills += 1,
-        }
         let Some(disk) = &mut self.disk else { return };
         self.figures.steps += disk.power.steps();
         disk.replace(|image| match end {
@@ -332,11 +334,14 @@ impl Run {
             }
         });
         server.kill();
-        self.figures.in_recovery += 1;
         let end = match (&self.disk, random.below(4)) {
             (Some(_), 1..) => End::Cut(random.next() | 2),
             _ => End::Killed,
         };
+        match end {
+            End::Cut(_) => self.figures.cuts_in_recovery += 1,
+            _ => self.figures.kills_in_recovery += 1,
+        }
         self.apply(end);
         end
     }

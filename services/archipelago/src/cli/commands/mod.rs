@@ -3,6 +3,7 @@
 mod check;
 mod compact;
 mod export;
+mod gc;
 mod hash;
 mod import;
 mod import_legacy;
@@ -21,6 +22,7 @@ use super::exit::Failure;
 pub fn run(context: &mut Context, command: Command) -> Result<(), Failure> {
     match command {
         Command::Init(args) => store::init(context, &args),
+        Command::Gc(args) => gc::run(context, &args),
         Command::Status => store::status(context),
         Command::Check(args) => check::run(context, &args),
         Command::Create(args) => volume::create(context, &args),

@@ -15,6 +15,7 @@ use super::super::Context;
 use super::super::args::Serve;
 use super::super::exit::Failure;
 use super::super::interrupt::SIGNALS;
+use crate::collector::Collector;
 use crate::nbd::volume_device::StoreExports;
 use crate::nbd::{Endpoint, Server, ServerOptions};
 
@@ -29,16 +30,18 @@ pub fn run(context: &mut Context, args: &Serve) -> Result<(), Failure> {
     // Before anything is announced: a signal that comes as soon as we are ready must find its handler.
     let mut signals = watch_signals()?;
     let store = context.store()?;
-    let exports = Arc::new(StoreExports::new(store, None));
+    let exports = Arc::new(StoreExports::new(store.clone(), None));
     let server = Server::start(exports, &endpoints, ServerOptions::default())?;
     let pid_file = args.pid_file.as_ref().or(context.config().pid_file.as_ref());
     let _pid_file = pid_file.map(|path| PidFile::create(path)).transpose()?;
     announce(context, args, &server.endpoints())?;
+    let collector = Collector::start(store, context.config())?;
 
     let signal = signals.forever().next();
     if let Some(signal) = signal {
         context.note(&format!("signal {signal}: finishing what is in flight; a second one ends at once"));
     }
+    drop(collector);
     let stopped = server.stop();
     if stopped.cut > 0 {
         context.note(&format!("{} clients did not finish in time and were cut off", stopped.cut));

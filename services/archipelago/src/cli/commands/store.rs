@@ -1,7 +1,8 @@
 //! Commands about a store as a whole.
 
-use archipelago_core::{InitOptions, Store};
+use archipelago_core::{InitOptions, SpaceByKind, Store, StoreStatus};
 use nix::unistd::Group;
+use serde::Serialize;
 use serde_json::json;
 
 use super::super::args::Init;
@@ -39,12 +40,21 @@ fn group_id(text: &str) -> Result<u32, Failure> {
     }
 }
 
+/// What scripts are told of a store.
+#[derive(Serialize)]
+struct StatusDocument {
+    #[serde(flatten)]
+    status: StoreStatus,
+    kinds: SpaceByKind,
+}
+
 /// `status`
 pub fn status(context: &mut Context) -> Result<(), Failure> {
-    let status = context.store()?.status()?;
+    let store = context.store()?;
+    let (status, kinds) = (store.status()?, store.space_by_kind()?);
     let out = &mut context.out;
     if out.json {
-        return out.document(&status);
+        return out.document(&StatusDocument { status, kinds });
     }
     out.line(&format!("location:    {}", status.location))?;
     out.line(&format!("uuid:        {}", status.uuid))?;
@@ -54,6 +64,19 @@ pub fn status(context: &mut Context) -> Result<(), Failure> {
     out.line(&format!("trashed:     {}", status.trashed))?;
     out.line(&format!("size:        {}", exact(status.space.total)))?;
     out.line(&format!("free:        {}", exact(status.space.free)))?;
+    out.line("")?;
+    let mut table = Table::new(&[("KIND", Align::Left), ("OBJECTS", Align::Right), ("SPACE", Align::Right)]);
+    for (kind, amount) in [
+        ("headers", kinds.headers),
+        ("trash", kinds.trash),
+        ("data", kinds.data),
+        ("journals", kinds.segments),
+        ("trees", kinds.packs),
+        ("of removed", kinds.removed),
+    ] {
+        table.row(vec![kind.to_string(), amount.objects.to_string(), size::human(amount.bytes)]);
+    }
+    table.print(out)?;
     if status.processes.is_empty() {
         return Ok(());
     }

@@ -1,0 +1,41 @@
+//! What failures taught, without the seeds that found it: a seed means something else with the next generator.
+
+use crate::history::{Fault, Op, Step, Then};
+use crate::process::Backend;
+use crate::shrink::run;
+use crate::world::Bugs;
+
+/// A history written by hand: who does what, and what goes wrong.
+fn steps(script: &[(usize, Op, Option<Fault>)]) -> Vec<Step> {
+    let step = |(i, (process, op, fault)): (usize, &(usize, Op, Option<Fault>))| Step {
+        stamp: i as u32,
+        process: *process,
+        op: op.clone(),
+        fault: *fault,
+    };
+    script.iter().enumerate().map(step).collect()
+}
+
+#[test]
+fn what_is_flushed_into_a_journal_of_an_owner_that_died_survives_a_cut() {
+    let name = || "volume".to_string();
+    let write = |offset| Op::Write { name: name(), offset, len: 4096, fua: true };
+    for call in 1..16 {
+        for fault in [Fault::Kill { call }, Fault::Io { call, then: Then::Kill }] {
+            for seed in 0..6 {
+                let cut = Fault::Cut { at: 1000, seed, again: 0, tries: 3 };
+                let script = [
+                    (0, Op::Create { name: name(), size: 1 << 16, block: 1 << 16 }, None),
+                    (0, write(0), Some(fault)),
+                    (1, write(8192), None),
+                    (1, Op::Flush { name: name() }, None),
+                    (2, Op::List, Some(cut)),
+                ];
+                for backend in [Backend::File, Backend::Memory] {
+                    run(backend, seed, &steps(&script), Bugs::default())
+                        .unwrap_or_else(|f| panic!("{backend:?}, {fault:?}, cut seed {seed}: {}", f.what));
+                }
+            }
+        }
+    }
+}
