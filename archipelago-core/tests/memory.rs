@@ -1,4 +1,4 @@
-//! A short history of everything that a volume does, on the backend in memory: small enough for Miri, which watches the memory that
+//! A short history of everything that a volume does, on the backend in memory: small enough to be run under Miri as well, which watches the memory that
 //! the engine and the crates under it use.
 #![allow(clippy::unwrap_used)]
 

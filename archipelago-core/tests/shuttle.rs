@@ -489,6 +489,8 @@ fn operations() {
             for value in seen.iter() {
                 assert!(value.load(Ordering::SeqCst) >= now, "an operation from before is still under way");
             }
+            // Between two collections others have time to begin.
+            thread::yield_now();
         }
     }));
     at_once(threads);
