@@ -44,8 +44,10 @@ impl History {
     }
 }
 
+type Make = fn(&mut Generator) -> Op;
+
 /// Weight and maker of each kind of operation. A maker may give another kind when its own makes no sense yet.
-const KINDS: &[(u64, fn(&mut Generator) -> Op)] = &[
+const KINDS: &[(u64, Make)] = &[
     (340, Generator::write),
     (4, Generator::scatter),
     (60, |g| Op::Flush { name: g.volume().0 }),
