@@ -5,7 +5,7 @@ use parking_lot::Mutex;
 use super::*;
 use crate::blocker::sim::SimDisk;
 use crate::blocker::sys::{Fd, Open};
-use crate::limits::MAX_RECORD;
+use crate::limits::{MAX_RECORD, RESERVED_SEGMENT};
 
 const V: VolumeId = VolumeId(0x11);
 const DATA: Object = Object::Data(V, 1);
@@ -562,8 +562,10 @@ fn data_leaves_the_reserve_and_packs_may_use_it() {
     write(&b, DATA, 0, &[1; 1 << 20]).unwrap();
     assert!(matches!(write(&b, DATA, 1 << 20, &[1; 4096]), Err(Error::NoSpace(_))));
     assert!(matches!(write(&b, Object::Data(V, 2), 0, &[1; 4096]), Err(Error::NoSpace(_))));
-    assert!(matches!(b.create(LOG, &[], 4096), Err(Error::NoSpace(_))));
+    assert!(matches!(b.create(LOG, &[], 64 << 10), Err(Error::NoSpace(_))));
     assert_eq!(b.objects(V).unwrap(), [Object::Pack(V, 1), DATA], "what is refused is not created");
+    // For the records of a flush or a snapshot.
+    b.create(LOG, &[], RESERVED_SEGMENT).unwrap();
     write(&b, Object::Pack(V, 1), 0, &[1; 512 << 10]).unwrap();
     b.create_record(RecordKey::Header(V), b"x").unwrap();
 }

@@ -88,7 +88,7 @@ pub(super) fn check(
     report: &mut dyn FnMut(CheckProgress) -> Result<()>,
 ) -> Result<CheckReport> {
     // No collection takes away what a header named when it was read.
-    let _operation = shared.operations.begin();
+    let operation = shared.operations.begin();
     // Listed before any header is read: what is made later is named by something that is read later.
     let candidates = if options.names.is_empty() { Some(all_objects(shared)?) } else { None };
     let mut work = Work {
@@ -113,6 +113,7 @@ pub(super) fn check(
             work.conclude()?;
         }
     }
+    drop(operation);
     if options.repair {
         work.repair();
     }
