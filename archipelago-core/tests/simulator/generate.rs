@@ -44,8 +44,10 @@ impl History {
     }
 }
 
+type Make = fn(&mut Generator) -> Op;
+
 /// Weight and maker of each kind of operation. A maker may give another kind when its own makes no sense yet.
-const KINDS: &[(u64, fn(&mut Generator) -> Op)] = &[
+const KINDS: &[(u64, Make)] = &[
     (340, Generator::write),
     (4, Generator::scatter),
     (60, |g| Op::Flush { name: g.volume().0 }),
@@ -67,6 +69,7 @@ const KINDS: &[(u64, fn(&mut Generator) -> Op)] = &[
     (10, |_| Op::List),
     (25, Generator::audit),
     (4, |_| Op::Check),
+    (12, |_| Op::Collect),
     (12, Generator::copy),
     (14, Generator::group),
     (8, Generator::create),
@@ -172,6 +175,7 @@ impl Generator {
                 | Op::Close { .. }
                 | Op::Flush { .. }
                 | Op::Background
+                | Op::Collect
                 | Op::Exit
                 | Op::Resize { .. }
                 | Op::Rename { .. }
