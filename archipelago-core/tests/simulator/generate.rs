@@ -70,6 +70,7 @@ const KINDS: &[(u64, Kind)] = &[
     (10, |_| Op::List),
     (25, Generator::audit),
     (4, |_| Op::Check),
+    (12, |_| Op::Collect),
     (12, Generator::copy),
     (14, Generator::group),
     (8, Generator::create),
@@ -175,6 +176,7 @@ impl Generator {
                 | Op::Close { .. }
                 | Op::Flush { .. }
                 | Op::Background
+                | Op::Collect
                 | Op::Exit
                 | Op::Resize { .. }
                 | Op::Rename { .. }

@@ -136,6 +136,8 @@ pub enum Op {
     Group {
         members: Vec<(String, String)>,
     },
+    /// Collects what nothing needs any more.
+    Collect,
     /// Walks the whole store and says what is wrong with it.
     Check,
     /// Sends a snapshot, as what differs from `from` if that is given, and receives it under another name.
@@ -231,6 +233,7 @@ impl fmt::Display for Op {
                 let members: Vec<String> = members.iter().map(|(volume, name)| format!("{volume} as {name}")).collect();
                 write!(f, "group snapshot of {}", members.join(" and "))
             }
+            Op::Collect => write!(f, "collect"),
             Op::Check => write!(f, "check"),
             Op::Copy { snapshot, from: None, name } => write!(f, "send {snapshot} and receive it as {name}"),
             Op::Copy { snapshot, from: Some(from), name } => {

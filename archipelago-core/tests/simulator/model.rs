@@ -356,7 +356,7 @@ pub fn effect(state: &State, step: &Step, seed: u64, open: &BTreeSet<String>) ->
         Op::Checkpoint { name } | Op::Open { name } => writable(name).then(nothing),
         Op::Reader { name } => is_snapshot(name).then(nothing),
         Op::Audit { name, other } => (state.contains_key(name) && state.contains_key(other)).then(nothing),
-        Op::ReadKept | Op::Background | Op::List | Op::Check => Some(nothing()),
+        Op::ReadKept | Op::Background | Op::List | Op::Check | Op::Collect => Some(nothing()),
         Op::Kill | Op::Pause | Op::Wake | Op::Full { .. } | Op::Room => Some(nothing()),
         Op::Snapshot { volume, name } => {
             if !writable(volume) || state.contains_key(name) {

@@ -4,11 +4,11 @@ use std::io::IoSlice;
 
 use archipelago_core::limits::SECTOR;
 use archipelago_core::{
-    CheckOptions, CloneOptions, CreateOptions, Error, Finding, FindingKind, Kind, ListOptions, MapSource, Mode,
-    ResumeToken, SendOptions, Severity, Store, Volume, WriteFlags,
+    CheckOptions, CloneOptions, CollectOptions, CreateOptions, Error, Finding, FindingKind, Kind, ListOptions,
+    MapSource, Mode, ResumeToken, SendOptions, Severity, Store, Volume, WriteFlags,
 };
 
-use crate::history::{Op, Step, fill};
+use crate::history::{Op, PROCESSES, Step, fill};
 use crate::model::{After, Map, whole_sectors};
 use crate::process::Kept;
 use crate::world::World;
@@ -100,6 +100,12 @@ impl World {
                 Ok(Outcome::Refused)
             }
             Err(Trouble::Engine(Error::Exists(name))) if self.is_stale(&name) => Ok(Outcome::Refused),
+            // It waits for an answer of everybody, and somebody is stopped.
+            Err(Trouble::Engine(Error::Timeout(_)))
+                if step.op == Op::Collect && (0..PROCESSES).any(|p| self.is_paused(p)) =>
+            {
+                Ok(Outcome::Refused)
+            }
             // A copy of a snapshot has its identity.
             Err(Trouble::Engine(Error::InvalidArgument(text)))
                 if matches!(step.op, Op::Copy { from: Some(_), .. }) && text.ends_with("are the same snapshot") =>
@@ -252,6 +258,7 @@ impl World {
                     return wrong(format!("took snapshots {made:?}"));
                 }
             }
+            Op::Collect => drop(store.collect(&CollectOptions::default(), &mut |_| true)?),
             Op::Check => self.check(p, false)?,
             Op::Copy { snapshot, from, name } => {
                 // Here only if it found no room before.

@@ -6,6 +6,7 @@ use crate::error::{Error, Owner, Result};
 use crate::store::acknowledge::Unsettled;
 use crate::store::control::{Answer, Request};
 use crate::store::pins::PinnedHeader;
+use crate::store::Background;
 use crate::store::shared::Shared;
 
 /// How long a process may take to acknowledge: somewhat more than it waits itself.
@@ -86,6 +87,8 @@ fn ask(shared: &Shared, owner: &Owner, request: &Request, time: Duration) -> Res
             Err(error) => error,
         };
         let patience = match error {
+            // In a simulation nobody moves while this waits.
+            _ if shared.options.background == Background::Manual => Duration::ZERO,
             // On its way out; but a live one whose socket is gone must not be taken for dead.
             Error::NotOpen(_) => LEAVING_TIME,
             Error::TooBusy(_) => BUSY_TIME,
