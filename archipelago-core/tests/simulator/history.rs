@@ -112,6 +112,15 @@ pub enum Op {
     Checkpoint {
         name: String,
     },
+    /// Gathers blocks that lie in more pieces than this.
+    Compact {
+        name: String,
+        max_extents: usize,
+    },
+    /// Gives every block of a snapshot a digest.
+    Hash {
+        name: String,
+    },
     /// Opens for writing, if it is not open here.
     Open {
         name: String,
@@ -222,6 +231,8 @@ impl fmt::Display for Op {
             Op::Rename { old, new } => write!(f, "rename {old} to {new}"),
             Op::Resize { name, size } => write!(f, "resize {name} to {size}"),
             Op::Checkpoint { name } => write!(f, "checkpoint {name}"),
+            Op::Compact { name, max_extents } => write!(f, "compact {name} to {max_extents} pieces"),
+            Op::Hash { name } => write!(f, "hash {name}"),
             Op::Open { name } => write!(f, "open {name}"),
             Op::Close { name } => write!(f, "close {name}"),
             Op::Reader { name } => write!(f, "open {name} for reading and keep it"),

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Owner, Result};
+use crate::store::Background;
 use crate::store::acknowledge::Unsettled;
 use crate::store::control::{Answer, Request};
 use crate::store::pins::PinnedHeader;
-use crate::store::Background;
 use crate::store::shared::Shared;
 
 /// How long a process may take to acknowledge: somewhat more than it waits itself.
