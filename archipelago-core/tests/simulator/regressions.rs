@@ -39,3 +39,20 @@ fn what_is_flushed_into_a_journal_of_an_owner_that_died_survives_a_cut() {
         }
     }
 }
+
+#[test]
+fn what_was_cut_off_stays_gone_when_the_volume_is_compacted_before_it_grows() {
+    let name = |name: &str| name.to_string();
+    let script = [
+        (0, Op::Create { name: name("volume"), size: 2 << 16, block: 1 << 16 }, None),
+        (0, Op::Write { name: name("volume"), offset: 0, len: 2 << 16, fua: false }, None),
+        (0, Op::Snapshot { volume: name("volume"), name: name("snapshot") }, None),
+        (0, Op::Resize { name: name("volume"), size: 1 << 16 }, None),
+        (0, Op::Compact { name: name("volume"), max_extents: 0 }, None),
+        (0, Op::Resize { name: name("volume"), size: 2 << 16 }, None),
+        (0, Op::Read { name: name("volume"), offset: 1 << 16, len: 1 << 16 }, None),
+    ];
+    for backend in [Backend::File, Backend::Memory] {
+        run(backend, 0, &steps(&script), Bugs::default()).unwrap_or_else(|f| panic!("{backend:?}: {}", f.what));
+    }
+}
