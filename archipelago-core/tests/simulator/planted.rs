@@ -73,13 +73,6 @@ fn a_block_collected_while_a_reader_uses_it_is_found() {
 }
 
 #[test]
-fn a_node_pack_collected_while_its_owner_appends_to_it_is_found() {
-    let collect = collect::Planted { no_waiting: true, ..collect::Planted::default() };
-    let bugs = Bugs { collect, ..Bugs::default() };
-    must_be_found(&[Backend::File, Backend::Memory], "a collection that does not wait for anybody", bugs);
-}
-
-#[test]
 fn a_lost_run_of_a_map_record_is_found() {
     must_be_found_in_engine("a record without its last run", Bug::RunLost);
 }
