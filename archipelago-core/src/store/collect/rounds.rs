@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Owner, Result};
+use crate::store::Background;
 use crate::store::acknowledge::Unsettled;
 use crate::store::control::{Answer, Request};
 use crate::store::pins::PinnedHeader;
@@ -86,6 +87,8 @@ fn ask(shared: &Shared, owner: &Owner, request: &Request, time: Duration) -> Res
             Err(error) => error,
         };
         let patience = match error {
+            // In a simulation nobody moves while this waits.
+            _ if shared.options.background == Background::Manual => Duration::ZERO,
             // On its way out; but a live one whose socket is gone must not be taken for dead.
             Error::NotOpen(_) => LEAVING_TIME,
             Error::TooBusy(_) => BUSY_TIME,
