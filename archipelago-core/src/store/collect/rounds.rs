@@ -80,10 +80,18 @@ fn others(shared: &Shared) -> Result<Vec<Owner>> {
 
 /// Asks one process; `None` if it is gone. Whoever lives and gives no answer ends the collection.
 fn ask(shared: &Shared, owner: &Owner, request: &Request, time: Duration) -> Result<Option<Answer>> {
-    shared.peers.get().map_or(Ok(None), |peers| ask_until_gone(&**peers, owner, request, time))
+    // In a simulation nobody moves while this waits.
+    let patient = shared.options.background != Background::Manual;
+    shared.peers.get().map_or(Ok(None), |peers| ask_until_gone(&**peers, owner, request, time, patient))
 }
 
-fn ask_until_gone(peers: &dyn Peers, owner: &Owner, request: &Request, time: Duration) -> Result<Option<Answer>> {
+fn ask_until_gone(
+    peers: &dyn Peers,
+    owner: &Owner,
+    request: &Request,
+    time: Duration,
+    patient: bool,
+) -> Result<Option<Answer>> {
     let begun = Instant::now();
     loop {
         let error = match peers.ask(&owner.process, request, time) {
@@ -92,8 +100,7 @@ fn ask_until_gone(peers: &dyn Peers, owner: &Owner, request: &Request, time: Dur
             Err(error) => error,
         };
         let patience = match error {
-            // In a simulation nobody moves while this waits.
-            _ if shared.options.background == Background::Manual => Duration::ZERO,
+            _ if !patient => Duration::ZERO,
             // On its way out; but a live one whose socket is gone must not be taken for dead.
             Error::NotOpen(_) => LEAVING_TIME,
             // A process that ends closes its sockets a moment before its registration is free. What is asked here may be asked twice.
@@ -158,7 +165,7 @@ mod tests {
         let owner = Owner { pid: 2, host: "here".into(), command: "test".into(), since: 0, process };
         let ask = |kind| {
             let peers = Ending { looks: AtomicU32::new(2), kind };
-            ask_until_gone(&peers, &owner, &Request::Acknowledge { packs: false }, ACKNOWLEDGE_TIME)
+            ask_until_gone(&peers, &owner, &Request::Acknowledge { packs: false }, ACKNOWLEDGE_TIME, true)
         };
         for closed in [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset, ErrorKind::ConnectionRefused] {
             assert!(ask(closed).unwrap().is_none(), "{closed}");
