@@ -93,7 +93,7 @@ fn a_node_that_breaks_an_invariant_is_not_encoded() {
         edit(&mut pointer);
         Node::Inner { level: 1, children: vec![(0, pointer)] }
     };
-    let full: Vec<_> = (0..65).map(|n| extent(n, 1, data(1, 1))).collect();
+    let full: Vec<_> = (0..=MAX_EXTENTS as u16).map(|n| extent(n, 1, data(1, 1))).collect();
     for (node, base) in [
         (Node::Leaf(vec![(128, owned.clone())]), 0),
         (Node::Leaf(vec![(3, owned.clone()), (3, owned.clone())]), 0),
