@@ -59,21 +59,3 @@ fn what_was_cut_off_stays_gone_when_the_volume_is_compacted_before_it_grows() {
         run(backend, 0, &steps(&script), Bugs::default()).unwrap_or_else(|f| panic!("{backend:?}: {}", f.what));
     }
 }
-
-#[test]
-fn what_a_sealed_journal_speaks_of_is_not_called_left_over_after_a_collection() {
-    let name = |name: &str| name.to_string();
-    let write = || Op::Write { name: name("volume"), offset: 0, len: 1 << 16, fua: false };
-    let script = [
-        (0, Op::Create { name: name("volume"), size: 1 << 16, block: 1 << 16 }, None),
-        (0, write(), None),
-        (0, Op::Snapshot { volume: name("volume"), name: name("snapshot-1") }, None),
-        (0, write(), None),
-        (0, Op::Snapshot { volume: name("volume"), name: name("snapshot-2") }, None),
-        (0, Op::Remove { name: name("snapshot-1") }, None),
-    ];
-    for backend in [Backend::File, Backend::Memory] {
-        // At the end of a history all is collected, and a check must find nothing.
-        run(backend, 0, &steps(&script), Bugs::default()).unwrap_or_else(|f| panic!("{backend:?}: {}", f.what));
-    }
-}
