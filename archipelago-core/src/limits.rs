@@ -32,8 +32,11 @@ pub const FANOUT_SHIFT: u32 = 7;
 pub const MAX_NODE: usize = 16 << 10;
 /// Largest extent list kept inline in a leaf entry, in bytes.
 pub const MAX_INLINE_EXTENTS: usize = 64;
-/// Extents of one block past which the block is composed in the background.
-pub const MAX_EXTENTS: usize = 64;
+/// Extents of one block that can be stored: a node says their number in one byte.
+pub const MAX_EXTENTS: usize = 255;
+/// Extents of one block past which the block is composed in the background. Well below what can be stored, so that a fold
+/// hardly ever has to compose a block while writes are stopped.
+pub const COMPOSE_EXTENTS: usize = 64;
 /// Bytes that composing copies by one call: large enough for the disk, small enough to be kept.
 pub const COMPOSE_PIECE: usize = 1 << 20;
 /// Bytes that compaction copies between two checkpoints: what a crash makes it do again.

@@ -32,6 +32,8 @@ pub struct Journal {
     folded_pos: AtomicU64,
     /// A next segment is wanted.
     wants_segment: AtomicBool,
+    /// It is wanted so soon that writers make it themselves, before they are admitted.
+    needs_segment: AtomicBool,
     /// Segments made ahead of need. Held while one is made, so that nobody makes the same one twice; taken with the
     /// journal's lock held, never the other way round.
     ahead: Mutex<Ahead>,
@@ -103,6 +105,7 @@ impl Journal {
             folded: AtomicU64::new(0),
             folded_pos: AtomicU64::new(pack_pos(folded)),
             wants_segment: AtomicBool::new(false),
+            needs_segment: AtomicBool::new(false),
             ahead: Mutex::new(Ahead { made: None, last: tail.next.pos.segment, ended: false }),
             made_ahead: AtomicU32::new(0),
             dirty: Mutex::new(Vec::new()),
@@ -156,6 +159,12 @@ impl Journal {
         self.wants_segment.load(Ordering::Relaxed)
     }
 
+    /// Whether a writer should make it before it is admitted: to make one means to wait for a sync, which nobody may do who
+    /// was admitted, for a snapshot waits for all of them.
+    pub fn needs_segment(&self) -> bool {
+        self.needs_segment.load(Ordering::Relaxed)
+    }
+
     /// Makes the next segment ahead of need, outside every lock that a writer takes.
     pub fn prepare_segment(&self, blocker: &dyn Blocker) -> Result<()> {
         let (number, len) = {
@@ -174,6 +183,7 @@ impl Journal {
             self.made_ahead.store(number, Ordering::Relaxed);
         }
         self.wants_segment.store(false, Ordering::Relaxed);
+        self.needs_segment.store(false, Ordering::Relaxed);
         Ok(())
     }
 
@@ -243,10 +253,13 @@ impl Journal {
             state.segment_len = len;
             state.grow = (u64::from(len) * 4).min(SEGMENT_SIZE) as u32;
         }
-        if u64::from(state.next.pos.offset) * 2 > u64::from(state.segment_len)
-            && self.made_ahead.load(Ordering::Relaxed) <= state.next.pos.segment
-        {
+        // In the background from half of the segment on, by writers from three quarters on.
+        let quarters = u64::from(state.next.pos.offset) * 4 / u64::from(state.segment_len);
+        if quarters >= 2 && self.made_ahead.load(Ordering::Relaxed) <= state.next.pos.segment {
             self.wants_segment.store(true, Ordering::Relaxed);
+            if quarters >= 3 {
+                self.needs_segment.store(true, Ordering::Relaxed);
+            }
         }
         Ok(())
     }

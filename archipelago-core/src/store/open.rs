@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::blocker::{LockMode, LockOutcome, Object, RecordKey};
 use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind, LogPos};
-use crate::limits::MAX_EXTENTS;
+use crate::limits::COMPOSE_EXTENTS;
 use crate::mapper::journal::{Journal, Tail};
 use crate::mapper::replay::{self, Replayed};
 use crate::store::catalog;
@@ -80,7 +80,7 @@ fn writer(shared: &Arc<Shared>, name: &str, receives: bool) -> Result<Handle> {
         }
     }
     let overfull: BTreeSet<u64> =
-        view.overlay.iter().filter(|(_, m)| m.extents().len() > MAX_EXTENTS).map(|(b, _)| *b).collect();
+        view.overlay.iter().filter(|(_, m)| m.extents().len() > COMPOSE_EXTENTS).map(|(b, _)| *b).collect();
     let shrunk = header.shrunk;
     let inner = Arc::new(Inner {
         shared: shared.clone(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::blocker::{LockMode, LockOutcome, Object, RecordKey, VolumeId};
 use crate::error::{Error, Result};
 use crate::format::header::{Header, LogPos, LogStart, Root};
-use crate::limits::{MAX_EXTENTS, MAX_FOLD_JOBS, SECTOR};
+use crate::limits::{COMPOSE_EXTENTS, MAX_EXTENTS, MAX_FOLD_JOBS, SECTOR};
 use crate::mapper::fold::Folder;
 use crate::mapper::pack::PackWriter;
 use crate::mapper::tree::Tree;
@@ -72,6 +72,14 @@ impl Inner {
 
     /// Slows writers down before the journal is longer than a replay may take.
     pub fn throttle(&self, writer: &Writer) -> Result<()> {
+        if writer.journal.wants_segment() {
+            if writer.journal.needs_segment() {
+                // What fails here fails again for the record that needs the segment, if it is one that may not use the reserve.
+                let _ = writer.journal.prepare_segment(self.blocker());
+            } else if self.shared.options.background != Background::Manual {
+                self.shared.wake();
+            }
+        }
         let most = self.shared.options.max_unfolded;
         let unfolded = writer.journal.unfolded();
         if unfolded < most / 2 {
@@ -170,7 +178,6 @@ impl Inner {
             if writer.overfull.lock().is_empty() {
                 break;
             }
-            let _gate = self.gate.read();
             self.compose(writer)?;
         }
         let (earlier, job) = {
@@ -181,7 +188,7 @@ impl Inner {
                 if self.header.lock().header.shrunk && !size.is_multiple_of(SECTOR) {
                     self.zero_tail(size)?;
                 }
-                self.compose(writer)?;
+                self.compose_longest(writer)?;
                 let epoch = self.epoch.load(Ordering::Acquire);
                 writer.journal.seal_pending(&mut writer.journal.lock(), epoch);
                 let mut job = self.capture(writer);
@@ -286,26 +293,44 @@ impl Inner {
         self.blocker().commit_record(key, record.version, &header.encode()).map(|_| ())
     }
 
-    /// Gathers the scattered sectors of overfull blocks in the live data object. The gate is held by the caller, shared or not.
-    pub fn compose(&self, writer: &Writer) -> Result<()> {
+    /// Gathers the scattered sectors of overfull blocks in the live data object. The gate is held for one block at a time:
+    /// who wants to stop changes waits for no more than that.
+    fn compose(&self, writer: &Writer) -> Result<()> {
         loop {
             let Some(block) = writer.overfull.lock().pop_first() else { return Ok(()) };
-            if let Err(error) = self.compose_block(writer, block) {
+            let composed = {
+                let _gate = self.gate.read();
+                self.compose_block(writer, block)
+            };
+            if let Err(error) = composed {
                 writer.overfull.lock().insert(block);
                 return Err(error);
             }
         }
     }
 
+    /// Composes the blocks that cannot be stored as they are. Changes are stopped by the caller.
+    fn compose_longest(&self, writer: &Writer) -> Result<()> {
+        let overfull: Vec<u64> = writer.overfull.lock().iter().copied().collect();
+        for block in overfull {
+            let extents = self.overlay.shard(block).read().get(&block).map_or(0, |map| map.extents().len());
+            if extents > MAX_EXTENTS {
+                self.compose_block(writer, block)?;
+                writer.overfull.lock().remove(&block);
+            }
+        }
+        Ok(())
+    }
+
     fn compose_block(&self, writer: &Writer, block: u64) -> Result<()> {
         let mut shard = self.overlay.shard(block).write();
         let Some(map) = shard.get(&block) else { return Ok(()) };
-        if map.extents().len() <= MAX_EXTENTS {
+        if map.extents().len() <= COMPOSE_EXTENTS {
             return Ok(());
         }
         let mut map = (**map).clone();
         for what in [Gather::Mapped, Gather::Gaps] {
-            if map.extents().len() > MAX_EXTENTS {
+            if map.extents().len() > COMPOSE_EXTENTS {
                 self.gather(writer, block, &mut map, what)?;
             }
         }

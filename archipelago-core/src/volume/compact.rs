@@ -104,6 +104,11 @@ impl Inner {
         let _operation = self.shared.operations.begin();
         let _gate = self.gate.read();
         self.check()?;
+        // Until the fold after a shrink the tree still has blocks past the end. What is put into the overlay now would
+        // survive that fold, and be shown when the volume grows.
+        if block >= self.size.load(Ordering::Acquire).div_ceil(1 << self.block_shift) {
+            return Ok(0);
+        }
         let mut shard = self.overlay.shard(block).write();
         let mut map = self.locate(&shard, block)?.to_map();
         let epoch = self.epoch.load(Ordering::Acquire);

@@ -9,7 +9,7 @@ use crate::blocker::{Blocker, LockGuard, Object, RecordKey, VolumeId};
 use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind, LogStart};
 use crate::format::node::Source;
-use crate::limits::{MAX_EXTENTS, SECTOR_SHIFT};
+use crate::limits::{COMPOSE_EXTENTS, SECTOR_SHIFT};
 use crate::mapper::block_map::{self, BlockMap, Runs};
 use crate::mapper::fold::Changed;
 use crate::mapper::journal::Journal;
@@ -225,7 +225,7 @@ impl Inner {
 
     /// Puts a changed map into its shard.
     pub fn put(&self, shard: &mut Shard, block: u64, map: BlockMap) {
-        if map.extents().len() > MAX_EXTENTS
+        if map.extents().len() > COMPOSE_EXTENTS
             && let Some(writer) = &self.writer
         {
             writer.overfull.lock().insert(block);

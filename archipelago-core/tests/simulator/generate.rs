@@ -62,6 +62,8 @@ const KINDS: &[(u64, Kind)] = &[
     (25, Generator::rename),
     (35, Generator::resize),
     (20, |g| Op::Checkpoint { name: g.volume().0 }),
+    (15, Generator::compact),
+    (12, Generator::hash),
     (15, |g| Op::Open { name: g.volume().0 }),
     (25, |g| Op::Close { name: g.volume().0 }),
     (15, Generator::reader),
@@ -70,6 +72,7 @@ const KINDS: &[(u64, Kind)] = &[
     (10, |_| Op::List),
     (25, Generator::audit),
     (4, |_| Op::Check),
+    (12, |_| Op::Collect),
     (12, Generator::copy),
     (14, Generator::group),
     (8, Generator::create),
@@ -175,6 +178,9 @@ impl Generator {
                 | Op::Close { .. }
                 | Op::Flush { .. }
                 | Op::Background
+                | Op::Collect
+                | Op::Compact { .. }
+                | Op::Hash { .. }
                 | Op::Exit
                 | Op::Resize { .. }
                 | Op::Rename { .. }
@@ -418,6 +424,18 @@ impl Generator {
         self.volumes[at].1 = size;
         self.process = user;
         Op::Resize { name, size }
+    }
+
+    fn compact(&mut self) -> Op {
+        let name = self.volume().0;
+        Op::Compact { name, max_extents: self.rng.below(3) as usize }
+    }
+
+    fn hash(&mut self) -> Op {
+        match self.snapshots.is_empty() {
+            true => self.snapshot(),
+            false => Op::Hash { name: Self::pick(&mut self.rng, &self.snapshots).0.clone() },
+        }
     }
 
     fn reader(&mut self) -> Op {

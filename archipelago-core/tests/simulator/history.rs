@@ -112,6 +112,15 @@ pub enum Op {
     Checkpoint {
         name: String,
     },
+    /// Gathers blocks that lie in more pieces than this.
+    Compact {
+        name: String,
+        max_extents: usize,
+    },
+    /// Gives every block of a snapshot a digest.
+    Hash {
+        name: String,
+    },
     /// Opens for writing, if it is not open here.
     Open {
         name: String,
@@ -136,6 +145,8 @@ pub enum Op {
     Group {
         members: Vec<(String, String)>,
     },
+    /// Collects what nothing needs any more.
+    Collect,
     /// Walks the whole store and says what is wrong with it.
     Check,
     /// Sends a snapshot, as what differs from `from` if that is given, and receives it under another name.
@@ -220,6 +231,8 @@ impl fmt::Display for Op {
             Op::Rename { old, new } => write!(f, "rename {old} to {new}"),
             Op::Resize { name, size } => write!(f, "resize {name} to {size}"),
             Op::Checkpoint { name } => write!(f, "checkpoint {name}"),
+            Op::Compact { name, max_extents } => write!(f, "compact {name} to {max_extents} pieces"),
+            Op::Hash { name } => write!(f, "hash {name}"),
             Op::Open { name } => write!(f, "open {name}"),
             Op::Close { name } => write!(f, "close {name}"),
             Op::Reader { name } => write!(f, "open {name} for reading and keep it"),
@@ -231,6 +244,7 @@ impl fmt::Display for Op {
                 let members: Vec<String> = members.iter().map(|(volume, name)| format!("{volume} as {name}")).collect();
                 write!(f, "group snapshot of {}", members.join(" and "))
             }
+            Op::Collect => write!(f, "collect"),
             Op::Check => write!(f, "check"),
             Op::Copy { snapshot, from: None, name } => write!(f, "send {snapshot} and receive it as {name}"),
             Op::Copy { snapshot, from: Some(from), name } => {

@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use archipelago_core::Kind;
 use archipelago_core::limits::{ATOM, SECTOR};
+use archipelago_core::{Digest, Kind};
 
 use crate::history::{Op, Step, fill, scattered};
 
@@ -80,6 +80,22 @@ impl Map {
     /// Whether a range reads as zeros.
     pub fn is_zero(&self, offset: u64, len: u64) -> bool {
         self.read(offset, len).iter().all(|b| *b == 0)
+    }
+
+    /// The top hash that a snapshot with these bytes has, by its definition.
+    pub fn top_hash(&self) -> Digest {
+        let digest = |block: u64| {
+            let offset = block * self.block;
+            let mut bytes = self.read(offset, self.block.min(self.size - offset));
+            bytes.truncate(bytes.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1));
+            Digest::of_bytes(&bytes)
+        };
+        let mut level: Vec<Digest> = (0..self.size.div_ceil(self.block)).map(digest).collect();
+        level.resize(level.len().next_power_of_two(), Digest([0; 32]));
+        while level.len() > 1 {
+            level = level.chunks(2).map(|pair| Digest::of_bytes(&[pair[0].0, pair[1].0].concat())).collect();
+        }
+        level[0]
     }
 
     fn atom(&self, atom: u64) -> Atom {
@@ -353,10 +369,10 @@ pub fn effect(state: &State, step: &Step, seed: u64, open: &BTreeSet<String>) ->
         Op::Close { name } => open.contains(name).then(|| settled(&mut [name].into_iter())),
         Op::Exit => Some(settled(&mut open.iter())),
         Op::Read { name, offset, len } => fits(name, *offset, *len).then(nothing),
-        Op::Checkpoint { name } | Op::Open { name } => writable(name).then(nothing),
-        Op::Reader { name } => is_snapshot(name).then(nothing),
+        Op::Checkpoint { name } | Op::Compact { name, .. } | Op::Open { name } => writable(name).then(nothing),
+        Op::Reader { name } | Op::Hash { name } => is_snapshot(name).then(nothing),
         Op::Audit { name, other } => (state.contains_key(name) && state.contains_key(other)).then(nothing),
-        Op::ReadKept | Op::Background | Op::List | Op::Check => Some(nothing()),
+        Op::ReadKept | Op::Background | Op::List | Op::Check | Op::Collect => Some(nothing()),
         Op::Kill | Op::Pause | Op::Wake | Op::Full { .. } | Op::Room => Some(nothing()),
         Op::Snapshot { volume, name } => {
             if !writable(volume) || state.contains_key(name) {

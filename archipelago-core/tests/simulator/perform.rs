@@ -1,14 +1,16 @@
 //! Does one operation in one process, and checks its answer.
 
 use std::io::IoSlice;
+use std::ops::ControlFlow;
 
 use archipelago_core::limits::SECTOR;
+use archipelago_core::store::content::HashOptions;
 use archipelago_core::{
-    CheckOptions, CloneOptions, CreateOptions, Error, Finding, FindingKind, Kind, ListOptions, MapSource, Mode,
-    ResumeToken, SendOptions, Severity, Store, Volume, WriteFlags,
+    CheckOptions, CloneOptions, CollectOptions, CompactOptions, CreateOptions, Error, Finding, FindingKind, Kind,
+    ListOptions, MapSource, Mode, ResumeToken, SendOptions, Severity, Store, Volume, WriteFlags,
 };
 
-use crate::history::{Op, Step, fill};
+use crate::history::{Op, PROCESSES, Step, fill};
 use crate::model::{After, Map, whole_sectors};
 use crate::process::Kept;
 use crate::world::World;
@@ -67,6 +69,7 @@ fn needs(op: &Op) -> Option<&str> {
         | Op::Read { name, .. }
         | Op::Remove { name }
         | Op::Checkpoint { name }
+        | Op::Compact { name, .. }
         | Op::Open { name } => Some(name),
         _ => None,
     }
@@ -100,6 +103,12 @@ impl World {
                 Ok(Outcome::Refused)
             }
             Err(Trouble::Engine(Error::Exists(name))) if self.is_stale(&name) => Ok(Outcome::Refused),
+            // It waits for an answer of everybody, and somebody is stopped.
+            Err(Trouble::Engine(Error::Timeout(_)))
+                if step.op == Op::Collect && (0..PROCESSES).any(|p| self.is_paused(p)) =>
+            {
+                Ok(Outcome::Refused)
+            }
             // A copy of a snapshot has its identity.
             Err(Trouble::Engine(Error::InvalidArgument(text)))
                 if matches!(step.op, Op::Copy { from: Some(_), .. }) && text.ends_with("are the same snapshot") =>
@@ -207,6 +216,17 @@ impl World {
                 }
             }
             Op::Checkpoint { name } => self.volume(p, name)?.checkpoint()?,
+            Op::Compact { name, max_extents } => {
+                let options = CompactOptions { max_extents: *max_extents, rate: 0 };
+                self.volume(p, name)?.compact(&options, &mut |_| ControlFlow::Continue(()))?;
+            }
+            Op::Hash { name } => {
+                let hashed = store.hash(name, &HashOptions::default(), &mut |_| true)?;
+                let wanted = self.state[name].top_hash();
+                if hashed.top_hash != Some(wanted) {
+                    return wrong(format!("{name}: the top hash is {wanted}, the store says {hashed:?}"));
+                }
+            }
             Op::Open { name } => drop(self.volume(p, name)?),
             Op::Close { name } => {
                 if let Some(volume) = self.process(p)?.handles.remove(name) {
@@ -252,6 +272,7 @@ impl World {
                     return wrong(format!("took snapshots {made:?}"));
                 }
             }
+            Op::Collect => self.collect(p)?,
             Op::Check => self.check(p, false)?,
             Op::Copy { snapshot, from, name } => {
                 // Here only if it found no room before.
@@ -303,6 +324,17 @@ impl World {
         }
     }
 
+    /// A check right after a collection, with nothing open and nothing going wrong, finds nothing left over.
+    pub fn check_nothing_left(&mut self, p: usize) -> Done<()> {
+        let store = self.process(p)?.store.clone();
+        let report = store.check(&CheckOptions { grace: 0, ..CheckOptions::default() }, &mut |_| Ok(()))?;
+        match report.findings.first() {
+            _ if !report.leaks_checked => wrong("the check did not look for leaks".to_string()),
+            None => Ok(()),
+            Some(finding) => wrong(format!("after a collection check found {finding:?}")),
+        }
+    }
+
     /// A check finds no damage, for none was done to what is stored, and nothing that only damage explains.
     pub fn check(&mut self, p: usize, repair: bool) -> Done<()> {
         let store = self.process(p)?.store.clone();
@@ -323,6 +355,14 @@ impl World {
             None => Ok(()),
             Some(finding) => wrong(format!("check found {finding:?}")),
         }
+    }
+
+    /// Takes away what nothing needs any more.
+    pub fn collect(&mut self, p: usize) -> Done<()> {
+        let planted = self.bugs.collect;
+        let store = &self.process(p)?.store;
+        store.collect_with_planted_bug(&CollectOptions::default(), planted, &mut |_| true)?;
+        Ok(())
     }
 
     fn ask(&mut self, p: usize, store: &Store, step: &Step) -> Done<()> {

@@ -2,6 +2,7 @@
 
 use archipelago_core::blocker::sim::Syncs;
 use archipelago_core::planted::{Bug, plant};
+use archipelago_core::store::collect;
 
 use crate::generate::History;
 use crate::process::Backend;
@@ -35,14 +36,14 @@ fn must_be_found_in_engine(what: &str, bug: Bug) {
 
 #[test]
 fn a_skipped_file_sync_is_found() {
-    let bugs = Bugs { syncs: Syncs::Files, wire: None };
+    let bugs = Bugs { syncs: Syncs::Files, ..Bugs::default() };
     must_be_found(&[Backend::File], "file syncs that do nothing", bugs);
     must_be_found(&[Backend::Memory], "object syncs that do nothing", bugs);
 }
 
 #[test]
 fn a_skipped_directory_sync_is_found() {
-    let bugs = Bugs { syncs: Syncs::Directories, wire: None };
+    let bugs = Bugs { syncs: Syncs::Directories, ..Bugs::default() };
     must_be_found(&[Backend::File], "directory syncs that do nothing", bugs);
     must_be_found(&[Backend::Memory], "creations that are not durable", bugs);
 }
@@ -62,6 +63,13 @@ fn writes_of_a_commit_in_the_wrong_order_are_found() {
     ] {
         must_be_found(&[Backend::Memory], what, Bugs { wire: Some(planted), ..Bugs::default() });
     }
+}
+
+#[test]
+fn a_block_collected_while_a_reader_uses_it_is_found() {
+    let collect = collect::Planted { no_pins: true, ..collect::Planted::default() };
+    let bugs = Bugs { collect, ..Bugs::default() };
+    must_be_found(&[Backend::File, Backend::Memory], "a collection that does not ask what readers use", bugs);
 }
 
 #[test]

@@ -39,3 +39,41 @@ fn what_is_flushed_into_a_journal_of_an_owner_that_died_survives_a_cut() {
         }
     }
 }
+
+#[test]
+fn what_was_cut_off_stays_gone_when_the_volume_is_compacted_before_it_grows() {
+    let name = |name: &str| name.to_string();
+    let script = [
+        (0, Op::Create { name: name("volume"), size: 2 << 16, block: 1 << 16 }, None),
+        (0, Op::Write { name: name("volume"), offset: 0, len: 2 << 16, fua: false }, None),
+        (0, Op::Snapshot { volume: name("volume"), name: name("snapshot") }, None),
+        // Only in the tree is what was cut off still there.
+        (0, Op::Checkpoint { name: name("volume") }, None),
+        (0, Op::Resize { name: name("volume"), size: 1 << 16 }, None),
+        (0, Op::Compact { name: name("volume"), max_extents: 0 }, None),
+        (0, Op::Resize { name: name("volume"), size: 2 << 16 }, None),
+        (0, Op::Flush { name: name("volume") }, Some(Fault::Cut { at: 1000, seed: 1, again: 0, tries: 3 })),
+        (1, Op::Read { name: name("volume"), offset: 1 << 16, len: 1 << 16 }, None),
+    ];
+    for backend in [Backend::File, Backend::Memory] {
+        run(backend, 0, &steps(&script), Bugs::default()).unwrap_or_else(|f| panic!("{backend:?}: {}", f.what));
+    }
+}
+
+#[test]
+fn what_a_sealed_journal_speaks_of_is_not_called_left_over_after_a_collection() {
+    let name = |name: &str| name.to_string();
+    let write = || Op::Write { name: name("volume"), offset: 0, len: 1 << 16, fua: false };
+    let script = [
+        (0, Op::Create { name: name("volume"), size: 1 << 16, block: 1 << 16 }, None),
+        (0, write(), None),
+        (0, Op::Snapshot { volume: name("volume"), name: name("snapshot-1") }, None),
+        (0, write(), None),
+        (0, Op::Snapshot { volume: name("volume"), name: name("snapshot-2") }, None),
+        (0, Op::Remove { name: name("snapshot-1") }, None),
+    ];
+    for backend in [Backend::File, Backend::Memory] {
+        // At the end of a history all is collected, and a check must find nothing.
+        run(backend, 0, &steps(&script), Bugs::default()).unwrap_or_else(|f| panic!("{backend:?}: {}", f.what));
+    }
+}

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use archipelago_core::Error;
 use archipelago_core::blocker::sim::{Random, Syncs};
+use archipelago_core::store::collect;
 use archipelago_core::store::peers::Neighbours;
+use archipelago_core::{Error, Mode};
 
 use crate::examine::shape;
 use crate::history::{Fault, Op, PROCESSES, Step, Then, mix};
@@ -22,6 +23,7 @@ const PLENTY: (u64, u64) = (1 << 40, 1 << 39);
 pub struct Bugs {
     pub syncs: Syncs,
     pub wire: Option<Planted>,
+    pub collect: collect::Planted,
 }
 
 /// How much was tried.
@@ -66,7 +68,7 @@ pub struct World {
     pub counts: Counts,
     procs: [Option<Process>; PROCESSES],
     neighbours: Arc<Neighbours>,
-    bugs: Bugs,
+    pub bugs: Bugs,
     /// Names that a rename was to give or to take when something struck it. An entry may be left that leads to a volume of another
     /// name; while that is open, nobody can tell that its owner is not about to make the entry count, and it is refused.
     stale: BTreeSet<String>,
@@ -189,7 +191,10 @@ impl World {
         let hit = wire.hit();
         wire.disarm();
         self.disk.clear_failures();
+        let read_wrongly = hit && matches!(step.fault, Some(Fault::ReadError { .. } | Fault::Corrupt { .. }));
         let result = match result {
+            // A check says in its report what it could not read.
+            Err(Trouble::Wrong(_)) if read_wrongly && step.op == Op::Check => Ok(Outcome::Done),
             Err(Trouble::Wrong(text)) if !hit || !matches!(step.fault, Some(Fault::Kill { .. })) => {
                 return Err(Trouble::Wrong(text));
             }
@@ -206,6 +211,9 @@ impl World {
             return self.struck(p, step, effect, result, open);
         }
         let refused = matches!(result, Ok(Outcome::Refused));
+        if step.op == Op::Collect && !refused && result.is_ok() {
+            self.nothing_lost().map_err(|e| Trouble::Wrong(format!("after a collection: {e}")))?;
+        }
         let after = match result {
             Ok(Outcome::Refused) => {
                 self.counts.refused += 1;
@@ -368,6 +376,7 @@ impl World {
             | Op::Read { name, .. }
             | Op::Resize { name, .. }
             | Op::Checkpoint { name }
+            | Op::Compact { name, .. }
             | Op::Open { name }
             | Op::Close { name }
             | Op::Snapshot { volume: name, .. } => drop(open.insert(name.clone())),
@@ -478,11 +487,24 @@ impl World {
         Ok(())
     }
 
-    /// The last look: everything that is open, then everything as a new process sees it, then as a power cut leaves it.
-    pub fn finish(&mut self) -> Done<()> {
-        self.rng = Random::new(mix(self.seed, 4));
-        self.make_room();
-        for process in self.procs.iter().flatten() {
+    /// Reads all that anybody could read: what is open where it is open, and the rest as a new process finds it.
+    fn nothing_lost(&mut self) -> Done<()> {
+        self.read_open()?;
+        self.started += 1;
+        let seed = mix(self.seed, 1000 + self.started);
+        let witness = Process::start(&self.disk, &self.neighbours, seed, None)?;
+        for (name, map) in &self.state {
+            if self.holder(name).is_none() {
+                let volume = witness.store.open_volume(name, Mode::ReadOnly)?;
+                read_all(&volume, map, name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads everything that is open in a process that runs.
+    fn read_open(&self) -> Done<()> {
+        for process in self.procs.iter().flatten().filter(|process| !process.paused) {
             for kept in &process.kept {
                 read_all(&kept.volume, &kept.map, "a snapshot that is kept open")?;
             }
@@ -490,6 +512,11 @@ impl World {
                 read_all(volume, &self.state[name], name)?;
             }
         }
+        Ok(())
+    }
+
+    /// All processes close what they have open, and end.
+    fn close_all(&mut self) -> Done<()> {
         for p in 0..PROCESSES {
             let volumes = self.procs[p].iter_mut().flat_map(|p| std::mem::take(&mut p.handles));
             for (name, volume) in volumes.collect::<Vec<_>>() {
@@ -498,13 +525,29 @@ impl World {
             }
             self.exit(p);
         }
+        Ok(())
+    }
+
+    /// The last look: everything that is open, then everything as a new process sees it, then as a power cut leaves it.
+    pub fn finish(&mut self) -> Done<()> {
+        self.rng = Random::new(mix(self.seed, 4));
+        self.make_room();
+        for process in self.procs.iter_mut().flatten() {
+            process.pause(false);
+        }
+        self.read_open()?;
+        self.close_all()?;
         let state = self.state.clone();
         self.examine(0, &Allowed::just(&state), After::Nothing, None)?;
         let seed = self.rng.below(3);
         self.cut(self.disk.steps(), seed, 0, &Allowed::just(&state))?;
         // A repair gives names back to headers that a cut left without, which nobody promised not to do: so it comes last.
         self.check(0, true)?;
-        self.check(0, false)
+        self.check(0, false)?;
+        self.close_all()?;
+        self.collect(0)?;
+        self.nothing_lost().map_err(|e| Trouble::Wrong(format!("after the last collection: {e}")))?;
+        self.check_nothing_left(0)
     }
 }
 

@@ -29,7 +29,8 @@ use self::repair::{Fix, Target};
 use self::walk::{Map, Walker, kind_of, text_of};
 use crate::blocker::{Object, VolumeId};
 use crate::error::{Error, Result};
-use crate::format::header::{Header, Kind};
+use crate::format::header::{Header, Kind, LogStart};
+use crate::format::log::{Body, RecordHead, RunKind};
 use crate::mapper::cache::NodeCache;
 use crate::mapper::replay;
 use crate::store::catalog;
@@ -66,6 +67,9 @@ struct Work<'a> {
     /// Maps that were walked, and whether they were found in the trash.
     done: BTreeMap<VolumeId, bool>,
     kept: BTreeMap<VolumeId, Kept>,
+    /// Owners and epochs that journals speak of, also where a later record takes it back: a collection keeps their data until
+    /// the journal is folded or its last snapshot removed.
+    spoken_of: BTreeSet<(VolumeId, u64)>,
     /// Live epochs as replayed.
     epochs: BTreeMap<VolumeId, u64>,
     unreadable: bool,
@@ -99,6 +103,7 @@ pub(super) fn check(
         report: CheckReport::default(),
         done: BTreeMap::new(),
         kept: BTreeMap::new(),
+        spoken_of: BTreeSet::new(),
         epochs: BTreeMap::new(),
         unreadable: false,
     };
@@ -192,6 +197,7 @@ impl Work<'_> {
             }
             // The journal of a volume that is written or gone is nobody's to read.
             let log = header.log.filter(|_| !in_use && !header.removed);
+            self.listen(&header, log);
             match replay::load(&*self.shared.blocker, &self.cache, &Header { log, ..header.clone() }) {
                 Ok(replayed) => {
                     self.walker.overlay(map, &replayed.view.overlay);
@@ -217,6 +223,29 @@ impl Work<'_> {
         self.done.insert(id, trashed);
         self.walker.progress.maps += 1;
         self.walker.report()
+    }
+
+    /// Notes what the journals of a map speak of. One that cannot be read is found out by its replay.
+    fn listen(&mut self, header: &Header, log: Option<LogStart>) {
+        let blocker = &*self.shared.blocker;
+        let spoken_of = &mut self.spoken_of;
+        let mut note = |owner: VolumeId, head: &RecordHead| {
+            if let Body::Map(runs) = &head.body
+                && runs.iter().any(|run| run.kind == RunKind::Data)
+            {
+                spoken_of.insert((owner, head.epoch));
+            }
+            Ok(())
+        };
+        for range in &header.ranges {
+            let _ = replay::sealed_records(blocker, range, &mut |_, head| match head.epoch <= range.epoch {
+                true => note(range.owner, head),
+                false => Ok(()),
+            });
+        }
+        if let Some(start) = log {
+            let _ = replay::own_records(blocker, header.id, start, &mut |_, head| note(header.id, head));
+        }
     }
 
     fn keep(&mut self, header: &Header, in_use: bool) {
@@ -354,6 +383,11 @@ impl Work<'_> {
             // Its blocks may be content that no map names by its place.
             if let Object::Data(owner, epoch) = object
                 && candidates.contains(&Object::Redirect(*owner, *epoch))
+            {
+                continue;
+            }
+            if let Object::Data(owner, epoch) = object
+                && self.spoken_of.contains(&(*owner, *epoch))
             {
                 continue;
             }

@@ -1,10 +1,13 @@
 //! Asking the other processes: that what was under way has ended, and which headers they read by.
 
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Owner, Result};
+use crate::store::Background;
 use crate::store::acknowledge::Unsettled;
 use crate::store::control::{Answer, Request};
+use crate::store::peers::Peers;
 use crate::store::pins::PinnedHeader;
 use crate::store::shared::Shared;
 
@@ -77,7 +80,18 @@ fn others(shared: &Shared) -> Result<Vec<Owner>> {
 
 /// Asks one process; `None` if it is gone. Whoever lives and gives no answer ends the collection.
 fn ask(shared: &Shared, owner: &Owner, request: &Request, time: Duration) -> Result<Option<Answer>> {
-    let Some(peers) = shared.peers.get() else { return Ok(None) };
+    // In a simulation nobody moves while this waits.
+    let patient = shared.options.background != Background::Manual;
+    shared.peers.get().map_or(Ok(None), |peers| ask_until_gone(&**peers, owner, request, time, patient))
+}
+
+fn ask_until_gone(
+    peers: &dyn Peers,
+    owner: &Owner,
+    request: &Request,
+    time: Duration,
+    patient: bool,
+) -> Result<Option<Answer>> {
     let begun = Instant::now();
     loop {
         let error = match peers.ask(&owner.process, request, time) {
@@ -86,8 +100,11 @@ fn ask(shared: &Shared, owner: &Owner, request: &Request, time: Duration) -> Res
             Err(error) => error,
         };
         let patience = match error {
+            _ if !patient => Duration::ZERO,
             // On its way out; but a live one whose socket is gone must not be taken for dead.
             Error::NotOpen(_) => LEAVING_TIME,
+            // A process that ends closes its sockets a moment before its registration is free. What is asked here may be asked twice.
+            Error::Io { ref source, .. } if is_closed(source.kind()) => LEAVING_TIME,
             Error::TooBusy(_) => BUSY_TIME,
             _ => Duration::ZERO,
         };
@@ -98,6 +115,61 @@ fn ask(shared: &Shared, owner: &Owner, request: &Request, time: Duration) -> Res
     }
 }
 
+/// Whether this is what a socket says whose other end is closed.
+fn is_closed(kind: ErrorKind) -> bool {
+    use ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, UnexpectedEof};
+    matches!(kind, BrokenPipe | ConnectionRefused | ConnectionReset | UnexpectedEof)
+}
+
 fn unanswered(owner: &Owner, why: &dyn std::fmt::Display) -> Error {
     Error::Timeout(format!("nothing was collected, because {owner} has to be asked first ({why}), and"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    /// A process that has closed its sockets, and is registered for some more looks at it.
+    struct Ending {
+        looks: AtomicU32,
+        kind: ErrorKind,
+    }
+
+    impl Peers for Ending {
+        fn own(&self) -> &str {
+            "0000000000000001"
+        }
+
+        fn processes(&self) -> Result<Vec<Owner>> {
+            Ok(Vec::new())
+        }
+
+        fn describe(&self, _: &str) -> Option<Owner> {
+            None
+        }
+
+        fn alive(&self, _: &str) -> bool {
+            self.looks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |looks| looks.checked_sub(1)).is_ok()
+        }
+
+        fn ask(&self, process: &str, _: &Request, _: Duration) -> Result<Answer> {
+            Err(Error::Io { op: "ask", object: process.into(), source: self.kind.into() })
+        }
+    }
+
+    #[test]
+    fn a_process_that_ends_while_it_is_asked_does_not_end_a_collection() {
+        let process = "0000000000000002".to_string();
+        let owner = Owner { pid: 2, host: "here".into(), command: "test".into(), since: 0, process };
+        let ask = |kind| {
+            let peers = Ending { looks: AtomicU32::new(2), kind };
+            ask_until_gone(&peers, &owner, &Request::Acknowledge { packs: false }, ACKNOWLEDGE_TIME, true)
+        };
+        for closed in [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset, ErrorKind::ConnectionRefused] {
+            assert!(ask(closed).unwrap().is_none(), "{closed}");
+        }
+        assert!(matches!(ask(ErrorKind::PermissionDenied), Err(Error::Timeout(_))));
+    }
 }

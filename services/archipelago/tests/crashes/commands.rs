@@ -13,12 +13,18 @@ use crate::site::Site;
 
 /// Exit code of a check that has found something that a repair would put right.
 pub const REPAIRABLE: i32 = 10;
+/// Exit code of a command that is refused for what others do.
+const BUSY: i32 = 5;
+/// Why a collection may be refused then: the server is at it, or names change all the time.
+const NOT_NOW: [&str; 2] = ["another process is collecting", "maps are made and changed faster than"];
 
 /// How a command ended.
 #[derive(Debug)]
 pub enum Answer {
-    /// It succeeded, and said so.
-    Done,
+    /// It succeeded, and said so: what it printed, if that was JSON.
+    Done(String),
+    /// A collection that has to wait for another time.
+    NotNow,
     /// It failed with this message.
     Refused(String),
     /// It was killed.
@@ -49,19 +55,22 @@ impl<'a> Commands<'a> {
         if let Some(file) = input {
             command.stdin(File::open(file).unwrap());
         }
-        let (child, mut errors) = {
+        let printed = if arguments.contains(&"--json") { Stdio::piped() } else { Stdio::null() };
+        let (child, mut errors, output) = {
             let mut running = self.running.lock();
             if running.over {
                 return None;
             }
-            let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-            let errors = child.stderr.take().unwrap();
+            let mut child = command.stdout(printed).stderr(Stdio::piped()).spawn().unwrap();
+            let (errors, output) = (child.stderr.take().unwrap(), child.stdout.take());
             let child = Arc::new(Mutex::new(child));
             running.children.push(child.clone());
-            (child, errors)
+            (child, errors, output)
         };
-        let mut text = String::new();
+        let (mut text, mut said) = (String::new(), String::new());
         let read = errors.read_to_string(&mut text);
+        // A document of a few lines, which the pipe holds until now.
+        let heard = output.map_or(Ok(0), |mut output| output.read_to_string(&mut said));
         // Without holding the child: who kills must not wait for who dies.
         let status = loop {
             match child.lock().try_wait().unwrap() {
@@ -71,9 +80,10 @@ impl<'a> Commands<'a> {
         };
         self.running.lock().children.retain(|other| !Arc::ptr_eq(other, &child));
         Some(match status.code() {
-            Some(0) => Answer::Done,
+            Some(0) if heard.is_ok() => Answer::Done(said),
             // A check may come between two steps of another command.
-            Some(REPAIRABLE) if arguments[0] == "check" => Answer::Done,
+            Some(REPAIRABLE) if arguments[0] == "check" => Answer::Done(said),
+            Some(BUSY) if arguments[0] == "gc" && NOT_NOW.iter().any(|why| text.contains(why)) => Answer::NotNow,
             Some(code) => Answer::Refused(format!("exit code {code}: {text}{}", read.map_or("?", |_| ""))),
             None => Answer::Killed,
         })

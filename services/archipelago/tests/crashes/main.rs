@@ -10,6 +10,7 @@
 mod commands;
 mod disk;
 mod filesystem;
+mod hashes;
 #[allow(dead_code)]
 #[path = "../served_volume/history.rs"]
 mod history;
@@ -76,7 +77,8 @@ fn cycles(make: impl Fn(&mut Random) -> Run, seed: u64, enough: impl Fn(&Figures
 fn report(cycle: u64, began: Instant, figures: &Figures) {
     println!(
         "{cycle} cycles in {:?}: {} power cuts and {} kills under load, {} and {} during recovery: {} changes, {} flushes, {} steps \
-         of the disk, {} sectors had to be of a certain change, {} snapshots under load; commands told to have succeeded + \
+         of the disk, {} sectors had to be of a certain change, {} snapshots under load, \
+         {} collections by the server that found something; commands told to have succeeded + \
          interrupted: {}",
         began.elapsed(),
         figures.cuts,
@@ -88,6 +90,7 @@ fn report(cycle: u64, began: Instant, figures: &Figures) {
         figures.steps,
         figures.sectors,
         figures.snapshots,
+        figures.collections,
         figures.tally.summary(),
     );
 }

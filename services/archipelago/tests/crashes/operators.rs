@@ -1,10 +1,12 @@
-//! Those who run commands while volumes are under load: one takes snapshots, one keeps volumes that nobody writes to, one only looks.
+//! Those who run commands while volumes are under load: one takes snapshots, one keeps volumes that nobody writes to,
+//! one collects and hashes, one only looks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::commands::{Answer, Commands};
+use crate::hashes::check_hash;
 use crate::history::{Random, SECTOR, Versions};
 use crate::load::{Progress, SIZE};
 use crate::names::{Content, Map, Names, Realm, Taken};
@@ -58,11 +60,14 @@ struct Plan {
     after: Names,
     /// Snapshots of loaded volumes among these, whose bounds are known only afterwards.
     taken: Vec<String>,
+    /// What the snapshot holds that is hashed.
+    hashed: Option<Arc<Versions>>,
 }
 
 impl Plan {
     fn new(arguments: &[&str], after: Names) -> Plan {
-        Plan { arguments: arguments.iter().map(|a| a.to_string()).collect(), input: None, after, taken: Vec::new() }
+        let arguments = arguments.iter().map(|a| a.to_string()).collect();
+        Plan { arguments, input: None, after, taken: Vec::new(), hashed: None }
     }
 }
 
@@ -72,7 +77,7 @@ type Choose = fn(&mut Realm, &Scene<'_>, &mut Random) -> Plan;
 /// Runs commands until the end.
 ///
 /// # Errors
-/// A command failed although nothing was in its way.
+/// A command failed although nothing was in its way, or said something wrong.
 fn operate(realm: &mut Realm, choose: Choose, scene: &Scene<'_>, random: &mut Random) -> Result<(), String> {
     loop {
         let mut plan = choose(realm, scene, random);
@@ -84,12 +89,22 @@ fn operate(realm: &mut Realm, choose: Choose, scene: &Scene<'_>, random: &mut Ra
             // Whatever was sent to the server before its end may be in it; one that was asked for by a command that died may be
             // taken any time later.
             let issued = scene.progress[taken.volume].issued.load(Ordering::SeqCst);
-            taken.to = if late || !matches!(answer, Answer::Done) { u32::MAX } else { issued };
+            taken.to = if late || !matches!(answer, Answer::Done(_)) { u32::MAX } else { issued };
         }
         let grouped = if plan.taken.len() > 1 { " --group" } else { "" };
-        scene.tally.count(&format!("{}{grouped}", plan.arguments[0]), matches!(answer, Answer::Done));
+        let command = format!("{}{grouped}", plan.arguments[0]);
+        match &answer {
+            Answer::NotNow => {}
+            _ => scene.tally.count(&command, matches!(answer, Answer::Done(_))),
+        }
         match answer {
-            Answer::Done => realm.now = plan.after,
+            Answer::Done(said) => {
+                if let Some(content) = plan.hashed {
+                    check_hash(&said, &content).map_err(|e| format!("{:?}: {e}", plan.arguments))?;
+                }
+                realm.now = plan.after;
+            }
+            Answer::NotNow => {}
             Answer::Refused(error) if !late => return Err(format!("{:?}: {error}", plan.arguments)),
             Answer::Refused(_) | Answer::Killed => {
                 realm.maybe = Some(plan.after);
@@ -234,6 +249,22 @@ fn choose_for_looking(_: &mut Realm, scene: &Scene<'_>, random: &mut Random) -> 
         _ => vec!["export", snapshot, &file, "--force"],
     };
     Plan::new(&arguments, Names::new())
+}
+
+/// Collects, and hashes snapshots.
+pub fn keep_house(realm: &mut Realm, scene: &Scene<'_>, random: &mut Random) -> Result<(), String> {
+    operate(realm, choose_for_the_house, scene, random)
+}
+
+fn choose_for_the_house(_: &mut Realm, scene: &Scene<'_>, random: &mut Random) -> Plan {
+    match random.below(8) {
+        0..=3 => Plan::new(&["gc"], Names::new()),
+        4 => Plan::new(&["gc", "--dry-run"], Names::new()),
+        _ => {
+            let (name, _, content) = &scene.pinned[random.below(scene.pinned.len() as u64) as usize];
+            Plan { hashed: Some(content.clone()), ..Plan::new(&["hash", name, "--json"], Names::new()) }
+        }
+    }
 }
 
 /// A number that no two changes of a run share.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -15,12 +16,13 @@ use archipelago_service::nbd::wire::option;
 use crate::commands::{Commands, REPAIRABLE};
 use crate::disk::Disk;
 use crate::filesystem::Image;
+use crate::hashes::check_hash;
 use crate::history::{Change, Kind, Random, SECTOR, Versions, check, versions};
 use crate::life::{End, Life};
 use crate::listing::{listed, send, succeeds};
 use crate::load::{Done, Progress, SIZE, draw, load};
 use crate::names::{Content, Map, Names, Realm};
-use crate::operators::{LOADED, Numbers, Scene, Tally, keep_snapshots, keep_volumes, look_around};
+use crate::operators::{LOADED, Numbers, Scene, Tally, keep_house, keep_snapshots, keep_volumes, look_around};
 use crate::raw_client::{go, opt};
 use crate::site::{MIB, Server, Site};
 
@@ -43,6 +45,8 @@ pub struct Figures {
     pub sectors: u64,
     pub snapshots: u64,
     pub steps: u64,
+    /// By the server on its own account, if they found something to remove.
+    pub collections: u64,
     pub tally: Tally,
 }
 
@@ -58,10 +62,12 @@ pub struct Run {
     golden: Realm,
     snapshots: Realm,
     volumes: Realm,
-    nothing: Realm,
+    nothing: [Realm; 2],
     image: (String, Arc<Versions>),
     streams: [(String, Arc<Versions>); 2],
     numbers: Numbers,
+    /// Collections that the servers' log has told of so far.
+    collected: u64,
     pub figures: Figures,
 }
 
@@ -93,9 +99,10 @@ impl Run {
 
     /// A fresh volume, a clone of an imported image, and a volume of small blocks.
     fn new(site: Site, disk: Option<Disk>, random: &mut Random) -> Run {
-        // Small, so that checkpoints run all the time.
+        // Small, so that checkpoints run all the time; and the server collects as often as it can be told to.
         fs::create_dir_all(site.path("xdg/archipelago")).unwrap();
-        fs::write(site.path("xdg/archipelago/archipelago.toml"), "max_unfolded = \"2M\"\n").unwrap();
+        let configuration = "max_unfolded = \"2M\"\n[serve]\ngc_interval = 1\n";
+        fs::write(site.path("xdg/archipelago/archipelago.toml"), configuration).unwrap();
         let numbers = Numbers::new(0);
         let mut image = vec![0; SIZE as usize];
         for _ in 0..100 {
@@ -139,10 +146,11 @@ impl Run {
             golden: Realm::new(&["golden"], golden),
             snapshots: Realm::new(&["snap-"], Names::new()),
             volumes: Realm::new(&["idle-", "loaded-"], loaded),
-            nothing: Realm::new(&[], Names::new()),
+            nothing: [(); 2].map(|()| Realm::new(&[], Names::new())),
             image: (site.text("small"), imported),
             streams: [(streams[0].clone(), contents[0].clone()), (streams[1].clone(), contents[1].clone())],
             numbers,
+            collected: 0,
             figures: Figures::default(),
             site,
         }
@@ -187,7 +195,11 @@ impl Run {
             ends.push(self.recover_in_vain(random));
         }
         if random.below(2) == 0 {
-            // Nothing has recovered yet. What can be repaired now, recovery has to put right.
+            // Nothing has recovered yet, and what recovery needs has to be kept.
+            succeeds(&self.site, &["gc"]).map_err(|e| format!("{e}\nbefore recovery, after {life:?} and {ends:?}"))?;
+        }
+        if random.below(2) == 0 {
+            // What can be repaired now, recovery has to put right.
             let found = self.site.run(&["check"]);
             if !matches!(found.status.code(), Some(0 | REPAIRABLE)) {
                 let text =
@@ -198,6 +210,8 @@ impl Run {
         let server = self.start()?;
         self.server = Some(server);
         self.look(&done, random).map_err(|e| format!("{e}\nafter {life:?} and {ends:?}"))?;
+        self.hash_one(random)?;
+        self.read_log()?;
         self.go_on(random)
     }
 
@@ -224,7 +238,8 @@ impl Run {
         let (image, streams, tally) = (&self.image, &self.streams, &self.figures.tally);
         let (commands, progress, over) = (&commands, &progress, &over);
         let scene = &Scene { site, commands, progress, over, pinned: &pinned, image, streams, tally };
-        let realms = [&mut self.snapshots, &mut self.volumes, &mut self.nothing];
+        let [looking, keeping] = &mut self.nothing;
+        let realms = [&mut self.snapshots, &mut self.volumes, looking, keeping];
         let (server, disk) = (self.server.as_mut().ok_or("no server")?, self.disk.as_ref());
         let (done, errors) = thread::scope(|scope| {
             let load = |(volume, progress)| {
@@ -237,7 +252,7 @@ impl Run {
             while !progress.iter().all(at_work) && !loads.iter().any(|l| l.is_finished()) {
                 thread::sleep(Duration::from_millis(1));
             }
-            let work = [keep_snapshots, keep_volumes, look_around];
+            let work = [keep_snapshots, keep_volumes, look_around, keep_house];
             let operators: Vec<_> = work
                 .into_iter()
                 .zip(realms)
@@ -312,6 +327,10 @@ impl Run {
         let (steps, life) = (random.below(80), Duration::from_millis(random.below(40)));
         let mut server = self.site.start("nbd");
         let site = &self.site;
+        let mut collector = (random.below(2) == 0).then(|| {
+            let mut command = site.command(&["gc"]);
+            command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+        });
         let disk = self.disk.as_ref();
         thread::scope(|scope| {
             if let Some(disk) = disk {
@@ -329,11 +348,17 @@ impl Run {
                 }
             }
             server.begin_kill();
+            if let Some(collector) = &mut collector {
+                collector.kill().unwrap();
+            }
             if let Some(disk) = disk {
                 disk.power.off();
             }
         });
         server.kill();
+        if let Some(collector) = &mut collector {
+            collector.wait().unwrap();
+        }
         let end = match (&self.disk, random.below(4)) {
             (Some(_), 1..) => End::Cut(random.next() | 2),
             _ => End::Killed,
@@ -410,6 +435,27 @@ impl Run {
         Ok(())
     }
 
+    /// Hashes a snapshot: whatever was hashed before the end, or only begun, it is the hash of what it holds.
+    fn hash_one(&self, random: &mut Random) -> Result<(), String> {
+        let snapshots: Vec<_> = self.golden.now.iter().chain(&self.snapshots.now).collect();
+        let (name, map) = snapshots[random.below(snapshots.len() as u64) as usize];
+        let Content::Known(content) = &map.content else { return Err(format!("{name}: was not looked at")) };
+        let said = succeeds(&self.site, &["hash", name, "--json"])?;
+        check_hash(&said, content).map_err(|e| format!("hash {name}: {e}"))
+    }
+
+    /// A server can tell only here that a collection of its own failed.
+    fn read_log(&mut self) -> Result<(), String> {
+        let log = self.site.log();
+        if log.contains("archipelago: collection: ") {
+            return Err(format!("a collection of the server failed{log}"));
+        }
+        let collected = log.matches("archipelago: collected ").count() as u64;
+        self.figures.collections += collected - self.collected;
+        self.collected = collected;
+        Ok(())
+    }
+
     /// Now and then the server stops well, and the clone is made anew.
     fn go_on(&mut self, random: &mut Random) -> Result<(), String> {
         self.site.wait_until_nothing_is_open();
@@ -432,6 +478,9 @@ impl Run {
                 0 => {}
                 code => return Err(format!("the server stopped with {code}{}", self.site.log())),
             }
+            // Nobody else collects now, so it has to be possible; nothing may seem to be missing afterwards.
+            succeeds(&self.site, &["gc"])?;
+            succeeds(&self.site, &["check"])?;
         }
         Ok(())
     }

@@ -82,6 +82,15 @@ pub fn versions(disk: &[u8]) -> Result<Versions, String> {
     disk.chunks_exact(SECTOR as usize).enumerate().map(version).collect()
 }
 
+/// What a disk holds, all of it written by changes: the inverse of [`versions`].
+pub fn bytes(versions: &Versions) -> Vec<u8> {
+    let sector = |(sector, number): (usize, &u32)| match number {
+        0 => [0; SECTOR as usize],
+        _ => content(*number, sector),
+    };
+    versions.iter().enumerate().flat_map(sector).collect()
+}
+
 /// Checks each sector of a disk: it is as the last change that `must` be there left it, or a later one, and as it was in
 /// `base` only if none must. Changes are in the order in which they were sent. Returns how many sectors a change had to be
 /// found in.
@@ -151,6 +160,7 @@ fn a_history_tells_lost_and_torn_sectors_from_allowed_ones() {
     disk[512..1024].copy_from_slice(&changes[1].payload());
     let found = versions(&disk).unwrap();
     assert_eq!((found[0], found[1], found[2], found[15], found[16]), (1, 2, 1, 1, 0));
+    assert_eq!(bytes(&found), disk);
     check(&found, &base, &changes, |c| c.number <= 2).unwrap();
     check(&found, &base, &changes, |c| c.number <= 1).unwrap();
     check(&found, &base, &changes, |_| false).unwrap();
