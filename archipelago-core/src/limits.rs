@@ -83,6 +83,16 @@ pub const MAX_INDEX_TABLES: usize = 8;
 pub const MAX_DIGEST_BATCH: usize = 8192;
 /// Content objects deleted while the lock of content is held once: nobody waits for it longer than for so many unlinks.
 pub const CONTENT_SWEEP: usize = 256;
+/// Bits in which a collection remembers the digests that are needed, as a power of two: 64 MiB, of which only the pages that
+/// are used take room. With 100 million digests one in ten of those that are not needed is taken for one that is, until the
+/// next collection.
+pub const DIGEST_BITS: u32 = 29;
+/// Seconds that content stays which no map names, after its lease ended or was used last: a day, as uploads that are
+/// resumed take.
+pub const CONTENT_GRACE: u64 = 24 * 3600;
+/// Times that the digests of a dead epoch are compared anew because more were leased meanwhile; then it is left to the next
+/// collection.
+pub const MAX_COMPARISONS: usize = 8;
 /// Bytes that hashing reads between two moments at which what it found is made durable.
 pub const HASH_BATCH: u64 = 16 << 30;
 

@@ -124,6 +124,7 @@ fn a_block_is_stored_once_under_the_digest_that_is_computed_here() {
     assert_eq!(claim.missing(&asked).unwrap(), [unknown, unknown]);
     assert!(matches!(claim.missing(&vec![unknown; 8193]), Err(Error::InvalidArgument(_))));
     claim.end().unwrap();
+    assert_eq!(s.store.expire_claims(0).unwrap(), 1);
     assert_eq!(s.tables(), [], "no lease is left");
 }
 
@@ -362,6 +363,7 @@ fn hashing_that_is_stopped_goes_on_where_it_was() {
     }
     assert_eq!(hashed, 40 * BLOCK, "no block was hashed twice");
     assert_eq!(s.digests("snapshot-1"), plain(&now));
+    s.store.expire_claims(0).unwrap();
     assert!(!s.tables().iter().any(|t| matches!(t, Object::Lease(..))));
 }
 
@@ -416,15 +418,29 @@ fn what_a_claim_was_told_stays_until_the_claim_ends_or_is_too_old() {
     let list: Vec<_> = blocks.iter().map(|b| old.put(b).unwrap().digest).collect();
     old.end().unwrap();
     let other = Store::open_on(s.blocker.clone(), StoreOptions { seed: Some(8), ..options() }).unwrap();
-    // The collector has looked at everything: nothing is named, nothing leased.
-    let mut leases = Leases::default();
-    leases.advance(&other, &mut |_| panic!("nothing is leased")).unwrap();
-    // Now an upload is told that some are there, the last of them in a second batch.
+    let collect = |grace, progress: &mut dyn FnMut(CollectPhase)| {
+        let options = CollectOptions { grace, ..CollectOptions::default() };
+        other
+            .collect(&options, &mut |p| {
+                progress(p.phase);
+                true
+            })
+            .unwrap()
+    };
+    // Within the grace time everything stays.
+    assert_eq!(collect(1, &mut |_| {}).freed().objects, 0);
+    assert_eq!(s.contents().len(), 40);
     let claim = s.store.claim("who was told").unwrap();
-    assert_eq!(claim.missing(&list[..20]).unwrap(), []);
-    assert_eq!(claim.missing(&list[20..21]).unwrap(), []);
-    let (count, bytes) = other.sweep_contents(&mut leases, &list).unwrap();
-    assert_eq!((count, bytes), (19, 19 * 3000), "what was told stays, although it had been marked as dead");
+    let mut told = false;
+    let report = collect(0, &mut |phase| {
+        // The collector has looked at all maps and leases. Now an upload is told that some are there.
+        if phase == CollectPhase::Sweep && !told {
+            told = true;
+            assert_eq!(claim.missing(&list[..20]).unwrap(), []);
+            assert_eq!(claim.missing(&list[20..21]).unwrap(), []);
+        }
+    });
+    assert_eq!((report.content.objects, report.leases.objects), (19, 1), "what was told stays, although it was dead");
     let rest: Vec<_> = list[21..].to_vec();
     assert_eq!(claim.missing(&list).unwrap(), rest);
     // A claim that is not too old holds, also through another process.
@@ -433,13 +449,13 @@ fn what_a_claim_was_told_stays_until_the_claim_ends_or_is_too_old() {
     resumed.put(&blocks[21]).unwrap();
     s.object("object-1", BLOCK, &list[..1]).unwrap();
     resumed.end().unwrap();
-    assert_eq!(s.tables(), [], "both parts are gone");
-    // Who goes on after the end gets a new part, and is told the truth.
+    // Both parts have ended. Who goes on gets a new one.
     assert_eq!(claim.missing(&list[..22]).unwrap(), []);
-    assert_eq!(s.tables().len(), 1);
-    assert_eq!(other.expire_claims(0).unwrap(), 1);
-    let (count, _) = other.sweep_contents(&mut Leases::default(), &list[1..]).unwrap();
-    assert_eq!(count, 21);
+    assert_eq!(s.tables().len(), 4, "two, one of the making of the object, and a new one");
+    let report = collect(0, &mut |_| {});
+    assert_eq!((report.content.objects, report.leases.objects), (21, 4));
+    assert_eq!((s.tables(), s.contents()), (vec![], list[..1].iter().copied().collect()));
+    // And is told the truth.
     assert_eq!(claim.missing(&list[..2]).unwrap(), list[1..2]);
     assert_eq!(s.read("object-1")[..3000], blocks[0]);
 }
@@ -464,6 +480,8 @@ fn a_claim_of_many_digests_fills_many_parts_and_all_of_them_hold() {
     leases.advance(&s.store, &mut |_| panic!("read twice")).unwrap();
     assert!(s.tables().len() >= 5);
     claim.end().unwrap();
+    assert_eq!(s.store.expire_claims(1).unwrap(), 0);
+    assert!(s.store.expire_claims(0).unwrap() >= 5);
     assert_eq!(s.tables(), []);
 }
 

@@ -43,6 +43,7 @@ impl Shared {
                 return Err(late("an operation that began before".into()));
             }
         }
+        self.contents.forget();
         let mut unsettled = Vec::new();
         for inner in self.all_open() {
             if let Some(epoch) = inner.oldest_unsettled() {

@@ -23,7 +23,7 @@ use crate::volume::inner::Inner;
 use crate::volume::queue::WorkerPool;
 
 /// Ids below this name locks of the store.
-const FIRST_ID: u64 = 256;
+pub(crate) const FIRST_ID: u64 = 256;
 
 /// Shared state of an open store.
 pub struct Shared {

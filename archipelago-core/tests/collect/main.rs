@@ -5,6 +5,7 @@
 mod random;
 
 mod beside;
+mod content;
 mod cuts;
 mod full;
 mod history;

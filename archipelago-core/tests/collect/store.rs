@@ -30,9 +30,9 @@ pub fn sim_files() -> Arc<dyn Blocker> {
     Arc::new(blocker)
 }
 
-/// A whole collection.
+/// A whole collection, without grace for what uploads left.
 pub fn collect(store: &Store) -> CollectReport {
-    store.collect(&CollectOptions::default(), &mut |_| true).unwrap()
+    store.collect(&CollectOptions { grace: 0, ..CollectOptions::default() }, &mut |_| true).unwrap()
 }
 
 /// All objects of a backend.

@@ -8,7 +8,8 @@ use crate::format::header::{Header, Kind};
 use crate::limits::{MAX_COLLECTED_NAMES, MAX_LIST_PAGE};
 use crate::mapper::replay;
 use crate::store::acknowledge::Unsettled;
-use crate::store::shared::Shared;
+use crate::store::content::index;
+use crate::store::shared::{FIRST_ID, Shared};
 use crate::store::{catalog, group};
 
 /// The lock on this id is the right to collect; no map ever has it.
@@ -19,6 +20,12 @@ pub const COLLECTOR: VolumeId = VolumeId(0);
 pub struct Candidates {
     /// Journal segments, node packs and data objects, those of a volume together and in the order of their numbers.
     pub objects: Vec<Object>,
+    /// Epochs that were hashed: blocks of theirs are content too.
+    pub hashed: Vec<(VolumeId, u64)>,
+    /// Tables of the content index that are not finished.
+    pub unfinished: Vec<u64>,
+    /// There is content of any kind.
+    pub content: bool,
     /// Of each volume with a header the newest node pack, if it is complete: it may be emptied but must stay, or its number
     /// would be used again.
     pub newest_packs: HashSet<Object>,
@@ -64,8 +71,13 @@ impl Candidates {
         for part in 0..=u8::MAX {
             let inventory = blocker.inventory(part)?;
             found.objects.extend(inventory.objects);
-            found.locks.extend(inventory.locks.into_iter().filter(|id| *id != COLLECTOR));
+            found.locks.extend(inventory.locks.into_iter().filter(|id| id.0 >= FIRST_ID));
             step()?;
+        }
+        found.unfinished = index::unfinished(blocker)?;
+        found.content = !blocker.content_tables()?.is_empty() || found.objects.iter().any(|o| redirected(o).is_some());
+        for first in 0..=u8::MAX {
+            found.content = found.content || !blocker.contents(first)?.is_empty();
         }
         found.trash = blocker.trashed()?;
         let named = found.names(shared, step)?;
@@ -81,7 +93,7 @@ impl Candidates {
         }
         found.newest_packs = newest.into_iter().map(|(owner, number)| Object::Pack(owner, number)).collect();
         // Blocks of an epoch that was hashed are content: maps may name them by their digest, and uploads be told that they
-        // are there.
+        // are there. So such an epoch goes as a whole, when nobody needs any of its digests.
         let hashed: HashSet<(VolumeId, u64)> = found.objects.iter().filter_map(redirected).collect();
         found.objects.retain(|object| match (object, floors.get(&object.volume())) {
             (Object::Redirect(..) | Object::Content(_) | Object::Index(_) | Object::Lease(..), _) => false,
@@ -91,6 +103,8 @@ impl Candidates {
             (Object::Pack(..), Some(_)) => true,
             (Object::Data(_, epoch), Some(floor)) => *epoch < floor.epoch,
         });
+        found.hashed = hashed.into_iter().filter(|(owner, e)| floors.get(owner).is_none_or(|f| *e < f.epoch)).collect();
+        found.hashed.sort_unstable();
         found.objects.sort_by_key(|object| {
             let (kind, number) = match object {
                 Object::Data(_, epoch) => (0, *epoch),
@@ -187,6 +201,7 @@ impl Candidates {
         for Unsettled { id, epoch } in unsettled {
             let Ok(id) = u64::from_str_radix(id, 16) else { continue };
             self.objects.retain(|object| !matches!(object, Object::Data(owner, e) if owner.0 == id && e >= epoch));
+            self.hashed.retain(|(owner, e)| owner.0 != id || e < epoch);
         }
     }
 

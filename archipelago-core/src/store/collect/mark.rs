@@ -141,8 +141,7 @@ impl<'a> Marker<'a> {
                         }
                     }
                 },
-                // Where content is, nothing is collected yet.
-                Entry::Content(_) => {}
+                Entry::Content(digest) => self.marks.digest(digest),
                 Entry::Extents(extents) => self.extents(extents, block_shift, block),
                 Entry::ExtentNode(pointer) => {
                     if self.marks.node(pointer) {
@@ -167,7 +166,8 @@ impl<'a> Marker<'a> {
     fn extents(&mut self, extents: &[Extent], block_shift: u8, block: u64) {
         for extent in extents {
             match extent.source {
-                Source::Zero | Source::Content(_) => {}
+                Source::Zero => {}
+                Source::Content(digest) => self.marks.digest(&digest),
                 Source::Data { owner, epoch } => {
                     self.marks.sectors(owner, epoch, block_shift, block, extent.start, extent.len);
                 }

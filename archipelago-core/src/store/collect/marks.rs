@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::BuildHasherDefault;
 use std::ops::Range;
 
+use super::digests::Digests;
 use crate::blocker::{Object, VolumeId};
+use crate::digest::Digest;
 use crate::format::node::Pointer;
 use crate::limits::{FANOUT, FANOUT_SHIFT, SECTOR_SHIFT};
 use crate::volume::overlay::BlockHasher;
@@ -52,6 +54,8 @@ pub struct Marks {
     /// Bytes that the bits of data may take, and take.
     budget: u64,
     used: u64,
+    /// Digests, if they are asked for.
+    digests: Option<Digests>,
     watched: HashSet<Object>,
     touched: bool,
 }
@@ -66,6 +70,7 @@ impl Marks {
             data: HashMap::new(),
             budget,
             used: 0,
+            digests: None,
             watched: HashSet::new(),
             touched: false,
         }
@@ -106,6 +111,31 @@ impl Marks {
         pack.bytes += u64::from(pointer.len);
         self.touched |= pack.watched;
         true
+    }
+
+    /// From now on digests are remembered too.
+    pub fn remember_digests(&mut self, seed: u64) {
+        self.digests = Some(Digests::new(seed));
+    }
+
+    /// Marks a digest that a map names.
+    pub fn digest(&mut self, digest: &Digest) {
+        if let Some(digests) = &mut self.digests {
+            self.touched |= digests.insert(digest);
+        }
+    }
+
+    /// Marks a digest that is leased. Nobody has to be asked again because of it: whatever comes to name it finds it
+    /// marked.
+    pub fn leased(&mut self, digest: &Digest) {
+        if let Some(digests) = &mut self.digests {
+            digests.insert(digest);
+        }
+    }
+
+    /// Whether a digest may be needed: `true` for all that were marked, and for few others. Without memory of digests for all.
+    pub fn needs(&self, digest: &Digest) -> bool {
+        self.digests.as_ref().is_none_or(|digests| digests.contains(digest))
     }
 
     /// Marks a journal segment.

@@ -5,7 +5,8 @@
 //! | `candidates` | what may be taken away: all that there was when the collection began, and that nobody appends to |
 //! | `rounds` | waiting for what other processes had under way, and hearing what they read by |
 //! | `mark`, `marks` | walking maps; the sets of what they name |
-//! | `sweep` | taking away the rest |
+//! | `digests` | the digests that are needed |
+//! | `sweep`, `content` | taking away the rest; of content |
 //! | `pace` | rate, progress, stopping |
 //! | `report` | what callers give and get |
 //!
@@ -15,6 +16,7 @@
 use std::collections::HashSet;
 
 use self::candidates::{COLLECTOR, Candidates};
+use self::content::ContentSweep;
 use self::mark::Marker;
 use self::marks::Marks;
 use self::pace::{Pace, Report};
@@ -24,10 +26,13 @@ use crate::error::{Error, Result};
 use crate::format::header::Header;
 use crate::format::owner::ShortOwner;
 use crate::limits::{MARK_MEMORY, MAX_ROUNDS};
+use crate::store::content::Leases;
 use crate::store::group;
 use crate::store::shared::Shared;
 
 mod candidates;
+mod content;
+mod digests;
 pub(crate) mod mark;
 pub(crate) mod marks;
 mod pace;
@@ -48,6 +53,8 @@ pub struct Planted {
     pub no_pins: bool,
     /// Do not look for maps that were made meanwhile.
     pub no_second_look: bool,
+    /// Do not look at leases.
+    pub no_leases: bool,
 }
 
 /// The right to collect, which one process at a time has.
@@ -91,6 +98,8 @@ fn run(
     pace.phase(CollectPhase::List, 0)?;
     candidates::nothing_aside(shared).map_err(refusal)?;
     let mut candidates = Candidates::list(shared, &mut || pace.advance()).map_err(refusal)?;
+    // Before anybody is waited for: what names content by a lease that goes here is under way, and ends before maps are read.
+    let mut leases = candidates.content.then(|| content::begin(shared, options, report)).transpose()?;
     pace.phase(CollectPhase::Wait, 0)?;
     if !planted.no_waiting {
         candidates.keep(&rounds::acknowledge(shared, true)?);
@@ -103,10 +112,19 @@ fn run(
     candidates.confirm_nameless(shared)?;
     let mut roots = Roots::new(&candidates);
     let mut marks = Marks::new(MARK_MEMORY);
+    if candidates.content {
+        marks.remember_digests(shared.random()?);
+    }
     pace.phase(CollectPhase::Mark, 0)?;
     roots.load(shared, &mut marks, pace).map_err(refusal)?;
-    marks.watch(candidates.objects.iter().copied());
-    settle(shared, planted, &mut roots, &mut marks, pace)?;
+    let hashed = candidates.hashed.iter().map(|(owner, epoch)| Object::Data(*owner, *epoch));
+    marks.watch(candidates.objects.iter().copied().chain(hashed));
+    settle(shared, planted, &mut roots, &mut marks, leases.as_mut(), pace)?;
+    if candidates.content && !planted.no_waiting {
+        // Readers that closed just before their pins were asked for: nobody remembers where their content was.
+        pace.phase(CollectPhase::Wait, 0)?;
+        rounds::acknowledge(shared, false)?;
+    }
     report.maps = roots.maps;
     if !options.dry_run {
         roots.make_durable(shared, &candidates, &marks, pace)?;
@@ -115,6 +133,12 @@ fn run(
     pace.phase(CollectPhase::Sweep, candidates.objects.len() as u64)?;
     let mut sweep = Sweep { shared, marks: &marks, dry_run: options.dry_run, pace, report };
     sweep.objects(&candidates)?;
+    if let Some(mut leases) = leases {
+        let (dry_run, no_leases) = (options.dry_run, planted.no_leases);
+        let (marks, leases) = (&mut marks, &mut leases);
+        ContentSweep { shared, marks, leases, dry_run, no_leases, pace, report }.run(&candidates)?;
+    }
+    let mut sweep = Sweep { shared, marks: &marks, dry_run: options.dry_run, pace, report };
     sweep.names(&candidates)?;
     sweep.headers(&candidates, &roots.pinned)?;
     sweep.locks(&candidates)
@@ -127,13 +151,24 @@ fn run(
 /// the catalogue was listed, can carry an unmarked place away. It is waited for, and the catalogue is listed again. If
 /// a new map names something that nothing else named, or was changed already since it was made, then another may have been
 /// made of it, and there is one more round.
-fn settle(shared: &Shared, planted: Planted, roots: &mut Roots, marks: &mut Marks, pace: &mut Pace<'_>) -> Result<()> {
+fn settle(
+    shared: &Shared,
+    planted: Planted,
+    roots: &mut Roots,
+    marks: &mut Marks,
+    mut leases: Option<&mut Leases>,
+    pace: &mut Pace<'_>,
+) -> Result<()> {
     for _ in 0..MAX_ROUNDS {
         pace.phase(CollectPhase::Wait, 0)?;
         if !planted.no_waiting {
             rounds::acknowledge(shared, false)?;
         }
         pace.phase(CollectPhase::Mark, 0)?;
+        // Of uploads: what their maps come to name is no reason for another round.
+        if let Some(leases) = leases.as_deref_mut().filter(|_| !planted.no_leases) {
+            content::read_leases(shared, leases, marks).map_err(refusal)?;
+        }
         marks.take_touched();
         let changed = if planted.no_second_look { false } else { roots.load(shared, marks, pace).map_err(refusal)? };
         let settled = !changed && !marks.take_touched();
@@ -212,7 +247,8 @@ impl Roots {
     /// in the middle of a commit, and a power cut would bring back the version before, with all that it names. Whoever
     /// commits another version makes this one durable himself first.
     fn make_durable(&self, shared: &Shared, candidates: &Candidates, marks: &Marks, pace: &mut Pace<'_>) -> Result<()> {
-        let nothing = candidates.trash.is_empty()
+        let nothing = !candidates.content
+            && candidates.trash.is_empty()
             && candidates.nameless.is_empty()
             && candidates.objects.iter().all(|o| !matches!(o, Object::Data(..)) && marks.contains(*o));
         if nothing {

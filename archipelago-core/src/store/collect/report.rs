@@ -2,13 +2,24 @@
 
 use serde::Serialize;
 
+use crate::limits::CONTENT_GRACE;
+
 /// How a collection is run.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct CollectOptions {
     /// Only say what would be collected.
     pub dry_run: bool,
     /// How much of the backend it may take.
     pub rate: Rate,
+    /// Seconds that content stays which no map names, after its lease ended or was renewed last. An upload that pauses for
+    /// longer is told anew what is missing.
+    pub grace: u64,
+}
+
+impl Default for CollectOptions {
+    fn default() -> CollectOptions {
+        CollectOptions { dry_run: false, rate: Rate::default(), grace: CONTENT_GRACE }
+    }
 }
 
 /// The most that is done per second; `None` sets no limit.
@@ -80,8 +91,14 @@ pub struct CollectReport {
     pub maps: u64,
     /// Entries of these maps that were walked; what several maps share counts once.
     pub entries: u64,
-    /// Data objects removed.
+    /// Data objects removed, with the tables of their digests.
     pub data: Amount,
+    /// Content objects removed.
+    pub content: Amount,
+    /// Tables of the content index removed.
+    pub tables: Amount,
+    /// Files of leases removed, of claims that ended or were not used.
+    pub leases: Amount,
     /// Data objects in which holes were made where no map names anything; `bytes` of holes.
     pub holes: Amount,
     /// Journal segments removed.
@@ -107,7 +124,7 @@ pub struct CollectReport {
 impl CollectReport {
     /// All that became free.
     pub fn freed(&self) -> Amount {
-        let kinds = [self.data, self.segments, self.packs];
+        let kinds = [self.data, self.content, self.tables, self.leases, self.segments, self.packs];
         let headers = self.trash + self.headers;
         Amount {
             objects: kinds.iter().map(|k| k.objects).sum::<u64>() + headers,

@@ -29,7 +29,9 @@ impl Sweep<'_, '_> {
     /// against a cut: nothing leads to what is removed, and what is left is found again by listing.
     pub fn objects(&mut self, candidates: &Candidates) -> Result<()> {
         for object in &candidates.objects {
-            if !self.marks.contains(*object) {
+            if self.hashed_meanwhile(*object)? {
+                // By somebody who had it open, and has closed it. The next collection sees to its digests.
+            } else if !self.marks.contains(*object) {
                 if candidates.newest_packs.contains(object) {
                     self.empty(*object)?;
                 } else {
@@ -41,6 +43,14 @@ impl Sweep<'_, '_> {
             self.pace.advance()?;
         }
         Ok(())
+    }
+
+    /// Whether an epoch was hashed since it was listed. Whoever still has a map of it open has pinned it, so none is any more.
+    fn hashed_meanwhile(&self, object: Object) -> Result<bool> {
+        match object {
+            Object::Data(owner, epoch) => Ok(self.shared.blocker.len(Object::Redirect(owner, epoch))?.is_some()),
+            _ => Ok(false),
+        }
     }
 
     fn remove(&mut self, object: Object) -> Result<()> {

@@ -154,12 +154,12 @@ impl Claim {
         Ok(())
     }
 
-    /// Ends the claim: what no map names may be collected.
+    /// Ends the claim: what no map names may be collected, by collections that begin later.
     pub fn end(self) -> Result<()> {
         let blocker = &*self.shared.blocker;
         let _lock = lock(blocker, LockMode::Shared)?;
         for part in self.parts()? {
-            end_part(blocker, self.id, part)?;
+            mark_ended(blocker, self.id, part, Some(self.shared.now()))?;
         }
         Ok(())
     }
@@ -242,13 +242,22 @@ pub(super) fn read_head(blocker: &dyn Blocker, claim: u64, part: u64) -> Result<
     }
 }
 
-/// Ends a part: says so in its head, for those who have it open, and removes it.
-pub(super) fn end_part(blocker: &dyn Blocker, claim: u64, part: u64) -> Result<()> {
+/// Says in the head of a part that it ended, with the time if it is to count from now on.
+///
+/// The file stays: a collection under way may have looked at the maps before one of them named what this lease held, and
+/// at the leases it looks last. The next one removes it when it begins.
+fn mark_ended(blocker: &dyn Blocker, claim: u64, part: u64, now: Option<u64>) -> Result<()> {
     let object = Object::Lease(claim, part);
     if let Some(head) = read_head(blocker, claim, part)?.filter(|head| !head.ended) {
-        let head = LeaseHead { ended: true, ..head };
+        let head = LeaseHead { ended: true, time: now.unwrap_or(head.time), ..head };
         blocker.write(object, &[IoSlice::new(&head.encode()?)], 0)?;
         blocker.sync(&[object])?;
     }
-    blocker.remove(object)
+    Ok(())
+}
+
+/// Ends a part for good: says so in its head, for those who have it open, and removes it.
+pub(super) fn remove_part(blocker: &dyn Blocker, claim: u64, part: u64) -> Result<()> {
+    mark_ended(blocker, claim, part, None)?;
+    blocker.remove(Object::Lease(claim, part))
 }

@@ -1,35 +1,59 @@
-//! What a collector needs of content: the digests that leases hold, the end of claims that are too old, and deletion that
-//! no lease can come too late for.
+//! What a collector needs of content: the digests that leases hold, and the end of claims that are too old.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::blocker::{Blocker, LockMode, Object};
 use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::lease::{ATOMS, LEN, decode_atom};
-use crate::limits::{ATOM, CONTENT_SWEEP};
+use crate::limits::ATOM;
 use crate::store::Store;
-use crate::store::content::claim::{end_part, read_head};
+use crate::store::content::claim::{read_head, remove_part};
 use crate::store::content::lock;
+use crate::store::shared::Shared;
 
 /// How far the leases were read. They are only appended to, so what is new since is read next.
 #[derive(Default)]
 pub struct Leases {
     /// Next atom of each part, by claim and part.
     next: BTreeMap<(u64, u64), u32>,
+    /// Parts that hold nothing any more.
+    over: BTreeSet<(u64, u64)>,
 }
 
 impl Leases {
-    /// Calls `each` with every digest that was leased since the last call. For the first call at the latest after every
-    /// operation that had begun before it was waited for.
+    /// Without the leases that are over. With `remove` their files go; otherwise they are only passed over.
+    pub(crate) fn begin(shared: &Shared, grace: u64, remove: bool) -> Result<(Leases, u64)> {
+        let blocker = &*shared.blocker;
+        let (mut leases, mut removed) = (Leases::default(), 0);
+        // Whoever leases looks at the head of its part first, under the same lock.
+        let _lock = lock(blocker, LockMode::Exclusive)?;
+        for object in blocker.content_tables()? {
+            let Object::Lease(claim, part) = object else { continue };
+            // One without a head was never used: its maker died.
+            let over =
+                read_head(blocker, claim, part)?.is_none_or(|head| shared.now().saturating_sub(head.time) >= grace);
+            if over {
+                removed += 1;
+                leases.over.insert((claim, part));
+                if remove {
+                    remove_part(blocker, claim, part)?;
+                }
+            }
+        }
+        Ok((leases, removed))
+    }
+
+    /// Calls `each` with every digest that was leased since the last call, by claims that ended meanwhile too. Under the lock
+    /// of content these are all that anybody was told of.
     pub fn advance(&mut self, store: &Store, each: &mut dyn FnMut(Digest) -> Result<()>) -> Result<()> {
         self.read(&*store.shared.blocker, each)
     }
 
-    fn read(&mut self, blocker: &dyn Blocker, each: &mut dyn FnMut(Digest) -> Result<()>) -> Result<()> {
+    pub(crate) fn read(&mut self, blocker: &dyn Blocker, each: &mut dyn FnMut(Digest) -> Result<()>) -> Result<()> {
         for object in blocker.content_tables()? {
             let Object::Lease(claim, part) = object else { continue };
-            if read_head(blocker, claim, part)?.is_none_or(|head| head.ended) {
+            if self.over.contains(&(claim, part)) || read_head(blocker, claim, part)?.is_none() {
                 continue;
             }
             let next = self.next.entry((claim, part)).or_insert(1);
@@ -51,47 +75,10 @@ impl Leases {
 }
 
 impl Store {
-    /// Ends the claims that were not used or renewed for `grace` seconds; returns how many of their parts.
+    /// Ends the claims that were not used or renewed for `grace` seconds, and removes those that ended that long ago; returns
+    /// how many of their parts. A collection does so when it begins.
     pub fn expire_claims(&self, grace: u64) -> Result<u64> {
-        let blocker = &*self.shared.blocker;
-        let _lock = lock(blocker, LockMode::Exclusive)?;
-        let mut ended = 0;
-        for object in blocker.content_tables()? {
-            let Object::Lease(claim, part) = object else { continue };
-            // One without a head was never used: its maker died.
-            let old = read_head(blocker, claim, part)?
-                .is_none_or(|head| head.ended || self.shared.now().saturating_sub(head.time) >= grace);
-            if old {
-                end_part(blocker, claim, part)?;
-                ended += 1;
-            }
-        }
-        Ok(ended)
-    }
-
-    /// Deletes content objects that nothing names, unless one was leased since `leases` was read last. Returns how many, and
-    /// their bytes. The caller has marked what maps and leases name, and waited for the operations that had begun before.
-    pub fn sweep_contents(&self, leases: &mut Leases, dead: &[Digest]) -> Result<(u64, u64)> {
-        let blocker = &*self.shared.blocker;
-        let (mut count, mut bytes) = (0, 0);
-        let mut leased = HashSet::new();
-        for portion in dead.chunks(CONTENT_SWEEP) {
-            let _lock = lock(blocker, LockMode::Exclusive)?;
-            leases.read(blocker, &mut |digest| {
-                leased.insert(digest);
-                Ok(())
-            })?;
-            for digest in portion.iter().filter(|digest| !leased.contains(digest)) {
-                if *digest == Digest::ZERO {
-                    return Err(Error::InvalidArgument("zeros are not stored, and cannot be deleted".into()));
-                }
-                if let Some(len) = blocker.content_len(*digest)? {
-                    blocker.remove(Object::Content(*digest))?;
-                    (count, bytes) = (count + 1, bytes + len);
-                }
-            }
-        }
-        Ok((count, bytes))
+        Leases::begin(&self.shared, grace, true).map(|(_, removed)| removed)
     }
 
     /// Calls `each` with every content object of the store, a 256th of them at a time in memory.

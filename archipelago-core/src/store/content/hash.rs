@@ -5,7 +5,7 @@
 //! map that names the slot. Only where both are the same it is a slot of that content; otherwise the block is made a content
 //! object, as are blocks with bytes in several epochs or in the journal, and the snapshot's tree is made to say so.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,8 +15,8 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::header::Kind;
 use crate::format::index::{IndexEntry, Slot};
-use crate::format::node::Source;
-use crate::limits::{HASH_BATCH, MAX_EXTENTS, SECTOR};
+use crate::format::node::{Extent, Source};
+use crate::limits::{HASH_BATCH, MAX_DIGEST_BATCH, MAX_EXTENTS, SECTOR};
 use crate::mapper::block_map::BlockMap;
 use crate::mapper::fold::{Changed, Folder};
 use crate::mapper::pack::PackWriter;
@@ -156,8 +156,6 @@ struct Found {
     tables: BTreeSet<Object>,
     /// Blocks of which the snapshot's tree is to name the digest.
     named: BTreeMap<u64, BlockMap>,
-    /// Where those are.
-    relied: Relied,
     /// Bytes hashed.
     bytes: u64,
 }
@@ -246,7 +244,6 @@ impl Run<'_> {
                 Ok(())
             })?;
             self.found.named.insert(filled.block, map);
-            there.iter().for_each(|place| self.found.relied.add(place));
         } else {
             there = self.store.shared.contents.look(self.inner.blocker(), digest)?;
         }
@@ -268,18 +265,19 @@ impl Run<'_> {
         entries.dedup_by_key(|entry| entry.digest);
         self.progress.duplicates += (all - entries.len()) as u64;
         if !entries.is_empty() {
+            // A table without a head that was there before all operations under way began is nobody's any more.
+            let _operation = self.store.shared.operations.begin();
             let mut writer = TableWriter::new(blocker, self.store.shared.random()?)?;
             entries.into_iter().try_for_each(|entry| writer.push(entry))?;
             writer.finish()?;
         }
         self.found.bytes = 0;
-        self.found.relied.settle(blocker)?;
         if self.found.named.is_empty() {
             return Ok(());
         }
-        let named = std::mem::take(&mut self.found.named);
-        match self.publish(&named)? {
-            true => self.found.relied = Relied::default(),
+        let mut named = std::mem::take(&mut self.found.named);
+        match self.publish(&mut named)? {
+            true => {}
             // Later, when the blocks that stand against it are named too. At the end they are, unless it was stopped:
             // then what was made of them is found again by the next run.
             false if !last => self.found.named = named,
@@ -288,10 +286,34 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Leases what is to be named once more, inside the operation that names it: a slow run may have outlived its lease, and a
+    /// collection that began since the lease was given waits for this operation or sees the new lease. Blocks that are
+    /// gone are left as they are.
+    fn lease_again(&self, named: &mut BTreeMap<u64, BlockMap>) -> Result<()> {
+        let digest = |map: &BlockMap| match map.extents() {
+            [Extent { source: Source::Content(digest), .. }] => Some(*digest),
+            _ => None,
+        };
+        let digests: Vec<Digest> = named.values().filter_map(digest).collect();
+        let (mut gone, mut relied) = (HashSet::new(), Relied::default());
+        for batch in digests.chunks(MAX_DIGEST_BATCH) {
+            self.claim.look(batch, &mut |digest, place| {
+                match place {
+                    Some(place) => relied.add(&place),
+                    None => drop(gone.insert(digest)),
+                }
+                Ok(())
+            })?;
+        }
+        named.retain(|_, map| digest(map).is_none_or(|digest| !gone.contains(&digest)));
+        relied.settle(self.inner.blocker())
+    }
+
     /// Makes the snapshot's own tree name digests. `false` if its journal cannot be folded into a tree yet.
-    fn publish(&self, named: &BTreeMap<u64, BlockMap>) -> Result<bool> {
+    fn publish(&self, named: &mut BTreeMap<u64, BlockMap>) -> Result<bool> {
         let shared = &self.store.shared;
         let _operation = shared.operations.begin();
+        self.lease_again(named)?;
         let (blocker, cache) = (&*shared.blocker, &shared.cache);
         let id = self.inner.id;
         let gone = || Error::NotFound(self.inner.name());
@@ -308,7 +330,7 @@ impl Run<'_> {
         // Its writer may have folded it meanwhile: the same bytes, in another tree.
         let view = replay::load(blocker, cache, &header)?.view;
         let mut changed = view.overlay;
-        for (block, map) in named {
+        for (block, map) in &*named {
             changed.insert(*block, Arc::new(map.clone()));
         }
         if changed.values().any(|map| map.extents().len() > MAX_EXTENTS) {

@@ -196,6 +196,39 @@ impl Entries<'_> {
     }
 }
 
+/// Whether any entry of a table is as `counts` wants it, which is told the bytes read since the entry before. `None` for a
+/// table that is not finished, or gone.
+pub fn any(
+    blocker: &dyn Blocker,
+    id: u64,
+    counts: &mut dyn FnMut(&IndexEntry, u64) -> Result<bool>,
+) -> Result<Option<bool>> {
+    let Some(table) = head(blocker, id)? else { return Ok(None) };
+    for number in 0..table.pages() {
+        let Some(entries) = read_page(blocker, &table, number)? else { return Ok(None) };
+        let mut bytes = PAGE as u64;
+        for entry in &entries {
+            if counts(entry, std::mem::take(&mut bytes))? {
+                return Ok(Some(true));
+            }
+        }
+    }
+    Ok(Some(false))
+}
+
+/// The tables that are not finished.
+pub fn unfinished(blocker: &dyn Blocker) -> Result<Vec<u64>> {
+    let mut found = Vec::new();
+    for object in blocker.content_tables()? {
+        if let Object::Index(id) = object
+            && head(blocker, id)?.is_none()
+        {
+            found.push(id);
+        }
+    }
+    Ok(found)
+}
+
 /// Writes a table, entry by entry.
 pub struct TableWriter<'a> {
     blocker: &'a dyn Blocker,

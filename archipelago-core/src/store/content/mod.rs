@@ -39,7 +39,7 @@ use index::Tables;
 /// Id whose lock guards content: shared while somebody leases and looks, exclusive while something is deleted.
 const CONTENT_LOCK: VolumeId = VolumeId(1);
 /// Id whose lock is held by whoever merges index tables.
-const MERGE_LOCK: VolumeId = VolumeId(2);
+pub(crate) const MERGE_LOCK: VolumeId = VolumeId(2);
 /// Times that the lock of content is tried, a millisecond apart. It is only ever held for a moment.
 const LOCK_TRIES: usize = 30_000;
 
@@ -90,6 +90,12 @@ impl Contents {
         })?;
         self.places.insert(digest, place);
         Ok(place)
+    }
+
+    /// Forgets where blocks are. A process does so when it acknowledges: what was found before may be collected, and come
+    /// again elsewhere.
+    pub fn forget(&self) {
+        self.places.clear();
     }
 
     /// The tables of the index.

@@ -102,6 +102,32 @@ impl<'a> Redirects<'a> {
     }
 }
 
+/// Calls `each` with the digests that a table has, in order, and the bytes read since the call before, until it says `false`.
+pub fn for_each(
+    blocker: &dyn Blocker,
+    owner: VolumeId,
+    epoch: u64,
+    each: &mut dyn FnMut(Digest, u64) -> Result<bool>,
+) -> Result<()> {
+    let object = Object::Redirect(owner, epoch);
+    let (Some(head), Some(len)) = (read_head(blocker, owner, epoch)?, blocker.len(object)?) else { return Ok(()) };
+    let mut bytes = vec![0; WINDOW as usize * ENTRY];
+    let mut first = 0;
+    while place(first) < len {
+        let read = blocker.read_some(object, &mut bytes, place(first))?;
+        let mut fresh = read as u64;
+        for (block, entry) in (first..).zip(bytes[..read].chunks_exact(ENTRY)) {
+            if let Some(entry) = RedirectEntry::decode(&object.to_string(), entry, block, head.shift)?
+                && !each(entry.digest, std::mem::take(&mut fresh))?
+            {
+                return Ok(());
+            }
+        }
+        first += WINDOW;
+    }
+    Ok(())
+}
+
 /// Whether the table of its epoch says at this moment that a slot has this content.
 pub fn confirms(blocker: &dyn Blocker, slot: &Slot, digest: Digest) -> Result<bool> {
     if read_head(blocker, slot.owner, slot.epoch)?.is_none_or(|head| head.shift != slot.shift) {

@@ -403,6 +403,9 @@ pub struct Gc {
     /// Read and free at most this much per second [default: no limit]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub rate: Option<u64>,
+    /// Keep content that nothing names for so many seconds after an upload that was told of it ended, or was heard of last
+    #[arg(long, value_name = "SECONDS", default_value_t = archipelago_core::limits::CONTENT_GRACE)]
+    pub grace: u64,
 }
 
 /// `completions`

@@ -25,7 +25,8 @@ pub fn run(context: &mut Context, args: &Gc) -> Result<(), Failure> {
     let interrupt = Interrupt::install()?;
     let store = context.store()?;
     let bar = bar(context.out.json);
-    let options = CollectOptions { dry_run: args.dry_run, rate: Rate { objects: None, bytes: args.rate } };
+    let options =
+        CollectOptions { dry_run: args.dry_run, rate: Rate { objects: None, bytes: args.rate }, grace: args.grace };
     let report = store.collect(&options, &mut |progress| {
         if let Some(bar) = &bar {
             show(bar, progress);
@@ -52,6 +53,9 @@ fn print(context: &mut Context, report: CollectReport) -> Result<(), Failure> {
     for (kind, amount) in [
         ("data", report.data),
         ("holes in data", report.holes),
+        ("content", report.content),
+        ("content index", report.tables),
+        ("leases", report.leases),
         ("journals", report.segments),
         ("trees", report.packs),
         ("removed maps", plain(report.trash)),

@@ -1,0 +1,189 @@
+//! Takes away the content that no map names and no lease holds: content objects, epochs that were hashed with their redirect
+//! tables, and tables of the index that lead nowhere.
+
+use std::collections::HashSet;
+use std::io::IoSlice;
+
+use super::candidates::Candidates;
+use super::marks::Marks;
+use super::pace::Pace;
+use super::report::{Amount, CollectOptions, CollectPhase, CollectReport};
+use crate::blocker::{LockMode, LockOutcome, Object, VolumeId};
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::format::lease::LEN;
+use crate::limits::{ATOM, CONTENT_SWEEP, MAX_COMPARISONS};
+use crate::store::content::{Leases, MERGE_LOCK, index, lock, redirect};
+use crate::store::shared::Shared;
+
+/// Removes the leases that are over, and reads the others.
+pub fn begin(shared: &Shared, options: &CollectOptions, report: &mut CollectReport) -> Result<Leases> {
+    let (leases, removed) = Leases::begin(shared, options.grace, !options.dry_run)?;
+    report.leases = Amount { objects: removed, bytes: removed * LEN };
+    Ok(leases)
+}
+
+/// Marks what was leased since the last call; whether there was any.
+pub fn read_leases(shared: &Shared, leases: &mut Leases, marks: &mut Marks) -> Result<bool> {
+    let mut any = false;
+    leases.read(&*shared.blocker, &mut |digest| {
+        marks.leased(&digest);
+        any = true;
+        Ok(())
+    })?;
+    Ok(any)
+}
+
+/// A sweep of content under way. Whatever comes to name a digest now leases it first, so a digest that is neither marked nor
+/// leased while the lock of content is held is needed by nobody.
+pub struct ContentSweep<'a, 'b> {
+    /// The store.
+    pub shared: &'a Shared,
+    /// What maps name, and leases hold.
+    pub marks: &'a mut Marks,
+    /// How far the leases were read.
+    pub leases: &'a mut Leases,
+    /// Only count.
+    pub dry_run: bool,
+    /// Do not look at the leases: a planted bug.
+    pub no_leases: bool,
+    /// How fast.
+    pub pace: &'a mut Pace<'b>,
+    /// What was done.
+    pub report: &'a mut CollectReport,
+}
+
+impl ContentSweep<'_, '_> {
+    /// All of it. Any cut leaves what the next collection finds by listing.
+    pub fn run(&mut self, candidates: &Candidates) -> Result<()> {
+        self.pace.phase(CollectPhase::Sweep, 256 + candidates.hashed.len() as u64)?;
+        for first in 0..=u8::MAX {
+            self.objects(first)?;
+            self.pace.advance()?;
+        }
+        let mut gone = HashSet::new();
+        for (owner, epoch) in &candidates.hashed {
+            if !self.marks.contains(Object::Data(*owner, *epoch)) && self.epoch(*owner, *epoch)? {
+                gone.insert((*owner, *epoch));
+            }
+            self.pace.advance()?;
+        }
+        self.tables(candidates, &gone)
+    }
+
+    /// Marks what was leased since the last call; whether there was any.
+    fn read_leases(&mut self) -> Result<bool> {
+        if self.no_leases {
+            return Ok(false);
+        }
+        read_leases(self.shared, self.leases, self.marks)
+    }
+
+    /// Content objects whose digest begins with this byte.
+    fn objects(&mut self, first: u8) -> Result<()> {
+        let blocker = &*self.shared.blocker;
+        let mut dead = blocker.contents(first)?;
+        dead.retain(|digest| !self.marks.needs(digest));
+        for portion in dead.chunks(CONTENT_SWEEP) {
+            let (mut count, mut freed) = (0, 0);
+            {
+                let _lock = lock(blocker, LockMode::Exclusive)?;
+                self.read_leases()?;
+                for digest in portion.iter().filter(|digest| !self.marks.needs(digest)) {
+                    let object = Object::Content(*digest);
+                    let bytes = blocker.allocated(object)?;
+                    if !self.dry_run {
+                        blocker.remove(object)?;
+                    }
+                    self.report.content.add(bytes);
+                    (count, freed) = (count + 1, freed + bytes);
+                }
+            }
+            // Not while others wait for the lock.
+            self.freed(count, freed)?;
+        }
+        Ok(())
+    }
+
+    fn freed(&mut self, objects: u64, bytes: u64) -> Result<()> {
+        self.pace.progress.objects += objects;
+        self.pace.progress.bytes += bytes;
+        self.pace.spend(objects, bytes)
+    }
+
+    /// An epoch that was hashed and of which no map names a block; whether it went.
+    fn epoch(&mut self, owner: VolumeId, epoch: u64) -> Result<bool> {
+        let blocker = &*self.shared.blocker;
+        let (table, data) = (Object::Redirect(owner, epoch), Object::Data(owner, epoch));
+        for _ in 0..MAX_COMPARISONS {
+            // Without the lock, for there may be many.
+            let (marks, pace) = (&*self.marks, &mut *self.pace);
+            let mut needed = false;
+            let read = redirect::for_each(blocker, owner, epoch, &mut |digest: Digest, bytes| {
+                pace.spend(0, bytes)?;
+                needed |= marks.needs(&digest);
+                Ok(!needed)
+            });
+            match read {
+                Ok(()) if needed => return Ok(false),
+                Ok(()) => {}
+                Err(Error::Damaged { .. }) => {
+                    // Which digests lead here is not known.
+                    self.report.unknown += 1;
+                    return Ok(false);
+                }
+                Err(error) => return Err(error),
+            }
+            let lock = lock(blocker, LockMode::Exclusive)?;
+            if self.read_leases()? {
+                continue;
+            }
+            let bytes = blocker.allocated(table)? + blocker.allocated(data)?;
+            if !self.dry_run {
+                // The table says nothing any more before it goes, and durably so: if a power cut brought its name back
+                // without the data, it must not confirm what was there.
+                blocker.write(table, &[IoSlice::new(&[0; ATOM])], 0)?;
+                blocker.sync(&[table])?;
+                blocker.remove(table)?;
+                drop(lock);
+                blocker.remove(data)?;
+            }
+            self.report.data.add(bytes);
+            self.freed(1, bytes)?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// Tables of the index that were never finished, or lead nowhere any more.
+    fn tables(&mut self, candidates: &Candidates, gone: &HashSet<(VolumeId, u64)>) -> Result<()> {
+        let blocker = &*self.shared.blocker;
+        let LockOutcome::Held(_lock) = blocker.lock(MERGE_LOCK, LockMode::Exclusive, &[])? else { return Ok(()) };
+        for object in blocker.content_tables()? {
+            let Object::Index(id) = object else { continue };
+            let pace = &mut *self.pace;
+            let leads = index::any(blocker, id, &mut |entry, bytes| {
+                pace.spend(0, bytes)?;
+                Ok(!gone.contains(&(entry.slot.owner, entry.slot.epoch))
+                    && redirect::confirms(blocker, &entry.slot, entry.digest)?)
+            });
+            let dead = match leads {
+                Ok(Some(leads)) => !leads,
+                // Its writer was waited for, if it is not a new one.
+                Ok(None) => candidates.unfinished.contains(&id),
+                // What it leads to cannot be told: it stays for `check` to name.
+                Err(Error::Damaged { .. }) => false,
+                Err(error) => return Err(error),
+            };
+            if dead {
+                let bytes = blocker.allocated(object)?;
+                if !self.dry_run {
+                    blocker.remove(object)?;
+                }
+                self.report.tables.add(bytes);
+                self.freed(1, bytes)?;
+            }
+        }
+        Ok(())
+    }
+}
