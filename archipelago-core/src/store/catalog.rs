@@ -25,7 +25,15 @@ pub fn check_size(size: u64) -> Result<()> {
 
 /// A header with the version of its record; `None` if there is none.
 pub fn read_header(shared: &Shared, id: VolumeId) -> Result<Option<(Header, u64)>> {
-    let key = RecordKey::Header(id);
+    read_record(shared, RecordKey::Header(id), id)
+}
+
+/// The same for a header in the trash.
+pub fn read_trashed(shared: &Shared, id: VolumeId) -> Result<Option<(Header, u64)>> {
+    read_record(shared, RecordKey::Trash(id), id)
+}
+
+fn read_record(shared: &Shared, key: RecordKey, id: VolumeId) -> Result<Option<(Header, u64)>> {
     let record = match shared.blocker.read_record(key) {
         Ok(record) => record,
         Err(Error::NotFound(_)) => return Ok(None),

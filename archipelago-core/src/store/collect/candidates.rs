@@ -277,20 +277,5 @@ pub fn root(shared: &Shared, id: VolumeId) -> Result<Option<(Header, RecordKey, 
     if let Some((header, version)) = catalog::read_header(shared, id)? {
         return Ok(Some((header, RecordKey::Header(id), version)));
     }
-    Ok(trashed(shared, id)?.map(|(header, version)| (header, RecordKey::Trash(id), version)))
-}
-
-/// A header in the trash.
-pub fn trashed(shared: &Shared, id: VolumeId) -> Result<Option<(Header, u64)>> {
-    let key = RecordKey::Trash(id);
-    let record = match shared.blocker.read_record(key) {
-        Ok(record) => record,
-        Err(Error::NotFound(_)) => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let header = Header::decode(&key.to_string(), &record.bytes)?;
-    if header.id != id {
-        return Err(Error::damaged(key.to_string(), format!("it is the header of {}", header.id)));
-    }
-    Ok(Some((header, record.version)))
+    Ok(catalog::read_trashed(shared, id)?.map(|(header, version)| (header, RecordKey::Trash(id), version)))
 }

@@ -1,6 +1,6 @@
 //! Takes away what no map names.
 
-use super::candidates::{Candidates, trashed};
+use super::candidates::Candidates;
 use super::marks::Marks;
 use super::pace::Pace;
 use super::report::CollectReport;
@@ -190,7 +190,9 @@ impl Sweep<'_, '_> {
                 self.report.locks += 1;
                 continue;
             }
-            if catalog::exists(self.shared, id)? || trashed(self.shared, id).is_ok_and(|found| found.is_some()) {
+            if catalog::exists(self.shared, id)?
+                || catalog::read_trashed(self.shared, id).is_ok_and(|found| found.is_some())
+            {
                 continue;
             }
             // Held by nobody but for a moment: without a header there is nothing to open.
