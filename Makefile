@@ -3,6 +3,7 @@
 # make test-all  the same and the long tests: file system exerciser over FUSE (as root), POWER_CUTS and KILLS, the demo
 # make simulate  new histories in the simulator for SIM_MINUTES, with a line in docs/simulator-ledger.tsv (docs/simulator.md)
 # make soak      the simulator, then random file system work over a served volume, power cuts and kills until SOAK_MINUTES are over (as root)
+# make crashes   power cuts (POWER_CUTS) and kills (KILLS) of the whole program, with lines in docs/crashes-ledger.tsv (docs/crashes.md)
 # make fuzz      every decoder under libFuzzer, FUZZ_SECONDS each; FUZZ="..." names some (docs/fuzzing.md)
 # make schedules shared state under SCHEDULES schedules of each kind and scenario
 # make miri      the parts that do no I/O under Miri
@@ -104,9 +105,12 @@ simulate:
 	  $(CARGO) test -p archipelago-core --test simulator --locked -- histories_with_faults --nocapture
 
 # The same tests as in `make test`, more often: the power is cut under a store, and the program is killed, whatever it is doing.
+# Goes on where the ledger ends; a failure ends it, after its line.
+CRASH_LEDGER := docs/crashes-ledger.tsv
 crashes:
 	@$(SCRIPTS)/install-deps build test
-	ARCHIPELAGO_POWER_CUTS=$(POWER_CUTS) ARCHIPELAGO_KILLS=$(KILLS) \
+	ARCHIPELAGO_CRASH_LEDGER=$(abspath $(CRASH_LEDGER)) ARCHIPELAGO_POWER_CUTS=$(POWER_CUTS) ARCHIPELAGO_KILLS=$(KILLS) \
+	  ARCHIPELAGO_CRASH_SEED=$$(awk -F'\t' 'NR > 1 && $$4 + $$5 > next_seed { next_seed = $$4 + $$5 } END { print (next_seed > 1000 ? next_seed : 1000) }' $(CRASH_LEDGER)) \
 	  $(CARGO) test --locked -p archipelago --test crashes -- --nocapture --test-threads 1 survives
 
 soak:

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::Error;
+use crate::hex;
 
 /// Name of a content block. Printed as 64 lower-case hex digits, which is also the one form that is parsed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,22 +71,10 @@ impl FromStr for Digest {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Digest, Error> {
-        let digit = |c: u8| match c {
-            b'0'..=b'9' => Some(c - b'0'),
-            b'a'..=b'f' => Some(c - b'a' + 10),
-            _ => None,
-        };
-        let parse = || -> Option<Digest> {
-            let mut digest = [0; 32];
-            if text.len() != 64 {
-                return None;
-            }
-            for (byte, pair) in digest.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-                *byte = digit(pair[0])? << 4 | digit(pair[1])?;
-            }
-            Some(Digest(digest))
-        };
-        parse().ok_or_else(|| Error::InvalidArgument(format!("{text:?}: a digest is 64 lower-case hex digits")))
+        // The length first: a text may be of any.
+        let bytes = if text.len() == 64 { hex::decode(text) } else { None };
+        let digest = bytes.and_then(|bytes| bytes.try_into().ok()).map(Digest);
+        digest.ok_or_else(|| Error::InvalidArgument(format!("{text:?}: a digest is 64 lower-case hex digits")))
     }
 }
 

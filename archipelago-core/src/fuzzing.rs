@@ -3,13 +3,17 @@
 use std::os::unix::net::UnixStream;
 use std::sync::Weak;
 
-use crate::blocker::Blocker;
+use crate::blocker::{Blocker, VolumeId};
+use crate::digest::Digest;
 use crate::error::{Owner, Result};
 use crate::format::header::{Header, LogPos};
+use crate::format::index::{IndexEntry, Slot};
 use crate::format::node::Source;
+use crate::format::redirect::RedirectEntry;
 use crate::mapper::cache::NodeCache;
 use crate::mapper::replay;
 use crate::mapper::tree::Tree;
+use crate::store::content::{Leases, index, redirect};
 use crate::store::control::Handler;
 
 /// What a replay made of a header and its journals.
@@ -58,4 +62,71 @@ pub fn control_session(handler: Weak<dyn Handler>, stream: &UnixStream) -> std::
 /// What [`ask`](crate::store::control::ask) makes of the two frames of a server: its greeting and its answer.
 pub fn control_answer(greeting: &[u8], answer: &[u8]) -> Option<Result<crate::store::control::Answer>> {
     crate::store::control::understand(greeting, answer)
+}
+
+/// The content index of a store.
+#[derive(Default)]
+pub struct Index(index::Tables);
+
+impl Index {
+    /// All entries of a table, as a merge reads them; `None` if it does not count.
+    pub fn entries(blocker: &dyn Blocker, id: u64) -> Result<Option<Vec<IndexEntry>>> {
+        index::entries(blocker, id)
+    }
+
+    /// Where the index has this content, whether the slot confirms it or not.
+    pub fn find(&self, blocker: &dyn Blocker, digest: Digest) -> Result<Option<Slot>> {
+        self.0.find(blocker, digest, &|_| Ok(true))
+    }
+
+    /// Merges tables into a new one, if there are enough of them.
+    pub fn merge(&self, blocker: &dyn Blocker, id: u64) -> Result<bool> {
+        index::merge(blocker, &self.0, id, &mut |_| Ok(true))
+    }
+}
+
+/// `log2` of the block size in the redirect table of an epoch.
+pub fn redirect_head(blocker: &dyn Blocker, owner: VolumeId, epoch: u64) -> Result<Option<u8>> {
+    redirect::Redirects::new(blocker).head(owner, epoch)
+}
+
+/// What the redirect table of an epoch says of a block.
+pub fn redirect_entry(blocker: &dyn Blocker, owner: VolumeId, epoch: u64, block: u64) -> Result<Option<RedirectEntry>> {
+    redirect::Redirects::new(blocker).entry(owner, epoch, block)
+}
+
+/// All digests of the redirect table of an epoch.
+pub fn redirect_digests(blocker: &dyn Blocker, owner: VolumeId, epoch: u64) -> Result<Vec<Digest>> {
+    let mut digests = Vec::new();
+    redirect::for_each(blocker, owner, epoch, &mut |digest, _| {
+        digests.push(digest);
+        Ok(true)
+    })?;
+    Ok(digests)
+}
+
+/// Whether the redirect table says that a slot has this content.
+pub fn redirect_confirms(blocker: &dyn Blocker, slot: &Slot, digest: Digest) -> Result<bool> {
+    redirect::confirms(blocker, slot, digest)
+}
+
+/// What the leases of a store hold, and what they hold more after `between`.
+pub fn leased(blocker: &dyn Blocker, between: impl FnOnce()) -> Result<(Vec<Digest>, Vec<Digest>)> {
+    let mut leases = Leases::default();
+    let mut read = || {
+        let mut digests = Vec::new();
+        leases.read(blocker, &mut |digest| {
+            digests.push(digest);
+            Ok(())
+        })?;
+        Ok(digests)
+    };
+    let first = read()?;
+    between();
+    Ok((first, read()?))
+}
+
+/// What the name of a file in one of the store's directories stands for, written as the store writes it: the paths that it may be.
+pub fn file_name(file: &str) -> Vec<String> {
+    crate::blocker::file::stands_for(file)
 }

@@ -12,6 +12,7 @@ pub mod format;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod hex;
 pub mod limits;
 pub mod mapper;
 pub mod merkle;

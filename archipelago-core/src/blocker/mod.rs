@@ -13,6 +13,7 @@
 
 use std::fmt;
 use std::io::{IoSlice, IoSliceMut};
+use std::str::FromStr;
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -36,6 +37,19 @@ impl fmt::Display for VolumeId {
 impl fmt::Debug for VolumeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
+    }
+}
+
+impl FromStr for VolumeId {
+    type Err = Error;
+
+    /// Reads the form that is printed, and no other; 0 is nobody's.
+    fn from_str(text: &str) -> Result<VolumeId> {
+        let bytes = crate::hex::decode(text).and_then(|bytes| <[u8; 8]>::try_from(bytes).ok());
+        match bytes.map(u64::from_be_bytes) {
+            Some(id) if id != 0 => Ok(VolumeId(id)),
+            _ => Err(Error::InvalidArgument(format!("{text:?}: not an id"))),
+        }
     }
 }
 

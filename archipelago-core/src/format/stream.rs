@@ -5,6 +5,7 @@ use super::bytes::{Reader, Writer, bit_names, is_zero};
 use super::header::MAX_STORED_NAME;
 use crate::blocker::VolumeId;
 use crate::error::{Error, Result};
+use crate::hex;
 use crate::limits::{MAX_BLOCK_SIZE, MAX_FRAME, MAX_VOLUME_SIZE, MIN_BLOCK_SIZE, MIN_VOLUME_SIZE, SECTOR};
 
 /// Version of streams written by this build.
@@ -445,16 +446,11 @@ impl std::str::FromStr for ResumeToken {
                 "the token is not whole; copy all that `archipelago receive --status NAME` prints".into(),
             )
         };
-        let hex = text.trim().strip_prefix(TOKEN).ok_or_else(wrong)?.as_bytes();
-        if hex.len() != 2 * (2 * IDENTITY + PROGRESS + 4) {
+        let digits = text.trim().strip_prefix(TOKEN).ok_or_else(wrong)?;
+        if digits.len() != 2 * (2 * IDENTITY + PROGRESS + 4) {
             return Err(wrong());
         }
-        let digit = |c: u8| match c {
-            b'0'..=b'9' => Ok(c - b'0'),
-            b'a'..=b'f' => Ok(c - b'a' + 10),
-            _ => Err(wrong()),
-        };
-        let bytes = hex.chunks_exact(2).map(|p| Ok(digit(p[0])? << 4 | digit(p[1])?)).collect::<Result<Vec<u8>>>()?;
+        let bytes = hex::decode(digits).ok_or_else(wrong)?;
         let (body, crc) = bytes.split_at(bytes.len() - 4);
         if crc32c::crc32c(body).to_le_bytes() != crc {
             return Err(wrong());

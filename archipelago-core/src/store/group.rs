@@ -15,6 +15,7 @@ use crate::blocker::{LockGuard, LockMode, LockOutcome, RecordKey, VolumeId};
 use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind, Root};
 use crate::format::relations::{Group, Received};
+use crate::hex;
 use crate::limits::MAX_GROUP;
 use crate::volume::freeze::{FREEZE_TIME, Part, Reply, STEP_TIME, Step, Wanted};
 use crate::volume::handle::Handle;
@@ -47,17 +48,10 @@ pub enum GroupStep {
     Giveup,
 }
 
-fn parse_id(text: &str) -> Result<VolumeId> {
-    match u64::from_str_radix(text, 16) {
-        Ok(id) if id != 0 && text.len() == 16 => Ok(VolumeId(id)),
-        _ => Err(Error::InvalidArgument(format!("{text:?}: not an id"))),
-    }
-}
-
 impl Shared {
     /// Does one step of a group snapshot for another process.
     pub(super) fn group_step(&self, group: &str, id: &str, volume: &str, step: &GroupStep) -> Result<Answer> {
-        let key = (parse_id(group)?, parse_id(id)?);
+        let key: (VolumeId, VolumeId) = (group.parse()?, id.parse()?);
         let told = match step {
             GroupStep::Begin { name, snapshot } => {
                 crate::name::check(name)?;
@@ -65,7 +59,7 @@ impl Shared {
                     let _opening = self.opening.lock();
                     self.opened(key.1).map(Handle::new).ok_or_else(|| Error::NotOpen(volume.to_string()))?
                 };
-                let wanted = Wanted { id: parse_id(snapshot)?, name: name.clone(), group: key.0 };
+                let wanted = Wanted { id: snapshot.parse()?, name: name.clone(), group: key.0 };
                 let part = Arc::new(Part::start(handle, wanted)?);
                 let mut parts = self.parts.lock();
                 // Those of coordinators that died ended by themselves.
@@ -95,9 +89,7 @@ impl Shared {
         }
         Ok(match reply {
             Reply::Done => Answer::Done,
-            Reply::Snapshot(header) => {
-                Answer::Header { header: header.encode().iter().map(|b| format!("{b:02x}")).collect() }
-            }
+            Reply::Snapshot(header) => Answer::Header { header: hex::encode(&header.encode()) },
         })
     }
 }
@@ -167,13 +159,9 @@ impl Member<'_> {
     }
 
     /// The header that an owner says the snapshot must have.
-    fn snapshot_of(&self, hex: &str) -> Result<Header> {
+    fn snapshot_of(&self, digits: &str) -> Result<Header> {
         let object = format!("the snapshot of {} by its owner", self.volume.name);
-        let bytes: Option<Vec<u8>> = (0..hex.len())
-            .step_by(2)
-            .map(|at| hex.get(at..at + 2).and_then(|digits| u8::from_str_radix(digits, 16).ok()))
-            .collect();
-        let header = Header::decode(&object, &bytes.unwrap_or_default())?;
+        let header = Header::decode(&object, &hex::decode(digits).unwrap_or_default())?;
         let ours = header.id == self.wanted.id
             && header.name == self.wanted.name
             && header.kind == Kind::Snapshot

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::blocker::VolumeId;
 use crate::error::{Error, Result};
 use crate::format::header::Header;
+use crate::hex;
 use crate::sync::Mutex;
 
 /// Hexadecimal digits of headers in one page: with its frame it stays below `MAX_CONTROL_MESSAGE`, and has room for
@@ -53,14 +54,10 @@ pub struct PinnedHeader {
 impl PinnedHeader {
     /// The header.
     pub fn decode(&self) -> Result<Header> {
-        let bytes = (0..self.header.len() / 2).map(|i| {
-            let digits = self.header.get(2 * i..2 * i + 2)?;
-            u8::from_str_radix(digits, 16).ok()
-        });
         let name = format!("pinned header of {}", self.id);
-        match bytes.collect::<Option<Vec<u8>>>() {
-            Some(bytes) if self.header.len().is_multiple_of(2) => Header::decode(&name, &bytes),
-            _ => Err(Error::damaged(name, "it is not written in hex digits")),
+        match hex::decode(&self.header) {
+            Some(bytes) => Header::decode(&name, &bytes),
+            None => Err(Error::damaged(name, "it is not written in hex digits")),
         }
     }
 }
@@ -81,7 +78,7 @@ impl Pins {
         let state = self.state.lock();
         let (mut page, mut size) = (Vec::new(), 0);
         for (number, (id, header)) in state.held.range((Bound::Excluded(after), Bound::Unbounded)) {
-            let header: String = header.iter().map(|b| format!("{b:02x}")).collect();
+            let header = hex::encode(header);
             size += header.len();
             page.push(PinnedHeader { id: id.to_string(), header });
             if size > PAGE {

@@ -170,10 +170,7 @@ impl Drop for Shared {
 
 impl Handler for Shared {
     fn handle(&self, request: Request) -> Answer {
-        let volume = |id: &str, name: &str| {
-            let id = u64::from_str_radix(id, 16).map_err(|_| Error::InvalidArgument(format!("{id:?}: not an id")))?;
-            self.opened(VolumeId(id)).ok_or_else(|| Error::NotOpen(name.to_string()))
-        };
+        let volume = |id: &str, name: &str| self.opened(id.parse()?).ok_or_else(|| Error::NotOpen(name.to_string()));
         let info = |info| Answer::Info(Box::new(info));
         let answer = || -> Result<Answer> {
             Ok(match &request {

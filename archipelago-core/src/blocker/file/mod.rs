@@ -283,5 +283,17 @@ fn fail(op: &'static str, path: impl Into<String>, e: io::Error) -> Error {
     }
 }
 
+/// What a file of this name stands for, in whichever directory, as the paths that the store would give it: none, or one, or two where
+/// a lock and its owner differ.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn stands_for(file: &str) -> Vec<String> {
+    let object = names::parse_object(file).map(|(object, part)| names::object_path(object, part));
+    let table = names::parse_table(file).map(|object| names::object_path(object, 0));
+    let content = file.parse().ok().map(|digest| names::object_path(Object::Content(digest), 0));
+    let header = names::parse_header(file).map(|id| names::record_path(RecordKey::Header(id)));
+    let locks = names::parse_lock(file).map(|id| [names::lock_path(id), names::owner_path(id)]);
+    [object, table, content, header].into_iter().flatten().chain(locks.into_iter().flatten()).collect()
+}
+
 #[cfg(test)]
 mod tests;

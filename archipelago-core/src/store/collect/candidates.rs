@@ -197,12 +197,16 @@ impl Candidates {
     }
 
     /// What other processes are still busy with is no candidate.
-    pub fn keep(&mut self, unsettled: &[Unsettled]) {
+    ///
+    /// # Errors
+    /// An id that is none: whatever was meant by it would be collected.
+    pub fn keep(&mut self, unsettled: &[Unsettled]) -> Result<()> {
         for Unsettled { id, epoch } in unsettled {
-            let Ok(id) = u64::from_str_radix(id, 16) else { continue };
-            self.objects.retain(|object| !matches!(object, Object::Data(owner, e) if owner.0 == id && e >= epoch));
-            self.hashed.retain(|(owner, e)| owner.0 != id || e < epoch);
+            let id: VolumeId = id.parse()?;
+            self.objects.retain(|object| !matches!(object, Object::Data(owner, e) if *owner == id && e >= epoch));
+            self.hashed.retain(|(owner, e)| *owner != id || e < epoch);
         }
+        Ok(())
     }
 
     /// Leaves only the nameless headers that are as they were: what made them has ended, so nobody will name them any more.

@@ -170,7 +170,13 @@ fn read_page(blocker: &dyn Blocker, table: &IndexHead, number: u64) -> Result<Op
             false => Ok(None),
         };
     }
-    decode_page(&object.to_string(), &bytes, table.id, number).map(Some)
+    let entries = decode_page(&object.to_string(), &bytes, table.id, number)?;
+    let here = (table.entries - number * PAGE_ENTRIES as u64).min(PAGE_ENTRIES as u64);
+    if entries.len() as u64 != here {
+        let text = format!("page {number} has {} entries, and must have {here}", entries.len());
+        return Err(Error::damaged(object.to_string(), text));
+    }
+    Ok(Some(entries))
 }
 
 /// Entries of a table in order, a page at a time.
@@ -179,9 +185,14 @@ struct Entries<'a> {
     table: IndexHead,
     page: std::vec::IntoIter<IndexEntry>,
     next: u64,
+    last: Option<Digest>,
 }
 
-impl Entries<'_> {
+impl<'a> Entries<'a> {
+    fn new(blocker: &'a dyn Blocker, table: IndexHead) -> Entries<'a> {
+        Entries { blocker, table, page: Vec::new().into_iter(), next: 0, last: None }
+    }
+
     fn next(&mut self) -> Result<Option<IndexEntry>> {
         if let Some(entry) = self.page.next() {
             return Ok(Some(entry));
@@ -190,8 +201,15 @@ impl Entries<'_> {
             return Ok(None);
         }
         let gone = || Error::damaged(Object::Index(self.table.id).to_string(), "it was removed while it was merged");
-        self.page = read_page(self.blocker, &self.table, self.next)?.ok_or_else(gone)?.into_iter();
+        let page = read_page(self.blocker, &self.table, self.next)?.ok_or_else(gone)?;
+        // Within a page they are in order. Out of order they would go into the merged table, and nobody could read that.
+        if page.first().is_some_and(|first| self.last.is_some_and(|last| first.digest <= last)) {
+            let text = format!("page {} does not come behind the one before it", self.next);
+            return Err(Error::damaged(Object::Index(self.table.id).to_string(), text));
+        }
+        self.last = page.last().map(|entry| entry.digest);
         self.next += 1;
+        self.page = page.into_iter();
         Ok(self.page.next())
     }
 }
@@ -214,6 +232,17 @@ pub fn any(
         }
     }
     Ok(Some(false))
+}
+
+/// All entries of a table, in order; `None` for a table that is not finished, or gone.
+#[cfg(feature = "fuzzing")]
+pub fn entries(blocker: &dyn Blocker, id: u64) -> Result<Option<Vec<IndexEntry>>> {
+    let Some(table) = head(blocker, id)? else { return Ok(None) };
+    let (mut entries, mut all) = (Entries::new(blocker, table), Vec::new());
+    while let Some(entry) = entries.next()? {
+        all.push(entry);
+    }
+    Ok(Some(all))
 }
 
 /// The tables that are not finished.
@@ -324,7 +353,7 @@ pub fn merge(
     }
     let mut sources = Vec::new();
     for table in &heads {
-        let mut entries = Entries { blocker, table: *table, page: Vec::new().into_iter(), next: 0 };
+        let mut entries = Entries::new(blocker, *table);
         if let Some(first) = entries.next()? {
             sources.push((first, entries));
         }

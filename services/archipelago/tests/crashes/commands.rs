@@ -13,6 +13,8 @@ use crate::site::Site;
 
 /// Exit code of a check that has found something that a repair would put right.
 pub const REPAIRABLE: i32 = 10;
+/// Exit code of a check that has put right what it found.
+pub const REPAIRED: i32 = 9;
 /// Exit code of a command that is refused for what others do.
 const BUSY: i32 = 5;
 /// Why a collection may be refused then: the server is at it, or names change all the time.
@@ -81,8 +83,8 @@ impl<'a> Commands<'a> {
         self.running.lock().children.retain(|other| !Arc::ptr_eq(other, &child));
         Some(match status.code() {
             Some(0) if heard.is_ok() => Answer::Done(said),
-            // A check may come between two steps of another command.
-            Some(REPAIRABLE) if arguments[0] == "check" => Answer::Done(said),
+            // A check may come between two steps of another command, also one that would repair it.
+            Some(REPAIRABLE | REPAIRED) if arguments[0] == "check" => Answer::Done(said),
             Some(BUSY) if arguments[0] == "gc" && NOT_NOW.iter().any(|why| text.contains(why)) => Answer::NotNow,
             Some(code) => Answer::Refused(format!("exit code {code}: {text}{}", read.map_or("?", |_| ""))),
             None => Answer::Killed,

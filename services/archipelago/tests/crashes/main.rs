@@ -2,8 +2,9 @@
 //! that lies on a disk that forgets what was not synced. What clients were told is durable is there afterwards, snapshots are what
 //! they were, and each command was done whole or not at all.
 //!
-//! `ARCHIPELAGO_POWER_CUTS` (10) and `ARCHIPELAGO_KILLS` (20) set how often; `ARCHIPELAGO_CRASH_SEED` repeats a run as far as the order
-//! of threads allows.
+//! `ARCHIPELAGO_POWER_CUTS` (10) and `ARCHIPELAGO_KILLS` (20) set how often. Each store has a seed: the first that of
+//! `ARCHIPELAGO_CRASH_SEED`, the next the number after it. A seed repeats what happens to a store as far as the order of threads
+//! allows. `ARCHIPELAGO_CRASH_LEDGER` is the file that gets a line about the run.
 // Helpers outside of test functions may stop the test, too.
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -14,6 +15,7 @@ mod hashes;
 #[allow(dead_code)]
 #[path = "../served_volume/history.rs"]
 mod history;
+mod ledger;
 mod life;
 mod listing;
 #[path = "../served_volume/load.rs"]
@@ -52,31 +54,38 @@ fn seed() -> u64 {
     seed
 }
 
-/// Runs cycles until `enough` is true of the run, and reports.
-fn cycles(make: impl Fn(&mut Random) -> Run, seed: u64, enough: impl Fn(&Figures) -> bool) {
-    let mut random = Random(seed);
-    let mut run = make(&mut random);
-    let began = Instant::now();
-    let mut cycle = 0;
-    while !enough(&run.figures) {
-        if cycle > 0 && cycle % STORE == 0 {
-            let figures = std::mem::take(&mut run.figures);
-            report(cycle, began, &figures);
-            drop(run);
-            run = make(&mut random);
-            run.figures = figures;
+/// Runs cycles, of one store after the other, until `enough` is true of what they did, and reports. `disk` is what the ledger
+/// says of where the stores lie.
+fn cycles(disk: &str, make: impl Fn(&mut Random) -> Run, enough: impl Fn(&Figures) -> bool) {
+    let (first, began) = (seed(), Instant::now());
+    let (mut stores, mut cycles, mut figures, mut failure) = (0, 0, Figures::default(), None);
+    while failure.is_none() && !enough(&figures) {
+        let seed = first.wrapping_add(stores);
+        stores += 1;
+        let mut random = Random(seed);
+        let mut run = make(&mut random);
+        run.figures = figures;
+        let mut cycle = 0;
+        while failure.is_none() && cycle < STORE && !enough(&run.figures) {
+            failure = run.cycle(&mut random).err().map(|error| format!("seed {seed}, cycle {cycle}: {error}"));
+            cycle += 1;
         }
-        if let Err(error) = run.cycle(&mut random) {
-            panic!("seed {seed}, cycle {cycle}: {error}\n{}", run.keep());
-        }
-        cycle += 1;
+        cycles += cycle;
+        figures = std::mem::take(&mut run.figures);
+        report(cycles, began, &figures);
+        failure = failure.map(|text| format!("{text}\n{}", run.keep()));
     }
-    report(cycle, began, &run.figures);
+    if let Ok(path) = std::env::var("ARCHIPELAGO_CRASH_LEDGER")
+        && stores > 0
+    {
+        ledger::append(&path, disk, first, stores, cycles, &figures, failure.iter().len() as u64);
+    }
+    assert!(failure.is_none(), "{}", failure.unwrap_or_default());
 }
 
-fn report(cycle: u64, began: Instant, figures: &Figures) {
+fn report(cycles: u64, began: Instant, figures: &Figures) {
     println!(
-        "{cycle} cycles in {:?}: {} power cuts and {} kills under load, {} and {} during recovery: {} changes, {} flushes, {} steps \
+        "{cycles} cycles in {:?}: {} power cuts and {} kills under load, {} and {} during recovery: {} changes, {} flushes, {} steps \
          of the disk, {} sectors had to be of a certain change, {} snapshots under load, \
          {} collections by the server that found something; commands told to have succeeded + \
          interrupted: {}",
@@ -101,14 +110,14 @@ fn what_was_flushed_survives_power_cuts_at_any_call() {
         return;
     }
     disk::keep_mounts_private();
-    let (cuts, seed) = (variable("ARCHIPELAGO_POWER_CUTS").unwrap_or(10), seed());
-    cycles(|random| Run::on_a_disk(random, Syncs::None), seed, |figures| figures.cuts >= cuts);
+    let cuts = variable("ARCHIPELAGO_POWER_CUTS").unwrap_or(10);
+    cycles("forgets", |random| Run::on_a_disk(random, Syncs::None), |figures| figures.cuts >= cuts);
 }
 
 #[test]
 fn what_was_flushed_survives_kills_whatever_runs() {
-    let (kills, seed) = (variable("ARCHIPELAGO_KILLS").unwrap_or(20), seed());
-    cycles(Run::in_a_directory, seed, |figures| figures.kills >= kills);
+    let kills = variable("ARCHIPELAGO_KILLS").unwrap_or(20);
+    cycles("keeps", Run::in_a_directory, |figures| figures.kills >= kills);
 }
 
 /// Cuts the power until a loss is reported.

@@ -1,5 +1,5 @@
 //! Those who run commands while volumes are under load: one takes snapshots, one keeps volumes that nobody writes to,
-//! one collects and hashes, one only looks.
+//! one collects, repairs and hashes, one only looks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,6 +14,8 @@ use crate::site::{MIB, Site};
 
 /// Maps that an operator keeps at most.
 const KEPT: usize = 5;
+/// Options with which a command is another one, for the tally.
+const KINDS: [&str; 3] = ["--group", "--repair", "--dry-run"];
 
 /// Names of the volumes under load, and how far their loads are.
 pub const LOADED: [&str; 3] = ["loaded-0", "loaded-1", "loaded-2"];
@@ -91,8 +93,8 @@ fn operate(realm: &mut Realm, choose: Choose, scene: &Scene<'_>, random: &mut Ra
             let issued = scene.progress[taken.volume].issued.load(Ordering::SeqCst);
             taken.to = if late || !matches!(answer, Answer::Done(_)) { u32::MAX } else { issued };
         }
-        let grouped = if plan.taken.len() > 1 { " --group" } else { "" };
-        let command = format!("{}{grouped}", plan.arguments[0]);
+        let kind = plan.arguments.iter().find(|argument| KINDS.contains(&argument.as_str()));
+        let command = format!("{}{}", plan.arguments[0], kind.map_or(String::new(), |kind| format!(" {kind}")));
         match &answer {
             Answer::NotNow => {}
             _ => scene.tally.count(&command, matches!(answer, Answer::Done(_))),
@@ -240,26 +242,30 @@ pub fn look_around(realm: &mut Realm, scene: &Scene<'_>, random: &mut Random) ->
 fn choose_for_looking(_: &mut Realm, scene: &Scene<'_>, random: &mut Random) -> Plan {
     let snapshot = &scene.pinned[random.below(scene.pinned.len() as u64) as usize].0;
     let file = scene.site.text("exported");
-    let arguments = match random.below(6) {
+    let arguments = match random.below(8) {
         0 => vec!["status"],
         1 => vec!["list", "--usage"],
         2 => vec!["mapinfo", snapshot],
         3 => vec!["send", "--dry-run", snapshot],
-        4 => vec!["check"],
+        4 => vec!["send", snapshot],
+        5 => vec!["send", "golden-2", "--from", "golden"],
+        6 => vec!["check"],
         _ => vec!["export", snapshot, &file, "--force"],
     };
     Plan::new(&arguments, Names::new())
 }
 
-/// Collects, and hashes snapshots.
+/// Collects, repairs, and hashes snapshots.
 pub fn keep_house(realm: &mut Realm, scene: &Scene<'_>, random: &mut Random) -> Result<(), String> {
     operate(realm, choose_for_the_house, scene, random)
 }
 
 fn choose_for_the_house(_: &mut Realm, scene: &Scene<'_>, random: &mut Random) -> Plan {
-    match random.below(8) {
-        0..=3 => Plan::new(&["gc"], Names::new()),
+    match random.below(10) {
+        0..=2 => Plan::new(&["gc"], Names::new()),
+        3 => Plan::new(&["gc", "--grace", "0"], Names::new()),
         4 => Plan::new(&["gc", "--dry-run"], Names::new()),
+        5..=6 => Plan::new(&["check", "--repair"], Names::new()),
         _ => {
             let (name, _, content) = &scene.pinned[random.below(scene.pinned.len() as u64) as usize];
             Plan { hashed: Some(content.clone()), ..Plan::new(&["hash", name, "--json"], Names::new()) }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use archipelago_core::blocker::sim::Syncs;
 use archipelago_service::nbd::wire::option;
 
-use crate::commands::{Commands, REPAIRABLE};
+use crate::commands::{Commands, REPAIRABLE, REPAIRED};
 use crate::disk::Disk;
 use crate::filesystem::Image;
 use crate::hashes::check_hash;
@@ -199,12 +199,17 @@ impl Run {
             succeeds(&self.site, &["gc"]).map_err(|e| format!("{e}\nbefore recovery, after {life:?} and {ends:?}"))?;
         }
         if random.below(2) == 0 {
-            // What can be repaired now, recovery has to put right.
-            let found = self.site.run(&["check"]);
-            if !matches!(found.status.code(), Some(0 | REPAIRABLE)) {
+            // What can be repaired now, recovery has to put right if the check does not.
+            let (arguments, right): (&[&str], i32) = match random.below(2) {
+                0 => (&["check"], REPAIRABLE),
+                _ => (&["check", "--repair"], REPAIRED),
+            };
+            let found = self.site.run(arguments);
+            if !matches!(found.status.code(), Some(code) if code == 0 || code == right) {
                 let text =
                     [found.stdout, found.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
-                return Err(format!("check before recovery: {}: {text}\nafter {life:?} and {ends:?}", found.status));
+                let what = format!("{arguments:?} before recovery: {}: {text}", found.status);
+                return Err(format!("{what}\nafter {life:?} and {ends:?}"));
             }
         }
         let server = self.start()?;
@@ -327,8 +332,13 @@ impl Run {
         let (steps, life) = (random.below(80), Duration::from_millis(random.below(40)));
         let mut server = self.site.start("nbd");
         let site = &self.site;
-        let mut collector = (random.below(2) == 0).then(|| {
-            let mut command = site.command(&["gc"]);
+        let beside: Option<&[&str]> = match random.below(4) {
+            0 => Some(&["gc"]),
+            1 => Some(&["check", "--repair"]),
+            _ => None,
+        };
+        let mut beside = beside.map(|arguments| {
+            let mut command = site.command(arguments);
             command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
         });
         let disk = self.disk.as_ref();
@@ -348,16 +358,16 @@ impl Run {
                 }
             }
             server.begin_kill();
-            if let Some(collector) = &mut collector {
-                collector.kill().unwrap();
+            if let Some(beside) = &mut beside {
+                beside.kill().unwrap();
             }
             if let Some(disk) = disk {
                 disk.power.off();
             }
         });
         server.kill();
-        if let Some(collector) = &mut collector {
-            collector.wait().unwrap();
+        if let Some(beside) = &mut beside {
+            beside.wait().unwrap();
         }
         let end = match (&self.disk, random.below(4)) {
             (Some(_), 1..) => End::Cut(random.next() | 2),
