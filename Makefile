@@ -102,7 +102,7 @@ SIM_LEDGER := docs/simulator-ledger.tsv
 simulate:
 	SIM_LEDGER=$(abspath $(SIM_LEDGER)) SIM_MINUTES=$(or $(SIM_MINUTES),$(SOAK_MINUTES)) \
 	  SIM_SEED=$$(awk -F'\t' 'NR > 1 && $$3 + $$4 > next_seed { next_seed = $$3 + $$4 } END { print (next_seed > 1000 ? next_seed : 1000) }' $(SIM_LEDGER)) \
-	  $(CARGO) test -p archipelago-core --test simulator --locked -- histories_with_faults --nocapture
+	  $(CARGO) test --profile sim -p archipelago-core --test simulator --locked -- histories_with_faults --nocapture
 
 # The same tests as in `make test`, more often: the power is cut under a store, and the program is killed, whatever it is doing.
 # Goes on where the ledger ends; a failure ends it, after its line.

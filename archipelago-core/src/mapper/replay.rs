@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::blocker::{Blocker, Object, VolumeId};
 use crate::error::{Error, Result};
+use crate::format::bytes::is_zero;
 use crate::format::header::{Header, LogPos, LogStart, SealedRange};
 use crate::format::log::{self, Body, Found, RECORD_HEAD, RecordHead, Run, RunKind, SEGMENT_HEAD, SegmentHead};
 use crate::format::node::Source;
@@ -161,7 +162,7 @@ fn check_end(owner: VolumeId, segment: &Segment, next: LogStart) -> Result<bool>
     let mut offset = next.pos.offset as usize;
     while let Some(rest) = segment.bytes.get(offset..).filter(|r| r.len() >= ATOM) {
         // What lies here was never acknowledged: it may be half of a record. Only whole records testify.
-        if rest[..ATOM].iter().any(|b| *b != 0) {
+        if !is_zero(&rest[..ATOM]) {
             stray = true;
             if let Ok(Found::Record(head, _)) = log::parse("", owner, rest)
                 && head.seq > next.seq

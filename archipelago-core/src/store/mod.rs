@@ -22,7 +22,7 @@ mod usage;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 use std::time::{Duration, Instant};
 
 use self::control::{Answer, Handler, Request};
@@ -57,6 +57,8 @@ pub use types::{
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long an owner may take to do what it is asked for.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
+/// Processors that this process may use. Asked for once: the answer takes several system calls.
+static PROCESSORS: LazyLock<usize> = LazyLock::new(|| std::thread::available_parallelism().map_or(2, |n| n.get()));
 /// How long a process may take to say what it has open.
 const STATUS_TIME: Duration = Duration::from_secs(1);
 
@@ -176,8 +178,7 @@ impl Store {
         {
             return Err(Error::InvalidArgument("a first segment has 64 KiB to 16 MiB, in steps of 4 KiB".into()));
         }
-        let threads = std::thread::available_parallelism().map_or(2, |n| n.get());
-        let pool = WorkerPool::new(threads, limits::MAX_QUEUE);
+        let pool = WorkerPool::new(*PROCESSORS, limits::MAX_QUEUE);
         let manual = options.background == Background::Manual;
         let shared = Arc::new(Shared::new(blocker, options, superblock, root, pool));
         if !manual {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::blocker::{LockMode, LockOutcome, Object, RecordKey};
+use crate::digest;
 use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind, LogPos};
 use crate::limits::COMPOSE_EXTENTS;
@@ -138,7 +139,7 @@ fn recover(shared: &Shared, header: &Header, tail: &Tail) -> Result<()> {
         let from = if number == start.pos.segment { u64::from(start.pos.offset) } else { 0 };
         let mut bytes = vec![0; len.saturating_sub(from) as usize];
         blocker.read(object, &mut [IoSliceMut::new(&mut bytes)], from)?;
-        let last = bytes.iter().rposition(|b| *b != 0).map_or(0, |i| i + 1);
+        let last = digest::strip(&bytes).len();
         if number == tail.next.pos.segment {
             let end = (u64::from(tail.next.pos.offset) - from) as usize;
             bytes[end.min(last)..last].fill(0);

@@ -3,11 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use archipelago_core::limits::ATOM;
-use archipelago_core::{Kind, Mode, Store};
+use archipelago_core::{Kind, Mode, Store, Volume};
 
-use crate::model::{After, Allowed, Map, Mismatch, State};
+use crate::history::mix;
+use crate::model::{After, Allowed, Map, Mismatch, PAGE, State};
 use crate::perform::{Done, Trouble, pages};
 use crate::world::World;
+
+/// Of so many looks at a map one reads all of it, also what should never have been written.
+const WHOLE_LOOKS: u64 = 8;
+/// Buffers that are kept for the next look.
+const MAX_BUFFERS: usize = 16;
 
 /// What a listing says of each map.
 pub type Listed = BTreeMap<String, (Kind, u64)>;
@@ -31,7 +37,9 @@ pub fn shape(state: &State) -> Listed {
 /// The state, without the optional maps that are not listed, if it has just the maps that are.
 fn agree(state: &State, allowed: &Allowed, listed: &Listed) -> Option<State> {
     let mut state = state.clone();
-    state.retain(|name, _| listed.contains_key(name) || !allowed.optional.contains(name));
+    if !allowed.optional.is_empty() {
+        state.retain(|name, _| listed.contains_key(name) || !allowed.optional.contains(name));
+    }
     (shape(&state) == *listed).then_some(state)
 }
 
@@ -105,11 +113,20 @@ impl World {
             if volume.size() != size {
                 return Err(Trouble::Wrong(format!("{name}: listed with {size} bytes, open with {}", volume.size())));
             }
+            let maps: Vec<&Map> = candidates.iter().map(|s| &s[&name]).collect();
+            // Mostly it is what was written last, in whichever state: then there is nothing to choose.
+            let mut as_written = maps.iter().all(|map| map.shares_all(maps[0]));
             let mut pieces = vec![];
-            for (offset, len) in candidates.iter().flat_map(|s| s[&name].written()).collect::<BTreeSet<_>>() {
-                let mut bytes = vec![0xa5; len as usize];
+            for (offset, len) in self.places(&name, &volume, &maps)? {
+                let mut bytes = self.buffers.pop().unwrap_or_default();
+                bytes.clear();
+                bytes.resize(len as usize, 0xa5);
                 named(&name, volume.read_at(&mut bytes, offset))?;
+                as_written = as_written && maps[0].holds(offset, &bytes);
                 pieces.push((offset, bytes));
+            }
+            if as_written {
+                self.keep_buffers(std::mem::take(&mut pieces));
             }
             seen.insert(name, pieces);
         }
@@ -120,12 +137,37 @@ impl World {
                     for (name, bytes) in &seen {
                         state.get_mut(name).into_iter().for_each(|map| map.adopt(bytes, after));
                     }
+                    seen.into_values().for_each(|pieces| self.keep_buffers(pieces));
                     return Ok(state);
                 }
                 Err(text) => trouble = trouble.or(Some(text)),
             }
         }
         Err(Trouble::Wrong(trouble.unwrap_or_default()))
+    }
+
+    /// Ranges (offset, length) of a map to be looked at: where one of `maps` has something, or the engine says that there is
+    /// something. What neither speaks of is zeros in both; one look in [`WHOLE_LOOKS`] believes nobody, and takes all.
+    fn places(&self, name: &str, volume: &Volume, maps: &[&Map]) -> Done<Vec<(u64, u64)>> {
+        let salt = name.bytes().fold(u64::from(self.stamp), |sum, byte| sum.wrapping_mul(31) ^ u64::from(byte));
+        if mix(self.seed, salt).is_multiple_of(WHOLE_LOOKS) {
+            let all: BTreeSet<(u64, u64)> = maps.iter().flat_map(|map| map.written()).collect();
+            return Ok(all.into_iter().collect());
+        }
+        let mut marks = maps[0].marks();
+        for map in &maps[1..] {
+            marks.iter_mut().zip(map.marks()).for_each(|(mark, more)| *mark |= more);
+        }
+        for extent in named(name, volume.extents(0, volume.size(), usize::MAX))?.iter().filter(|extent| !extent.zero) {
+            marks[extent.offset as usize / PAGE..(extent.offset + extent.len).div_ceil(PAGE as u64) as usize]
+                .fill(true);
+        }
+        Ok(maps[0].ranges(&marks))
+    }
+
+    fn keep_buffers(&mut self, pieces: Vec<(u64, Vec<u8>)>) {
+        self.buffers.extend(pieces.into_iter().map(|(_, bytes)| bytes));
+        self.buffers.truncate(MAX_BUFFERS);
     }
 }
 

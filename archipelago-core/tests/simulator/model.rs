@@ -12,10 +12,16 @@ use archipelago_core::{Digest, Kind};
 use crate::history::{Op, Step, fill, scattered};
 
 const ATOM64: u64 = ATOM as u64;
-const PAGE: usize = 4096;
+/// Bytes of a page of the reference.
+pub const PAGE: usize = 4096;
 
 /// Maps up to this size are always looked at whole.
 const WHOLE: u64 = 2 << 20;
+/// Bytes between two places that are read with them rather than left out.
+const NEAR: u64 = 16 << 10;
+
+/// What a page that was never written holds.
+static ZEROS: [u8; PAGE] = [0; PAGE];
 
 type Page = Arc<[u8; PAGE]>;
 type Atom = Arc<[u8; ATOM]>;
@@ -62,24 +68,67 @@ impl Map {
         Map { kind: Kind::Volume, size, block, pages, old: Arc::default(), sticky: Arc::default() }
     }
 
+    /// The bytes of a range page by page, each with its place in the range.
+    fn pieces(&self, offset: u64, len: u64) -> impl Iterator<Item = (usize, &[u8])> {
+        let (mut at, end) = (offset, offset + len);
+        std::iter::from_fn(move || {
+            if at >= end {
+                return None;
+            }
+            let (page, from) = ((at / PAGE as u64) as usize, (at % PAGE as u64) as usize);
+            let n = (PAGE - from).min((end - at) as usize);
+            let place = (at - offset) as usize;
+            at += n as u64;
+            Some((place, self.pages[page].as_ref().map_or(&ZEROS[..n], |bytes| &bytes[from..from + n])))
+        })
+    }
+
     /// What a read returns.
     pub fn read(&self, offset: u64, len: u64) -> Vec<u8> {
-        let mut out = vec![0; len as usize];
-        let mut at = offset;
-        while at < offset + len {
-            let (page, from) = ((at / PAGE as u64) as usize, (at % PAGE as u64) as usize);
-            let n = (PAGE - from).min((offset + len - at) as usize);
-            if let Some(bytes) = &self.pages[page] {
-                out[(at - offset) as usize..][..n].copy_from_slice(&bytes[from..from + n]);
-            }
-            at += n as u64;
-        }
+        let mut out = Vec::with_capacity(len as usize);
+        self.pieces(offset, len).for_each(|(_, piece)| out.extend_from_slice(piece));
         out
+    }
+
+    /// Whether a read returns these bytes.
+    pub fn holds(&self, offset: u64, bytes: &[u8]) -> bool {
+        self.pieces(offset, bytes.len() as u64).all(|(place, piece)| bytes[place..place + piece.len()] == *piece)
     }
 
     /// Whether a range reads as zeros.
     pub fn is_zero(&self, offset: u64, len: u64) -> bool {
-        self.read(offset, len).iter().all(|b| *b == 0)
+        self.pieces(offset, len)
+            .all(|(_, piece)| std::ptr::eq(piece.as_ptr(), ZEROS.as_ptr()) || *piece == ZEROS[..piece.len()])
+    }
+
+    /// Bytes in sectors that are not all zeros.
+    pub fn data(&self) -> u64 {
+        let sectors = (0..self.size).step_by(SECTOR as usize).map(|at| (at, SECTOR.min(self.size - at)));
+        sectors.filter(|(at, len)| !self.is_zero(*at, *len)).map(|(_, len)| len).sum()
+    }
+
+    /// Whether both read the same from `from` to `to`; what is past the end of `other` counts as zeros.
+    pub fn agrees(&self, other: &Map, from: u64, to: u64) -> bool {
+        let mut at = from;
+        while at < to {
+            let (page, start) = ((at / PAGE as u64) as usize, (at % PAGE as u64) as usize);
+            let end = PAGE.min(start + (to - at) as usize);
+            let differ = match (&self.pages[page], other.pages.get(page).and_then(Option::as_ref)) {
+                (None, None) => false,
+                (Some(a), Some(b)) => !Arc::ptr_eq(a, b) && a[start..end] != b[start..end],
+                (Some(one), None) | (None, Some(one)) => one[start..end] != ZEROS[start..end],
+            };
+            if differ {
+                return false;
+            }
+            at += (end - start) as u64;
+        }
+        true
+    }
+
+    /// Whether both have the same bytes, for certain.
+    pub fn shares_all(&self, other: &Map) -> bool {
+        Arc::ptr_eq(&self.pages, &other.pages)
     }
 
     /// The top hash that a snapshot with these bytes has, by its definition.
@@ -87,6 +136,9 @@ impl Map {
         let digest = |block: u64| {
             let offset = block * self.block;
             let mut bytes = self.read(offset, self.block.min(self.size - offset));
+            while bytes.len() >= PAGE && bytes[bytes.len() - PAGE..] == ZEROS {
+                bytes.truncate(bytes.len() - PAGE);
+            }
             bytes.truncate(bytes.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1));
             Digest::of_bytes(&bytes)
         };
@@ -98,18 +150,12 @@ impl Map {
         level[0]
     }
 
-    fn atom(&self, atom: u64) -> Atom {
-        let mut out = [0; ATOM];
-        let at = atom * ATOM64;
-        if let Some(Some(page)) = self.pages.get((at / PAGE as u64) as usize) {
-            let from = (at % PAGE as u64) as usize;
-            out.copy_from_slice(&page[from..from + ATOM]);
-        }
-        Arc::new(out)
-    }
-
     /// Puts bytes without remembering what was there.
     fn put(&mut self, offset: u64, bytes: &[u8]) {
+        // Most of what is found after a cut is what was there.
+        if self.holds(offset, bytes) {
+            return;
+        }
         let pages = Arc::make_mut(&mut self.pages);
         let mut at = offset;
         let end = offset + bytes.len() as u64;
@@ -117,7 +163,8 @@ impl Map {
             let (page, from) = ((at / PAGE as u64) as usize, (at % PAGE as u64) as usize);
             let n = (PAGE - from).min((end - at) as usize);
             let piece = &bytes[(at - offset) as usize..][..n];
-            if pages[page].is_some() || piece.iter().any(|b| *b != 0) {
+            let same = pages[page].as_ref().map_or(&ZEROS[..n], |bytes| &bytes[from..from + n]) == piece;
+            if !same {
                 let bytes = pages[page].get_or_insert_with(|| Arc::new([0; PAGE]));
                 Arc::make_mut(bytes)[from..from + n].copy_from_slice(piece);
             }
@@ -125,20 +172,29 @@ impl Map {
         }
     }
 
+    /// Whole atoms from the one at `first`, a multiple of 512; behind the end they are zeros.
+    fn atoms(&self, first: u64, len: u64) -> Vec<u8> {
+        let stored = (self.pages.len() * PAGE) as u64;
+        let mut bytes = self.read(first, len.min(stored - first));
+        bytes.resize(len as usize, 0);
+        bytes
+    }
+
     /// Bytes are written and not flushed: each atom is old or new.
     pub fn write(&mut self, offset: u64, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }
-        let end = offset + bytes.len() as u64;
-        let atoms = offset / ATOM64..end.div_ceil(ATOM64);
-        let before: Vec<Atom> = atoms.clone().map(|a| self.atom(a)).collect();
+        let first = offset / ATOM64;
+        let len = (offset + bytes.len() as u64).next_multiple_of(ATOM64) - first * ATOM64;
+        let before = self.atoms(first * ATOM64, len);
         self.put(offset, bytes);
-        for (atom, was) in atoms.zip(before) {
-            if self.atom(atom) != was {
+        let now = self.atoms(first * ATOM64, len);
+        for (atom, (was, is)) in (first..).zip(before.chunks_exact(ATOM).zip(now.chunks_exact(ATOM))) {
+            if is != was {
                 let versions = Arc::make_mut(&mut self.old).entry(atom).or_default();
-                if !versions.contains(&was) {
-                    versions.push(was);
+                if !versions.iter().any(|version| version[..] == *was) {
+                    versions.push(Arc::new(was.try_into().expect("a chunk is an atom")));
                 }
                 // Written again, so that the next flush writes it.
                 if self.sticky.contains_key(&atom)
@@ -153,6 +209,11 @@ impl Map {
     /// Everything written is durable.
     pub fn settle(&mut self) {
         self.old = Arc::default();
+    }
+
+    /// Whether a cut may change what is read.
+    pub fn is_in_doubt(&self) -> bool {
+        !self.old.is_empty() || !self.sticky.is_empty()
     }
 
     /// A sync failed: what it should have written is seen, and will never be written.
@@ -196,20 +257,27 @@ impl Map {
 
     /// Ranges (offset, length) in which something was ever written, merged; all of a small map.
     pub fn written(&self) -> Vec<(u64, u64)> {
-        if self.size <= WHOLE {
-            return vec![(0, self.size)];
+        if self.size <= WHOLE { vec![(0, self.size)] } else { self.ranges(&self.marks()) }
+    }
+
+    /// For each page whether something was ever written there; the last one too, for there is the end.
+    pub fn marks(&self) -> Vec<bool> {
+        let mut marks: Vec<bool> = self.pages.iter().map(Option::is_some).collect();
+        for atom in self.old.keys().chain(self.sticky.keys()) {
+            marks[(atom * ATOM64) as usize / PAGE] = true;
         }
-        let page = PAGE as u64;
-        let pages = self.pages.iter().enumerate().filter(|(_, p)| p.is_some()).map(|(i, _)| i as u64);
-        let atoms = self.old.keys().chain(self.sticky.keys()).map(|atom| atom * ATOM64 / page);
-        // The last page too: there is the end.
-        let all: BTreeSet<u64> = pages.chain(atoms).chain([(self.size - 1) / page]).collect();
+        marks.last_mut().into_iter().for_each(|last| *last = true);
+        marks
+    }
+
+    /// Ranges (offset, length) of marked pages, those near each other merged.
+    pub fn ranges(&self, marks: &[bool]) -> Vec<(u64, u64)> {
         let mut ranges: Vec<(u64, u64)> = vec![];
-        for start in all.into_iter().map(|p| p * page) {
-            let len = page.min(self.size - start);
+        for start in (0..).zip(marks).filter(|(_, marked)| **marked).map(|(page, _)| page * PAGE as u64) {
+            let end = self.size.min(start + PAGE as u64);
             match ranges.last_mut() {
-                Some(last) if last.0 + last.1 == start => last.1 += len,
-                _ => ranges.push((start, len)),
+                Some((first, len)) if start - (*first + *len) <= NEAR => *len = end - *first,
+                _ => ranges.push((start, end - start)),
             }
         }
         ranges
@@ -217,10 +285,17 @@ impl Map {
 
     /// Compares what was read at `offset`, a multiple of 512 unless nothing has gone wrong.
     pub fn check_range(&self, offset: u64, seen: &[u8], after: After) -> Result<(), Mismatch> {
-        let expected = self.read(offset, seen.len() as u64);
-        if expected == seen {
-            return Ok(());
+        for (place, piece) in self.pieces(offset, seen.len() as u64) {
+            let found = &seen[place..place + piece.len()];
+            if found != piece {
+                self.check_atoms(offset + place as u64, found, piece, after)?;
+            }
         }
+        Ok(())
+    }
+
+    /// [`Map::check_range`] where what was read is not what was written last, `expected`.
+    fn check_atoms(&self, offset: u64, seen: &[u8], expected: &[u8], after: After) -> Result<(), Mismatch> {
         for (i, (atom, live)) in seen.chunks(ATOM).zip(expected.chunks(ATOM)).enumerate() {
             if atom == live {
                 continue;
@@ -246,7 +321,7 @@ impl Map {
             After::Death => {
                 let sticky = self.sticky.clone();
                 for (offset, bytes) in seen {
-                    if self.read(*offset, bytes.len() as u64) != *bytes {
+                    if !self.holds(*offset, bytes) {
                         self.write(*offset, bytes);
                     }
                 }
@@ -261,8 +336,23 @@ impl Map {
     }
 }
 
-/// All volumes and snapshots, by name.
-pub type State = BTreeMap<String, Map>;
+/// All volumes and snapshots, by name. Cheap to clone: what is not changed is shared.
+#[derive(Clone, Default)]
+pub struct State(Arc<BTreeMap<String, Map>>);
+
+impl std::ops::Deref for State {
+    type Target = BTreeMap<String, Map>;
+
+    fn deref(&self) -> &BTreeMap<String, Map> {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for State {
+    fn deref_mut(&mut self) -> &mut BTreeMap<String, Map> {
+        Arc::make_mut(&mut self.0)
+    }
+}
 
 /// What may be found: one of `states`, of which the maps named in `optional` may be missing.
 #[derive(Clone, Default)]

@@ -19,6 +19,8 @@ use crate::world::World;
 const PARTIAL: &str = ".receiving";
 /// Snapshots that a process keeps open.
 const MAX_KEPT: usize = 3;
+/// Bytes of one read of a whole map: more than a block, and no multiple of one, so that reads begin and end inside blocks.
+const AT_ONCE: u64 = 84 << 10;
 
 /// How an operation goes wrong.
 #[derive(Debug)]
@@ -406,10 +408,8 @@ impl World {
             return wrong(format!("{a} differs from itself in {found:?}"));
         }
         // A map reads as zeros past its end, for this purpose.
-        let (mut old, new) = (left.read(0, left.size), right.read(0, right.size));
-        old.resize(new.len(), 0);
         let mut at = 0;
-        let end = new.len() as u64;
+        let end = right.size;
         for (i, extent) in found.iter().enumerate() {
             if extent.len == 0 || (i > 0 && extent.offset < found[i - 1].offset + found[i - 1].len) {
                 return wrong(format!("{a} to {b}: the differences are not in order: {found:?}"));
@@ -418,12 +418,12 @@ impl World {
             if extent.zero && !right.is_zero(from, to - from) {
                 return wrong(format!("{a} to {b}: {extent:?} is not zero in {b}"));
             }
-            if old[at as usize..from as usize] != new[at as usize..from as usize] {
+            if !right.agrees(left, at, from) {
                 return wrong(format!("{a} to {b}: bytes {at} to {from} differ and are not reported: {found:?}"));
             }
             at = to;
         }
-        if old[at as usize..] != new[at as usize..] {
+        if !right.agrees(left, at, end) {
             return wrong(format!("{a} to {b}: bytes from {at} on differ and are not reported: {found:?}"));
         }
         Ok(())
@@ -433,10 +433,14 @@ impl World {
 /// Reads all of a handle and compares.
 pub fn read_all(volume: &Volume, map: &Map, what: &str) -> Done<()> {
     for (offset, len) in map.written() {
-        let mut seen = vec![0xa5; len as usize];
-        volume.read_at(&mut seen, offset)?;
-        if let Err(mismatch) = map.check_range(offset, &seen, After::Nothing) {
-            return wrong(crate::examine::describe(what, map, &mismatch));
+        let mut seen = vec![0; len.min(AT_ONCE) as usize];
+        for at in (offset..offset + len).step_by(AT_ONCE as usize) {
+            let seen = &mut seen[..AT_ONCE.min(offset + len - at) as usize];
+            seen.fill(0xa5);
+            volume.read_at(seen, at)?;
+            if let Err(mismatch) = map.check_range(at, seen, After::Nothing) {
+                return wrong(crate::examine::describe(what, map, &mismatch));
+            }
         }
     }
     Ok(())
@@ -499,8 +503,7 @@ fn usage(store: &Store, name: &str, map: &Map) -> Done<()> {
     let usage = store.usage(name)?;
     // A last sector counts whole or by its bytes; the bounds admit both.
     let most = map.size.next_multiple_of(SECTOR);
-    let bytes = map.read(0, map.size);
-    let data: u64 = bytes.chunks(SECTOR as usize).filter(|c| c.iter().any(|b| *b != 0)).map(|c| c.len() as u64).sum();
+    let data = map.data();
     let good = usage.logical == map.size
         && usage.mapped == usage.unique + usage.shared
         && (data..=most).contains(&usage.mapped);

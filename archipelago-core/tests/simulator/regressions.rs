@@ -59,3 +59,25 @@ fn what_was_cut_off_stays_gone_when_the_volume_is_compacted_before_it_grows() {
         run(backend, 0, &steps(&script), Bugs::default()).unwrap_or_else(|f| panic!("{backend:?}: {}", f.what));
     }
 }
+
+#[test]
+fn what_a_collection_that_was_cut_short_left_of_an_unfinished_snapshot_is_not_given_a_name_again() {
+    let name = |name: &str| name.to_string();
+    for made in (600..=1000).step_by(25) {
+        for collected in (0..=1000).step_by(50) {
+            let cut = |at, seed| Some(Fault::Cut { at, seed, again: 0, tries: 0 });
+            let script = [
+                (0, Op::Create { name: name("volume"), size: 1 << 16, block: 1 << 16 }, None),
+                (0, Op::Write { name: name("volume"), offset: 0, len: 4096, fua: false }, None),
+                // Its header is there, its name is not: it never was, and a check gives a whole one its name.
+                (0, Op::Snapshot { volume: name("volume"), name: name("snapshot") }, cut(made, 0)),
+                (1, Op::Remove { name: name("volume") }, None),
+                (1, Op::Collect, cut(collected, 1)),
+            ];
+            for backend in [Backend::File, Backend::Memory] {
+                run(backend, 0, &steps(&script), Bugs::default())
+                    .unwrap_or_else(|f| panic!("{backend:?}, cuts at {made} and {collected}: {}", f.what));
+            }
+        }
+    }
+}

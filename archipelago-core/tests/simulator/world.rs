@@ -10,7 +10,7 @@ use archipelago_core::{Error, Mode};
 
 use crate::examine::shape;
 use crate::history::{Fault, Op, PROCESSES, Step, Then, mix};
-use crate::model::{After, Allowed, Effect, State, effect};
+use crate::model::{After, Allowed, Effect, Map, State, effect};
 use crate::perform::{Done, Outcome, Trouble, read_all};
 use crate::process::{Backend, Disk, Process};
 use crate::wire::{Lie, Planted, Wire};
@@ -66,6 +66,10 @@ pub struct World {
     /// The disk has little room.
     pub full: bool,
     pub counts: Counts,
+    /// Number of the operation that is being done.
+    pub stamp: u32,
+    /// Buffers for what is read.
+    pub buffers: Vec<Vec<u8>>,
     procs: [Option<Process>; PROCESSES],
     neighbours: Arc<Neighbours>,
     pub bugs: Bugs,
@@ -82,11 +86,13 @@ impl World {
         disk.drop_syncs(bugs.syncs);
         Ok(World {
             disk,
-            state: State::new(),
+            state: State::default(),
             seed,
             rng: Random::new(mix(seed, 2)),
             full: false,
             counts: Counts { histories: 1, ..Counts::default() },
+            stamp: 0,
+            buffers: vec![],
             procs: Default::default(),
             neighbours: Neighbours::new(),
             bugs,
@@ -143,11 +149,12 @@ impl World {
         }
         // What is decided by chance depends on the operation, and not on those before it, which may be left out.
         self.rng = Random::new(mix(mix(self.seed, 3), u64::from(step.stamp)));
+        self.stamp = step.stamp;
         self.counts.operations += 1;
         match step.op {
             Op::Pause => self.process(p)?.pause(true),
             Op::Wake => self.process(p)?.pause(false),
-            Op::Kill => return self.die(p, &Allowed::just(&self.state.clone()), false),
+            Op::Kill => return self.die(p, &Allowed::just(&self.state), false),
             Op::Full { total, free } => {
                 self.counts.full += 1;
                 self.full = true;
@@ -221,7 +228,7 @@ impl World {
             }
             // Nobody hears that dropping a handle failed.
             Ok(Outcome::Done) if self.full && step.op == Op::Exit => {
-                return self.settle_doubts(p, &Allowed::just(&self.state.clone()), &open, false);
+                return self.settle_doubts(p, &Allowed::just(&self.state), &open, false);
             }
             Ok(Outcome::Done) => effect.after.clone(),
             Err(Trouble::Engine(Error::NoSpace(_))) if self.full => return self.no_space(p, step, effect, open),
@@ -235,22 +242,37 @@ impl World {
                 _ => effect.during.clone(),
             };
             let (disk, full) = (self.disk.clone(), self.full);
-            let mut cuts: Vec<(u64, u64, u8)> =
-                (0..tries).map(|_| (before + self.rng.below(end - before + 1), self.rng.below(4), 0)).collect();
-            cuts.push((before + (end - before) * u64::from(at) / 1000, seed, again));
+            let tries: Vec<(u64, u64)> =
+                (0..tries).map(|_| (before + self.rng.below(end - before + 1), self.rng.below(4))).collect();
             let state = self.state.clone();
-            for (cut, seed, again) in cuts {
+            for (cut, seed) in tries {
                 // Each of them finds the disk as this operation left it.
                 (self.disk, self.full) = (disk.clone(), full);
-                self.cut(cut, seed, again, &allowed(cut, &state))?;
+                let look = self.concerned(step, &state);
+                self.cut(cut, seed, 0, &allowed(cut, &state), look.as_ref())?;
             }
+            (self.disk, self.full) = (disk, full);
+            let cut = before + (end - before) * u64::from(at) / 1000;
+            self.cut(cut, seed, again, &allowed(cut, &state), None)?;
             return Ok(());
         }
         self.state = after;
         if matches!(step.fault, Some(Fault::Kill { .. })) {
-            return self.die(p, &Allowed::just(&self.state.clone()), false);
+            return self.die(p, &Allowed::just(&self.state), false);
         }
         Ok(())
+    }
+
+    /// What is looked at after a cut beside the one with which the history goes on: all that the operation or the cut can
+    /// have changed, and some of the rest. `None` is everything, for operations that reach further than the maps they name.
+    fn concerned(&mut self, step: &Step, state: &State) -> Option<BTreeSet<String>> {
+        if matches!(step.op, Op::Collect | Op::Remove { .. } | Op::Check) {
+            return None;
+        }
+        let targets = self.targets(&step.op, BTreeSet::new());
+        let concerned = |(name, map): &(&String, &Map)| targets.contains(*name) || map.is_in_doubt();
+        let some = |rng: &mut Random| rng.one_in(3);
+        Some(state.iter().filter(|map| some(&mut self.rng) || concerned(map)).map(|(name, _)| name.clone()).collect())
     }
 
     fn arm(&mut self, p: usize, step: &Step) -> Done<Arc<Wire>> {
@@ -311,7 +333,7 @@ impl World {
                         }
                         Ok(())
                     }
-                    Ok(_) => self.settle_doubts(p, &Allowed::just(&self.state.clone()), &targets, true),
+                    Ok(_) => self.settle_doubts(p, &Allowed::just(&self.state), &targets, true),
                     Err(Trouble::Engine(error)) if expected(&error) => match then {
                         Then::Kill if !changes_names(&step.op) => self.die_with(p, &allowed, true, targets),
                         Then::Close if !changes_names(&step.op) => {
@@ -323,7 +345,7 @@ impl World {
                         // Whether it happened stays open until the power is cut.
                         _ => {
                             let seed = self.rng.below(8);
-                            self.cut(self.disk.steps(), seed, 0, &allowed)
+                            self.cut(self.disk.steps(), seed, 0, &allowed, None)
                         }
                     },
                     Err(trouble) => Err(trouble),
@@ -339,7 +361,7 @@ impl World {
                 match result {
                     Ok(Outcome::Refused) => Ok(()),
                     Ok(Outcome::Done) if step.op == Op::Exit => {
-                        self.settle_doubts(p, &Allowed::just(&self.state.clone()), &open, false)
+                        self.settle_doubts(p, &Allowed::just(&self.state), &open, false)
                     }
                     Ok(Outcome::Done) => {
                         self.state = effect.after;
@@ -458,8 +480,8 @@ impl World {
         Ok(())
     }
 
-    /// The power is cut after call `cut`, and again during recovery.
-    fn cut(&mut self, cut: u64, seed: u64, again: u8, allowed: &Allowed) -> Done<()> {
+    /// The power is cut after call `cut`, and again during recovery. `look`: see [`World::examine`].
+    fn cut(&mut self, cut: u64, seed: u64, again: u8, allowed: &Allowed, look: Option<&BTreeSet<String>>) -> Done<()> {
         let (mut cut, mut seed) = (cut, seed);
         for left in (0..=again).rev() {
             self.counts.cuts += 1;
@@ -471,10 +493,10 @@ impl World {
             self.neighbours = Neighbours::new();
             self.disk.drop_syncs(self.bugs.syncs);
             let p = self.rng.below(PROCESSES as u64) as usize;
-            let mut found = self.examine(p, allowed, After::Cut, None);
+            let mut found = self.examine(p, allowed, After::Cut, look);
             if self.full && matches!(found, Err(Trouble::Engine(Error::NoSpace(_)))) {
                 self.make_room();
-                found = self.examine(p, allowed, After::Cut, None);
+                found = self.examine(p, allowed, After::Cut, look);
             }
             let found = found.map_err(|e| Trouble::Wrong(format!("after the cut at call {cut} (seed {seed}): {e}")))?;
             if left == 0 {
@@ -493,7 +515,7 @@ impl World {
         self.started += 1;
         let seed = mix(self.seed, 1000 + self.started);
         let witness = Process::start(&self.disk, &self.neighbours, seed, None)?;
-        for (name, map) in &self.state {
+        for (name, map) in self.state.iter() {
             if self.holder(name).is_none() {
                 let volume = witness.store.open_volume(name, Mode::ReadOnly)?;
                 read_all(&volume, map, name)?;
@@ -540,7 +562,7 @@ impl World {
         let state = self.state.clone();
         self.examine(0, &Allowed::just(&state), After::Nothing, None)?;
         let seed = self.rng.below(3);
-        self.cut(self.disk.steps(), seed, 0, &Allowed::just(&state))?;
+        self.cut(self.disk.steps(), seed, 0, &Allowed::just(&state), None)?;
         // A repair gives names back to headers that a cut left without, which nobody promised not to do: so it comes last.
         self.check(0, true)?;
         self.check(0, false)?;

@@ -77,11 +77,12 @@ pub(super) enum Op {
 /// Everything but the locks.
 #[derive(Clone, Default)]
 pub(super) struct Held {
-    objects: BTreeMap<Object, Arc<Stored>>,
-    records: BTreeMap<RecordKey, Slot>,
-    names: BTreeMap<String, VolumeId>,
+    // Shared with the moments that are kept, until they change: most calls change only objects.
+    objects: Arc<BTreeMap<Object, Arc<Stored>>>,
+    records: Arc<BTreeMap<RecordKey, Slot>>,
+    names: Arc<BTreeMap<String, VolumeId>>,
     /// Names that a crash may lose.
-    loose: BTreeSet<String>,
+    loose: Arc<BTreeSet<String>>,
 }
 
 impl Held {
@@ -139,18 +140,22 @@ impl Held {
     /// What a power cut leaves; everything in the result is durable.
     pub(super) fn survivor(&self, seed: u64) -> Held {
         let mut objects = BTreeMap::new();
-        for (object, stored) in &self.objects {
-            let mut fate = Fate::new(seed, salt(object));
+        for (object, stored) in &*self.objects {
             if stored.durable && stored.content.is_settled() {
                 objects.insert(*object, stored.clone());
-            } else if stored.durable || fate.coin() {
+                continue;
+            }
+            let mut fate = Fate::new(seed, salt(object));
+            if stored.durable || fate.coin() {
                 let content = Content::settled(stored.content.survivor(&mut fate));
                 objects.insert(*object, Arc::new(Stored { content, durable: true }));
             }
         }
         let mut records = BTreeMap::new();
-        for (key, slot) in &self.records {
-            if let Some(record) = slot.survivor(&mut Fate::new(seed, salt(key))) {
+        for (key, slot) in &*self.records {
+            if slot.is_settled() {
+                records.insert(*key, slot.clone());
+            } else if let Some(record) = slot.survivor(&mut Fate::new(seed, salt(key))) {
                 records.insert(*key, Slot { current: record.clone(), durable: Some(record), doubtful: None });
             }
         }
@@ -161,26 +166,26 @@ impl Held {
                 && (!self.loose.contains(name) || Fate::new(seed, salt(name)).coin())
         };
         let names = self.names.iter().filter(|(name, volume)| survives(name, volume));
-        let names = names.map(|(name, volume)| (name.clone(), *volume)).collect();
-        Held { objects, records, names, loose: BTreeSet::new() }
+        let names = Arc::new(names.map(|(name, volume)| (name.clone(), *volume)).collect());
+        Held { objects: Arc::new(objects), records: Arc::new(records), names, loose: Arc::default() }
     }
 
     fn change(&mut self, object: Object, change: impl FnOnce(&mut Stored)) {
-        if let Some(stored) = self.objects.get_mut(&object) {
+        if let Some(stored) = Arc::make_mut(&mut self.objects).get_mut(&object) {
             change(Arc::make_mut(stored));
         }
     }
 
     fn bind(&mut self, name: &str, volume: VolumeId, durable: bool) {
-        self.names.insert(name.to_string(), volume);
+        Arc::make_mut(&mut self.names).insert(name.to_string(), volume);
         if !durable {
-            self.loose.insert(name.to_string());
+            Arc::make_mut(&mut self.loose).insert(name.to_string());
         }
     }
 
     fn unbind(&mut self, name: &str) {
-        self.names.remove(name);
-        self.loose.remove(name);
+        Arc::make_mut(&mut self.names).remove(name);
+        Arc::make_mut(&mut self.loose).remove(name);
     }
 }
 
@@ -188,6 +193,11 @@ impl Slot {
     fn new(bytes: Vec<u8>, durable: bool) -> Slot {
         let record = Arc::new(Record { version: 1, bytes });
         Slot { durable: durable.then(|| record.clone()), current: record, doubtful: None }
+    }
+
+    /// Whether a power cut would change nothing.
+    fn is_settled(&self) -> bool {
+        self.doubtful.is_none() && self.durable.as_ref().is_some_and(|durable| Arc::ptr_eq(durable, &self.current))
     }
 
     fn survivor(&self, fate: &mut Fate) -> Option<Arc<Record>> {
@@ -225,11 +235,11 @@ impl State for Held {
             Op::Nothing => {}
             Op::Create { object, head, len, durable } => {
                 let content = Content::settled(Pages::starting(head, *len));
-                self.objects.insert(*object, Arc::new(Stored { content, durable: *durable }));
+                Arc::make_mut(&mut self.objects).insert(*object, Arc::new(Stored { content, durable: *durable }));
             }
             Op::Change { object, change } => {
                 let new = || Arc::new(Stored { content: Content::default(), durable: false });
-                let stored = self.objects.entry(*object).or_insert_with(new);
+                let stored = Arc::make_mut(&mut self.objects).entry(*object).or_insert_with(new);
                 Arc::make_mut(stored).content.apply(change);
             }
             Op::Sync(object) => self.change(*object, |stored| {
@@ -238,30 +248,31 @@ impl State for Held {
             }),
             Op::FailedSync(object) => self.change(*object, |stored| stored.content.lose_pending()),
             Op::Remove(object) => {
-                self.objects.remove(object);
+                Arc::make_mut(&mut self.objects).remove(object);
             }
             Op::NewRecord { key, bytes, durable } => {
-                self.records.insert(*key, Slot::new(bytes.clone(), *durable));
+                Arc::make_mut(&mut self.records).insert(*key, Slot::new(bytes.clone(), *durable));
             }
             Op::Headers(batch) => {
                 for (volume, _, bytes) in batch.iter() {
-                    self.records.insert(RecordKey::Header(*volume), Slot::new(bytes.clone(), false));
+                    Arc::make_mut(&mut self.records)
+                        .insert(RecordKey::Header(*volume), Slot::new(bytes.clone(), false));
                 }
             }
             Op::HeadersDurable(batch) => {
                 for (volume, _, _) in batch.iter() {
-                    if let Some(slot) = self.records.get_mut(&RecordKey::Header(*volume)) {
+                    if let Some(slot) = Arc::make_mut(&mut self.records).get_mut(&RecordKey::Header(*volume)) {
                         slot.durable = Some(slot.current.clone());
                     }
                 }
             }
             Op::Names(batch) => batch.iter().for_each(|(volume, name, _)| self.bind(name, *volume, false)),
             Op::NamesDurable(batch) => batch.iter().for_each(|(_, name, _)| {
-                self.loose.remove(name);
+                Arc::make_mut(&mut self.loose).remove(name);
             }),
             Op::UnbindAll(batch) => batch.iter().for_each(|(_, name, _)| self.unbind(name)),
             Op::Commit { key, record, durable } => {
-                if let Some(slot) = self.records.get_mut(key) {
+                if let Some(slot) = Arc::make_mut(&mut self.records).get_mut(key) {
                     slot.current = record.clone();
                     if *durable {
                         (slot.durable, slot.doubtful) = (Some(record.clone()), None);
@@ -269,20 +280,20 @@ impl State for Held {
                 }
             }
             Op::FailedCommit { key, record } => {
-                if let Some(slot) = self.records.get_mut(key) {
+                if let Some(slot) = Arc::make_mut(&mut self.records).get_mut(key) {
                     slot.doubtful = Some(record.clone());
                 }
             }
             Op::CopyToTrash(volume) => {
                 if let Some(slot) = self.records.get(&RecordKey::Header(*volume)).cloned() {
-                    self.records.insert(RecordKey::Trash(*volume), slot);
+                    Arc::make_mut(&mut self.records).insert(RecordKey::Trash(*volume), slot);
                 }
             }
             Op::DropHeader(volume) => {
-                self.records.remove(&RecordKey::Header(*volume));
+                Arc::make_mut(&mut self.records).remove(&RecordKey::Header(*volume));
             }
             Op::RemoveRecord(key) => {
-                self.records.remove(key);
+                Arc::make_mut(&mut self.records).remove(key);
             }
             Op::Bind { name, volume, durable } => self.bind(name, *volume, *durable),
             Op::Unbind(name) => self.unbind(name),

@@ -1,6 +1,6 @@
 //! Inodes and directories of a simulated disk: what each call does to them, and what a power cut leaves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Change, Content, Fate, State};
@@ -66,13 +66,14 @@ impl Directory {
         entries
     }
 
-    /// Every inode that some outcome of a crash could lead to, with repetitions.
-    fn reachable(&self) -> impl Iterator<Item = u64> {
+    /// Inodes that a crash could bring back under a name, with repetitions; without changes there are none that have no name now.
+    fn may_return(&self) -> impl Iterator<Item = u64> {
         let pending = self.pending.iter().filter_map(|change| match change {
             EntryChange::Put(_, ino) => Some(*ino),
             _ => None,
         });
-        self.current.values().chain(self.durable.values()).copied().chain(pending)
+        let durable = self.durable.values().copied().filter(|_| !self.pending.is_empty());
+        durable.chain(pending)
     }
 }
 
@@ -89,6 +90,55 @@ pub(super) struct Inode {
     /// Names that lead to it in the current view.
     pub(super) links: u32,
     pub(super) node: Node,
+}
+
+/// Inodes of one piece of a [`Table`].
+const PIECE: usize = 32;
+
+/// Inodes by number. A clone shares all pieces, and a change copies one: after each call the whole may be kept.
+#[derive(Clone, Default)]
+struct Table {
+    pieces: Vec<Arc<[Option<Arc<Inode>>; PIECE]>>,
+}
+
+impl Table {
+    fn get(&self, ino: u64) -> Option<&Arc<Inode>> {
+        self.pieces.get(ino as usize / PIECE)?[ino as usize % PIECE].as_ref()
+    }
+
+    fn get_mut(&mut self, ino: u64) -> Option<&mut Arc<Inode>> {
+        // Looked at before it is copied.
+        self.get(ino)?;
+        Arc::make_mut(&mut self.pieces[ino as usize / PIECE])[ino as usize % PIECE].as_mut()
+    }
+
+    fn insert(&mut self, ino: u64, inode: Arc<Inode>) {
+        let piece = ino as usize / PIECE;
+        if piece >= self.pieces.len() {
+            self.pieces.resize_with(piece + 1, Arc::default);
+        }
+        Arc::make_mut(&mut self.pieces[piece])[ino as usize % PIECE] = Some(inode);
+    }
+
+    fn remove(&mut self, ino: u64) {
+        if self.get(ino).is_some() {
+            Arc::make_mut(&mut self.pieces[ino as usize / PIECE])[ino as usize % PIECE] = None;
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (u64, &Arc<Inode>)> {
+        let all = self.pieces.iter().flat_map(|piece| piece.iter());
+        (0..).zip(all).filter_map(|(ino, inode)| Some((ino, inode.as_ref()?)))
+    }
+
+    fn such_as(&self, test: impl Fn(&Inode) -> bool) -> Vec<u64> {
+        self.iter().filter(|(_, inode)| test(inode)).map(|(ino, _)| ino).collect()
+    }
+
+    /// Things that a clone has to touch.
+    fn weight(&self) -> usize {
+        self.pieces.len()
+    }
 }
 
 /// One state-changing call, with paths resolved to inodes.
@@ -143,7 +193,7 @@ pub(super) enum Op {
 /// All of the disk but what a power cut takes away: open files and locks.
 #[derive(Clone)]
 pub(super) struct Files {
-    inodes: BTreeMap<u64, Arc<Inode>>,
+    inodes: Table,
     next: u64,
 }
 
@@ -151,11 +201,13 @@ impl Files {
     /// A disk with an empty root directory.
     pub(super) fn new() -> Files {
         let root = Inode { links: 1, node: Node::Directory(Directory::default()) };
-        Files { inodes: BTreeMap::from([(ROOT, Arc::new(root))]), next: ROOT + 1 }
+        let mut inodes = Table::default();
+        inodes.insert(ROOT, Arc::new(root));
+        Files { inodes, next: ROOT + 1 }
     }
 
     pub(super) fn get(&self, ino: u64) -> Option<&Inode> {
-        self.inodes.get(&ino).map(|inode| &**inode)
+        self.inodes.get(ino).map(|inode| &**inode)
     }
 
     pub(super) fn file(&self, ino: u64) -> Option<&Content> {
@@ -180,7 +232,7 @@ impl Files {
     /// Pages in use by files that have a name or are `open`.
     pub(super) fn used(&self, open: impl Fn(u64) -> bool) -> u64 {
         let counts = self.inodes.iter().map(|(ino, inode)| match &inode.node {
-            Node::File(content) if inode.links > 0 || open(*ino) => content.current().count(),
+            Node::File(content) if inode.links > 0 || open(ino) => content.current().count(),
             _ => 0,
         });
         counts.sum()
@@ -188,64 +240,76 @@ impl Files {
 
     /// Drops the inodes that are not `open` and that nothing can lead to any more.
     pub(super) fn collect(&mut self, open: impl Fn(u64) -> bool) {
-        let mut wanted: std::collections::BTreeSet<u64> =
-            self.inodes.keys().copied().filter(|ino| open(*ino)).collect();
-        wanted.insert(ROOT);
-        for inode in self.inodes.values() {
+        let nameless = |(ino, inode): (u64, &Arc<Inode>)| (inode.links == 0 && ino != ROOT).then_some(ino);
+        let mut unwanted: BTreeSet<u64> = self.inodes.iter().filter_map(nameless).collect();
+        if unwanted.is_empty() {
+            return;
+        }
+        for (_, inode) in self.inodes.iter() {
             if let Node::Directory(directory) = &inode.node {
-                wanted.extend(directory.reachable());
+                for ino in directory.may_return() {
+                    unwanted.remove(&ino);
+                }
             }
         }
-        self.inodes.retain(|ino, _| wanted.contains(ino));
+        for ino in unwanted.into_iter().filter(|ino| !open(*ino)) {
+            self.inodes.remove(ino);
+        }
     }
 
     /// What a power cut leaves: everything in the result is durable, and nothing in it is without a name.
     pub(super) fn survivor(&self, seed: u64) -> Files {
-        let mut inodes: BTreeMap<u64, Arc<Inode>> = BTreeMap::new();
-        let mut links: BTreeMap<u64, u32> = BTreeMap::from([(ROOT, 1)]);
+        // Names that lead to each inode.
+        let mut links = vec![0; self.next as usize];
+        links[ROOT as usize] = 1;
         let mut todo = vec![ROOT];
+        let mut found = Vec::new();
         while let Some(ino) = todo.pop() {
-            let Some(inode) = self.inodes.get(&ino) else { continue };
-            let mut fate = Fate::new(seed, ino);
+            let Some(inode) = self.inodes.get(ino) else { continue };
+            let fate = || Fate::new(seed, ino);
             let node = match &inode.node {
-                Node::File(content) if content.is_settled() => {
-                    inodes.insert(ino, inode.clone());
-                    continue;
-                }
-                Node::Link(target) => Node::Link(target.clone()),
-                Node::File(content) => Node::File(Content::settled(content.survivor(&mut fate))),
+                Node::Link(_) => None,
+                Node::File(content) if content.is_settled() => None,
+                Node::File(content) => Some(Node::File(Content::settled(content.survivor(&mut fate())))),
                 Node::Directory(directory) => {
-                    let entries = directory.survivor(&mut fate);
+                    let entries = directory.survivor(&mut fate());
                     for child in entries.values() {
-                        let count = links.entry(*child).or_insert(0);
+                        let count = &mut links[*child as usize];
                         *count += 1;
                         if *count == 1 {
                             todo.push(*child);
                         }
                     }
-                    Node::Directory(Directory { current: entries.clone(), durable: entries, pending: Vec::new() })
+                    let changed = !directory.pending.is_empty();
+                    let settled = || Directory { current: entries.clone(), durable: entries, pending: Vec::new() };
+                    changed.then(|| Node::Directory(settled()))
                 }
             };
-            inodes.insert(ino, Arc::new(Inode { links: 0, node }));
+            found.push((ino, inode, node));
         }
-        for (ino, inode) in &mut inodes {
-            let count = links.get(ino).copied().unwrap_or(0);
-            if inode.links != count {
-                Arc::make_mut(inode).links = count;
-            }
+        let mut inodes = Table::default();
+        for (ino, inode, node) in found {
+            let links = links[ino as usize];
+            let inode = match node {
+                // Nothing about it changes.
+                None if inode.links == links => inode.clone(),
+                None => Arc::new(Inode { links, node: inode.node.clone() }),
+                Some(node) => Arc::new(Inode { links, node }),
+            };
+            inodes.insert(ino, inode);
         }
         Files { inodes, next: self.next }
     }
 
     fn content_mut(&mut self, ino: u64) -> Option<&mut Content> {
-        match &mut Arc::make_mut(self.inodes.get_mut(&ino)?).node {
+        match &mut Arc::make_mut(self.inodes.get_mut(ino)?).node {
             Node::File(content) => Some(content),
             _ => None,
         }
     }
 
     fn directory_mut(&mut self, ino: u64) -> Option<&mut Directory> {
-        match &mut Arc::make_mut(self.inodes.get_mut(&ino)?).node {
+        match &mut Arc::make_mut(self.inodes.get_mut(ino)?).node {
             Node::Directory(directory) => Some(directory),
             _ => None,
         }
@@ -259,7 +323,7 @@ impl Files {
     }
 
     fn count_link(&mut self, ino: Option<u64>, more: bool) {
-        if let Some(inode) = ino.and_then(|ino| self.inodes.get_mut(&ino)) {
+        if let Some(inode) = ino.and_then(|ino| self.inodes.get_mut(ino)) {
             let links = &mut Arc::make_mut(inode).links;
             *links = if more { *links + 1 } else { links.saturating_sub(1) };
         }
@@ -277,22 +341,17 @@ impl Files {
 
     /// Calls `each` for the files with something to write. Looks before it copies: most are settled.
     fn for_dirty(&mut self, each: fn(&mut Content)) {
-        for inode in self.inodes.values_mut() {
-            if matches!(&inode.node, Node::File(content) if content.is_dirty())
-                && let Node::File(content) = &mut Arc::make_mut(inode).node
-            {
-                each(content);
-            }
+        let dirty = |inode: &Inode| matches!(&inode.node, Node::File(content) if content.is_dirty());
+        for ino in self.inodes.such_as(dirty) {
+            self.content_mut(ino).into_iter().for_each(each);
         }
     }
 
     fn sync_directories(&mut self) {
-        for inode in self.inodes.values_mut() {
-            if matches!(&inode.node, Node::Directory(directory) if !directory.pending.is_empty())
-                && let Node::Directory(directory) = &mut Arc::make_mut(inode).node
-            {
-                directory.sync();
-            }
+        let changed =
+            |inode: &Inode| matches!(&inode.node, Node::Directory(directory) if !directory.pending.is_empty());
+        for ino in self.inodes.such_as(changed) {
+            self.directory_mut(ino).into_iter().for_each(Directory::sync);
         }
     }
 }
@@ -301,7 +360,7 @@ impl State for Files {
     type Op = Op;
 
     fn weight(&self) -> usize {
-        self.inodes.len()
+        self.inodes.weight()
     }
 
     fn apply(&mut self, op: &Op) {

@@ -72,12 +72,17 @@ impl Pages {
 
     /// Fills `buf`; holes are zeros. The length does not matter.
     pub(crate) fn read(&self, offset: u64, buf: &mut [u8]) {
+        if buf.is_empty() {
+            return;
+        }
         let mut done = 0;
+        let last = (offset + buf.len() as u64 - 1) / PAGE;
+        let mut stored = self.map.range(offset / PAGE..=last).peekable();
         for_pages(offset, buf.len() as u64, |page, range| {
             let target = &mut buf[done..done + range.len()];
             done += range.len();
-            match self.map.get(&page) {
-                Some(bytes) => target.copy_from_slice(&bytes[range]),
+            match stored.next_if(|(number, _)| **number == page) {
+                Some((_, bytes)) => target.copy_from_slice(&bytes[range]),
                 None => target.fill(0),
             }
         });

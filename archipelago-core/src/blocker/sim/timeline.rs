@@ -92,6 +92,9 @@ impl<S: State> Timeline<S> {
 
     /// Makes the present the oldest moment that is known. `change` may drop what no moment needs any more.
     pub(crate) fn forget(&mut self, change: impl FnOnce(&mut S)) {
+        if self.ops.is_empty() {
+            return;
+        }
         change(&mut self.live);
         self.ops = Vec::new();
         self.kept = vec![(self.steps, self.live.clone())];

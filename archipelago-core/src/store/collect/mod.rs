@@ -132,6 +132,8 @@ fn run(
 
     pace.phase(CollectPhase::Sweep, candidates.objects.len() as u64)?;
     let mut sweep = Sweep { shared, marks: &marks, dry_run: options.dry_run, pace, report };
+    sweep.names(&candidates)?;
+    sweep.nameless(&candidates, &roots.pinned)?;
     sweep.objects(&candidates)?;
     if let Some(mut leases) = leases {
         let (dry_run, no_leases) = (options.dry_run, planted.no_leases);
@@ -139,8 +141,7 @@ fn run(
         ContentSweep { shared, marks, leases, dry_run, no_leases, pace, report }.run(&candidates)?;
     }
     let mut sweep = Sweep { shared, marks: &marks, dry_run: options.dry_run, pace, report };
-    sweep.names(&candidates)?;
-    sweep.headers(&candidates, &roots.pinned)?;
+    sweep.trash(&candidates, &roots.pinned)?;
     sweep.locks(&candidates)
 }
 

@@ -1,5 +1,7 @@
 //! Takes away what no map names.
 
+use std::collections::HashSet;
+
 use super::candidates::Candidates;
 use super::marks::Marks;
 use super::pace::Pace;
@@ -26,7 +28,7 @@ pub struct Sweep<'a, 'b> {
 
 impl Sweep<'_, '_> {
     /// Removes objects that nothing names, oldest first, and makes holes in those that are used in part. Any order is safe
-    /// against a cut: nothing leads to what is removed, and what is left is found again by listing.
+    /// against a cut: nothing leads to what is removed once headers without a name are gone, and what is left is found again by listing.
     pub fn objects(&mut self, candidates: &Candidates) -> Result<()> {
         for object in &candidates.objects {
             if self.hashed_meanwhile(*object)? {
@@ -154,8 +156,20 @@ impl Sweep<'_, '_> {
         Ok(())
     }
 
-    /// Removes the headers of the trash and those without a name, except what readers use.
-    pub fn headers(&mut self, candidates: &Candidates, pinned: &std::collections::HashSet<VolumeId>) -> Result<()> {
+    /// Removes the headers without a name, before anything that they name: a check gives a header that was left its name
+    /// back, and a map that a collection has begun to take apart must not be had again.
+    pub fn nameless(&mut self, candidates: &Candidates, pinned: &HashSet<VolumeId>) -> Result<()> {
+        for (id, _) in &candidates.nameless {
+            if !pinned.contains(id) {
+                self.record(RecordKey::Header(*id))?;
+                self.report.headers += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the headers of the trash, except what readers use.
+    pub fn trash(&mut self, candidates: &Candidates, pinned: &HashSet<VolumeId>) -> Result<()> {
         for id in &candidates.trash {
             if pinned.contains(id) {
                 self.report.pinned += 1;
@@ -163,12 +177,6 @@ impl Sweep<'_, '_> {
             }
             self.record(RecordKey::Trash(*id))?;
             self.report.trash += 1;
-        }
-        for (id, _) in &candidates.nameless {
-            if !pinned.contains(id) {
-                self.record(RecordKey::Header(*id))?;
-                self.report.headers += 1;
-            }
         }
         Ok(())
     }
