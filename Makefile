@@ -4,7 +4,7 @@
 # make simulate  new histories in the simulator for SIM_MINUTES, with a line in docs/simulator-ledger.tsv (docs/simulator.md)
 # make soak      the simulator, then random file system work over a served volume, power cuts and kills until SOAK_MINUTES are over (as root)
 # make crashes   power cuts (POWER_CUTS) and kills (KILLS) of the whole program, with lines in docs/crashes-ledger.tsv (docs/crashes.md)
-# make fuzz      every decoder under libFuzzer, FUZZ_SECONDS each; FUZZ="..." names some (docs/fuzzing.md)
+# make fuzz      every decoder under libFuzzer, FUZZ_SECONDS each; FUZZ_MINUTES bounds all of it, FUZZ="..." names some (docs/fuzzing.md)
 # make schedules shared state under SCHEDULES schedules of each kind and scenario
 # make miri      the parts that do no I/O under Miri
 # make bench     measurements; BENCH="..." are the arguments of the bench program
@@ -27,6 +27,7 @@ POWER_CUTS ?= 200
 KILLS ?= 1000
 FUZZ ?=
 FUZZ_SECONDS ?= 600
+FUZZ_MINUTES ?=
 SCHEDULES ?= 20000
 
 CARGO ?= cargo
@@ -119,7 +120,7 @@ soak:
 
 fuzz:
 	@$(SCRIPTS)/install-deps build
-	fuzz/soak --seconds $(FUZZ_SECONDS) $(FUZZ)
+	fuzz/soak $(if $(FUZZ_MINUTES),--minutes $(FUZZ_MINUTES)) --seconds $(FUZZ_SECONDS) $(FUZZ)
 
 schedules:
 	SHUTTLE_ITERATIONS=$(SCHEDULES) $(CARGO) test --locked -p archipelago-core --features shuttle --test shuttle

@@ -113,7 +113,7 @@ pub fn redirect_confirms(blocker: &dyn Blocker, slot: &Slot, digest: Digest) -> 
 /// What the leases of a store hold, and what they hold more after `between`.
 pub fn leased(blocker: &dyn Blocker, between: impl FnOnce()) -> Result<(Vec<Digest>, Vec<Digest>)> {
     let mut leases = Leases::default();
-    let mut read = || {
+    let mut read = || -> Result<Vec<Digest>> {
         let mut digests = Vec::new();
         leases.read(blocker, &mut |digest| {
             digests.push(digest);

@@ -107,6 +107,10 @@ tests! {
     fn send_streams_keep_their_promises() "send_stream"
     fn resume_tokens_keep_their_promises() "resume_token"
     fn a_stream_is_received_whole_or_not_at_all() "receive"
+    fn index_tables_keep_their_promises() "index_table"
+    fn redirect_tables_keep_their_promises() "redirect_table"
+    fn files_of_leases_keep_their_promises() "lease_file"
+    fn names_of_files_keep_their_promises() "file_name"
 }
 
 #[test]

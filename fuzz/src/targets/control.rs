@@ -9,7 +9,7 @@ use archipelago_core::store::control::{Answer, Handler, RemoteError, Request};
 use archipelago_core::{Error, fuzzing};
 use parking_lot::Mutex;
 
-use super::{mode, with_mode};
+use super::{mode, refused, with_mode};
 use crate::Target;
 
 /// What a client sends on one connection. Mode bit 0: the rest is frames as they are; otherwise each line of it is put into a frame.
@@ -23,9 +23,12 @@ impl Handler for Recorder {
     fn handle(&self, request: Request) -> Answer {
         let mut requests = self.0.lock();
         requests.push(request);
-        match requests.len() % 3 {
+        match requests.len() % 6 {
             0 => Answer::Done,
             1 => Answer::Status { volumes: vec!["volume-1".into()] },
+            2 => Answer::Acknowledged { unsettled: Vec::new() },
+            3 => Answer::Pins { pins: Vec::new(), next: Some(7) },
+            4 => Answer::Header { header: "00".into() },
             _ => Err(Error::NotOpen("volume-1".into())).into(),
         }
     }
@@ -85,6 +88,12 @@ fn frame_seeds() -> Vec<Vec<u8>> {
         r#"{"rename":{"volume":"volume-1","id":"00000000000000a1","new":"volume-2"}}"#,
         r#"{"release":{"volume":"volume-1","id":"00000000000000a1"}}"#,
         r#"{"info":{"volume":"volume-1","id":"00000000000000a1"}}"#,
+        r#"{"group":{"group":"0000000000000009","volume":"volume-1","id":"00000000000000a1","step":{"begin":{"name":"snap-1","snapshot":"00000000000000b2"}}}}"#,
+        r#"{"group":{"group":"0000000000000009","volume":"volume-1","id":"00000000000000a1","step":"freeze"}}"#,
+        r#"{"group":{"group":"0000000000000009","volume":"volume-1","id":"00000000000000a1","step":"giveup"}}"#,
+        r#"{"acknowledge":{"packs":true}}"#,
+        r#"{"pins":{"after":18446744073709551615}}"#,
+        r#""collected""#,
     ];
     let mut seeds: Vec<_> = lines.iter().map(|l| with_mode(0, format!("{hello}\n{l}").as_bytes())).collect();
     seeds.push(with_mode(0, format!("{hello}\n{}", lines.join("\n")).as_bytes()));
@@ -105,6 +114,14 @@ fn answer(input: &[u8]) {
         None => {}
         Some(Ok(Answer::Failed(_))) => panic!("a failure is an error"),
         Some(Ok(answer)) => {
+            if let Answer::Pins { pins, .. } = &answer {
+                for pin in pins {
+                    match pin.decode() {
+                        Ok(header) => assert_eq!(hex(&header.encode()), pin.header, "another form of the header"),
+                        Err(error) => refused(&error),
+                    }
+                }
+            }
             let text = serde_json::to_string(&answer).expect("JSON");
             let again: Answer = serde_json::from_str(&text).expect("what was written");
             assert_eq!(serde_json::to_string(&again).expect("JSON"), text);
@@ -116,6 +133,10 @@ fn answer(input: &[u8]) {
             assert_eq!(again.errno(), error.errno(), "{error:?}");
         }
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn answer_seeds() -> Vec<Vec<u8>> {
@@ -136,7 +157,13 @@ fn answer_seeds() -> Vec<Vec<u8>> {
         format!("{hello}\n\"done\"").into_bytes(),
         format!("{hello}\n{info}").into_bytes(),
         format!("{hello}\n{{\"status\":{{\"volumes\":[\"a\",\"b\"]}}}}").into_bytes(),
+        format!("{hello}\n{{\"acknowledged\":{{\"unsettled\":[{{\"id\":\"00000000000000a1\",\"epoch\":7}}]}}}}")
+            .into_bytes(),
     ];
+    let header = hex(&super::header::plain().encode());
+    let pins = format!("[{{\"id\":\"00000000000000a1\",\"header\":\"{header}\"}}]");
+    seeds.push(format!("{hello}\n{{\"pins\":{{\"pins\":{pins},\"next\":1}}}}").into_bytes());
+    seeds.push(format!("{hello}\n{{\"header\":{{\"header\":\"{header}\"}}}}").into_bytes());
     for error in &errors {
         let error = serde_json::to_string(&RemoteError::from(error)).expect("JSON");
         seeds.push(format!("{hello}\n{{\"failed\":{error}}}").into_bytes());

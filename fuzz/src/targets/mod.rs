@@ -3,6 +3,7 @@
 //! Where a checksum stands before the decoder, the first byte of an input says whether checksums are put right first:
 //! otherwise no mutation would ever get past them.
 
+mod content;
 mod control;
 mod header;
 mod images;
@@ -46,6 +47,10 @@ pub const ALL: &[&Target] = &[
     &stream::STREAM,
     &stream::TOKEN,
     &stream::RECEIVE,
+    &content::INDEX_TABLE,
+    &content::REDIRECT_TABLE,
+    &content::LEASE_FILE,
+    &text::FILE_NAME,
 ];
 
 /// The first byte of an input and what follows it.
@@ -57,6 +62,10 @@ fn mode(input: &[u8]) -> (u8, &[u8]) {
 fn refused(error: &Error) {
     assert!(matches!(error, Error::Damaged { .. } | Error::TooNew { .. }), "not a decoder's error: {error:?}");
     assert!(!error.to_string().is_empty());
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
 }
 
 /// Closes an atom of 512 bytes with its checksum.

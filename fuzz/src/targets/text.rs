@@ -1,8 +1,8 @@
-//! Texts: links, records of processes, configuration, sizes, names.
+//! Texts: links, records of processes, configuration, sizes, names of volumes and of files.
 
 use archipelago_core::format::owner::ShortOwner;
 use archipelago_core::limits::{MAX_NAME, MIN_NAME};
-use archipelago_core::{Location, Owner, fuzzing, name};
+use archipelago_core::{Digest, Location, Owner, VolumeId, fuzzing, name};
 use archipelago_service::config::Config;
 
 use crate::Target;
@@ -142,4 +142,48 @@ fn check_name(input: &[u8]) {
     assert!(!text.starts_with(['-', '.']) && !text.chars().any(char::is_control));
     // What tells it from every object of the store that is named after an id.
     assert!(!text.ends_with("_lock") && !text.ends_with("_hash") && !text.starts_with("archip_"));
+}
+
+/// Names of files in the store, ids and digests.
+pub const FILE_NAME: Target = Target {
+    name: "file_name",
+    check: file_name,
+    seeds: || {
+        texts(&[
+            "log.0123456789abcdef.00000001",
+            "pack.0123456789abcdef.ffffffff",
+            "data.0123456789abcdef.0000000000000007.00000001",
+            "redirect.0123456789abcdef.0000000000000003",
+            "lock.0123456789abcdef",
+            "owner.0123456789abcdef",
+            "h.0123456789abcdef",
+            "i.0000000000001d1d",
+            "l.00000000000000c1.000000000000009a",
+            "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824",
+            "t.0000000000000001",
+            "0123456789abcdef",
+        ])
+    },
+    max_len: 256,
+    memory: 16 << 10,
+    cost: 1,
+};
+
+fn file_name(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    // Whatever it stands for, it is the one file of that.
+    let paths = fuzzing::file_name(text);
+    let is_its_own = |path: &String| path.rsplit('/').next() == Some(text);
+    match &paths[..] {
+        [] => {}
+        [lock, owner] => assert!(is_its_own(lock) != is_its_own(owner), "{paths:?}"),
+        [path] => assert!(is_its_own(path), "{path}"),
+        more => panic!("{more:?}"),
+    }
+    if let Ok(digest) = text.parse::<Digest>() {
+        assert_eq!(digest.to_string(), text);
+    }
+    if let Ok(id) = text.parse::<VolumeId>() {
+        assert!(id.to_string() == text && id.0 != 0);
+    }
 }

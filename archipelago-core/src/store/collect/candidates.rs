@@ -7,7 +7,6 @@ use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind};
 use crate::limits::{MAX_COLLECTED_NAMES, MAX_LIST_PAGE};
 use crate::mapper::replay;
-use crate::store::acknowledge::Unsettled;
 use crate::store::content::index;
 use crate::store::shared::{FIRST_ID, Shared};
 use crate::store::{catalog, group};
@@ -197,16 +196,11 @@ impl Candidates {
     }
 
     /// What other processes are still busy with is no candidate.
-    ///
-    /// # Errors
-    /// An id that is none: whatever was meant by it would be collected.
-    pub fn keep(&mut self, unsettled: &[Unsettled]) -> Result<()> {
-        for Unsettled { id, epoch } in unsettled {
-            let id: VolumeId = id.parse()?;
-            self.objects.retain(|object| !matches!(object, Object::Data(owner, e) if *owner == id && e >= epoch));
-            self.hashed.retain(|(owner, e)| *owner != id || e < epoch);
+    pub fn keep(&mut self, unsettled: &[(VolumeId, u64)]) {
+        for (id, epoch) in unsettled {
+            self.objects.retain(|object| !matches!(object, Object::Data(owner, e) if owner == id && e >= epoch));
+            self.hashed.retain(|(owner, e)| owner != id || e < epoch);
         }
-        Ok(())
     }
 
     /// Leaves only the nameless headers that are as they were: what made them has ended, so nobody will name them any more.

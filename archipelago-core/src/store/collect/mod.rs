@@ -102,7 +102,7 @@ fn run(
     let mut leases = candidates.content.then(|| content::begin(shared, options, report)).transpose()?;
     pace.phase(CollectPhase::Wait, 0)?;
     if !planted.no_waiting {
-        candidates.keep(&rounds::acknowledge(shared, true)?)?;
+        candidates.keep(&rounds::acknowledge(shared, true)?);
     }
     if !options.dry_run {
         for group in &candidates.groups {

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
+use crate::blocker::VolumeId;
 use crate::error::{Error, Owner, Result};
 use crate::store::Background;
 use crate::store::acknowledge::Unsettled;
@@ -24,17 +25,24 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Waits until everything that any process of the store had begun before this call has ended. With `packs` they close
 /// their node packs. Processes that are dead, or come later, are not asked: the ones have nothing under way, the others
-/// nothing that is older than this.
-pub fn acknowledge(shared: &Shared, packs: bool) -> Result<Vec<Unsettled>> {
-    let mut all = shared.acknowledge(packs).map_err(|e| unanswered(&shared.owner(), &e))?;
+/// nothing that is older than this. Returns the volumes with map changes that are in no journal yet, each with the oldest epoch of these.
+pub fn acknowledge(shared: &Shared, packs: bool) -> Result<Vec<(VolumeId, u64)>> {
+    let mut all = shared.acknowledge(packs).and_then(volumes).map_err(|e| unanswered(&shared.owner(), &e))?;
     for owner in others(shared)? {
         match ask(shared, &owner, &Request::Acknowledge { packs }, ACKNOWLEDGE_TIME)? {
-            Some(Answer::Acknowledged { unsettled }) => all.extend(unsettled),
+            Some(Answer::Acknowledged { unsettled }) => {
+                all.extend(volumes(unsettled).map_err(|e| unanswered(&owner, &e))?);
+            }
             Some(_) => return Err(unanswered(&owner, &"its answer is not understood")),
             None => {}
         }
     }
     Ok(all)
+}
+
+/// Which volumes they are. One that is not understood must not be passed over: what it keeps would be collected.
+fn volumes(unsettled: Vec<Unsettled>) -> Result<Vec<(VolumeId, u64)>> {
+    unsettled.into_iter().map(|Unsettled { id, epoch }| Ok((id.parse()?, epoch))).collect()
 }
 
 /// Calls `each` with every pinned header of every process.
@@ -171,5 +179,14 @@ mod tests {
             assert!(ask(closed).unwrap().is_none(), "{closed}");
         }
         assert!(matches!(ask(ErrorKind::PermissionDenied), Err(Error::Timeout(_))));
+    }
+
+    #[test]
+    fn a_volume_that_another_process_names_in_another_spelling_is_not_passed_over() {
+        let named = |id: &str| volumes(vec![Unsettled { id: id.into(), epoch: 3 }]);
+        assert_eq!(named("00000000000000a1").unwrap(), [(VolumeId(0xa1), 3)]);
+        for wrong in ["", "a1", "00000000000000A1", "+0000000000000a1", "0000000000000000", "volume-1"] {
+            named(wrong).unwrap_err();
+        }
     }
 }

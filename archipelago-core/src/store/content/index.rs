@@ -471,6 +471,36 @@ mod tests {
         assert_eq!(find(&old, &*blocker, 5000), None);
     }
 
+    /// A finished table of two pages, whatever is on them.
+    fn pages(blocker: &dyn Blocker, id: u64, first: &[IndexEntry], second: &[IndexEntry], entries: u64) {
+        let mut table = IndexHead { id, entries }.encode().to_vec();
+        table.resize(PAGE, 0);
+        table.extend([encode_page(id, 0, first), encode_page(id, 1, second)].concat());
+        blocker.create(Object::Index(id), &table, table.len() as u64).unwrap();
+    }
+
+    #[test]
+    fn pages_that_are_not_in_order_or_not_full_are_damage_and_are_not_merged() {
+        let mut entries: Vec<_> = (0..126).map(entry).collect();
+        entries.sort();
+        let (low, high) = entries.split_at(63);
+        for (first, second, count) in
+            [(high, low, 126), (low, low, 126), (&low[..62], high, 125), (low, &high[..9], 73)]
+        {
+            let blocker = MemoryBlocker::new();
+            for id in 0..8 {
+                table(&*blocker, id, 1000 + id * 200..1000 + id * 200 + 150);
+            }
+            pages(&*blocker, 99, first, second, count);
+            let tables = Tables::default();
+            let merged = merge(&*blocker, &tables, 77, &mut |_| Ok(true));
+            assert!(matches!(merged, Err(Error::Damaged { .. })), "{merged:?}");
+            // Nothing was lost by it.
+            assert_eq!(tables.list(&*blocker).unwrap().len(), 9);
+            assert_eq!(find(&tables, &*blocker, 1000), Some(1000));
+        }
+    }
+
     #[test]
     fn a_table_that_was_not_finished_does_not_count_and_one_that_was_cut_is_named() {
         let blocker = MemoryBlocker::new();
