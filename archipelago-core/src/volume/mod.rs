@@ -15,6 +15,7 @@ pub(crate) mod handle;
 pub(crate) mod inner;
 mod io;
 mod iov;
+mod verified;
 pub(crate) mod overlay;
 pub(crate) mod queue;
 pub(crate) mod stalls;

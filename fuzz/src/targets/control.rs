@@ -25,7 +25,7 @@ impl Handler for Recorder {
         requests.push(request);
         match requests.len() % 3 {
             0 => Answer::Done,
-            1 => Answer::Status { volumes: vec!["volume-1".into()] },
+            1 => Answer::Status { volumes: vec!["volume-1".into()], trouble: Some("a disk".into()) },
             _ => Err(Error::NotOpen("volume-1".into())).into(),
         }
     }
