@@ -35,9 +35,10 @@ pub use format::header::Kind;
 pub use format::stream::ResumeToken;
 pub use store::{
     Affected, Amount, Background, ByteRange, CheckOptions, CheckProgress, CheckReport, CloneOptions, CollectOptions,
-    CollectPhase, CollectProgress, CollectReport, CreateOptions, DamagedEntry, DiffExtent, Finding, FindingKind,
-    InitOptions, ListOptions, Location, MapExtent, MapSource, Page, Rate, ReceiveStatus, Repair, SendOptions, SendPlan,
-    Severity, SpaceByKind, Store, StoreOptions, StoreStatus, Usage, VolumeInfo,
+    CollectPhase, CollectProgress, CollectReport, CreateOptions, DamagedEntry, DataReport, DiffExtent, Finding,
+    FindingKind, InitOptions, ListOptions, Location, MapExtent, MapSource, Page, Rate, ReceiveStatus, Repair,
+    ScrubOptions, ScrubProgress, ScrubReport, SendOptions, SendPlan, Severity, SpaceByKind, Store, StoreOptions,
+    StoreStatus, Usage, VolumeInfo,
 };
 pub use volume::{
     CompactOptions, CompactReport, Completion, CompletionQueue, DataExtent, Mode, Operation, StallStats, Volume,

@@ -73,6 +73,14 @@ pub const MAX_OPEN_FILES: usize = 512;
 /// Default byte limit of the node cache.
 pub const NODE_CACHE: u64 = 64 << 20;
 
+/// Bytes of checksums of sealed data that a process remembers: those of 16 GiB.
+pub const SUM_CACHE: u64 = 16 << 20;
+/// Reads of sectors without a checksum before a process looks whether there is one by now: looking takes some microseconds, and in a
+/// store that nobody scrubs it is always in vain.
+pub const SUM_PATIENCE: u32 = 1024;
+/// Bytes between two syncs of the checksums that a scrub makes: what a power cut makes it do again.
+pub const SUM_BATCH: u64 = 16 << 30;
+
 /// Places of content blocks that a process remembers; about 100 bytes each.
 pub const CONTENT_PLACES: usize = 64 << 10;
 /// Pages of the content index that a process keeps decoded; about 4.5 KiB each.

@@ -64,6 +64,8 @@ pub enum Object {
     Data(VolumeId, u64),
     /// Digests of the blocks of epoch `.1` of a volume, which is sealed.
     Redirect(VolumeId, u64),
+    /// Checksums of the sectors of epoch `.1` of a volume, which is sealed.
+    Sum(VolumeId, u64),
     /// A content block: made whole by [`Blocker::put`], and never changed.
     Content(Digest),
     /// A table of the content index.
@@ -76,7 +78,11 @@ impl Object {
     /// The volume that wrote it; 0 for what belongs to the store.
     pub fn volume(&self) -> VolumeId {
         match *self {
-            Object::Log(v, _) | Object::Pack(v, _) | Object::Data(v, _) | Object::Redirect(v, _) => v,
+            Object::Log(v, _)
+            | Object::Pack(v, _)
+            | Object::Data(v, _)
+            | Object::Redirect(v, _)
+            | Object::Sum(v, _) => v,
             Object::Content(_) | Object::Index(_) | Object::Lease(..) => VolumeId(0),
         }
     }
@@ -89,6 +95,7 @@ impl fmt::Display for Object {
             Object::Pack(v, n) => write!(f, "pack.{v}.{n:08x}"),
             Object::Data(v, e) => write!(f, "data.{v}.{e:016x}"),
             Object::Redirect(v, e) => write!(f, "redirect.{v}.{e:016x}"),
+            Object::Sum(v, e) => write!(f, "sum.{v}.{e:016x}"),
             Object::Content(digest) => write!(f, "content/{digest}"),
             Object::Index(id) => write!(f, "content/i.{id:016x}"),
             Object::Lease(claim, part) => write!(f, "content/l.{claim:016x}.{part:016x}"),
@@ -208,8 +215,14 @@ pub trait Blocker: Send + Sync {
     /// Fills the front of `buf` with what there is from `offset` on, and returns how much that is: all of it, unless the object ends
     /// before, or is missing. What was never written inside an object reads as zeros. `buf` must not cross 8 TiB.
     fn read_some(&self, object: Object, buf: &mut [u8], offset: u64) -> Result<usize>;
-    /// Writes all of `bufs` at `offset`. A [`Object::Data`] that does not exist is created (durable with the next sync).
+    /// Writes all of `bufs` at `offset`. An [`Object::Data`] or [`Object::Sum`] that does not exist is created (durable with the
+    /// next sync).
     fn write(&self, object: Object, bufs: &[IoSlice<'_>], offset: u64) -> Result<()>;
+    /// The next reading of this range is one of what is stored, as far as the backend can bring that about: what it keeps in memory
+    /// only to be quick is dropped. Nothing that is not durable yet is lost, and it is no error if nothing can be done.
+    fn forget(&self, object: Object, offset: u64, len: u64) {
+        let _ = (object, offset, len);
+    }
     /// Makes the range read as zeros and frees its room where the backend can. Nothing happens to an object that does not exist.
     fn punch(&self, object: Object, offset: u64, len: u64) -> Result<()>;
     /// Makes all earlier writes to these objects durable. Objects that do not exist are passed over.

@@ -185,6 +185,13 @@ impl Sys for RealSys {
         if ended { Err(io::ErrorKind::WriteZero.into()) } else { Ok(()) }
     }
 
+    fn forget(&self, fd: Fd, offset: u64, len: u64) {
+        if let (Ok(offset), Ok(len)) = (off(offset), off(len)) {
+            // SAFETY: takes no pointer. It is advice: its failure changes nothing.
+            unsafe { libc::posix_fadvise(fd.0, offset, len, libc::POSIX_FADV_DONTNEED) };
+        }
+    }
+
     fn ftruncate(&self, fd: Fd, len: u64) -> io::Result<()> {
         let len = off(len)?;
         // SAFETY: takes no pointer.

@@ -45,6 +45,10 @@ pub trait Sys: Send + Sync {
         let _ = (fd, offset, len);
         Ok(true)
     }
+    /// Has the system drop what it keeps of a range in memory and does not have to write. A courtesy that may do nothing.
+    fn forget(&self, fd: Fd, offset: u64, len: u64) {
+        let _ = (fd, offset, len);
+    }
     /// Makes the data, and the metadata needed to read it, durable.
     fn fdatasync(&self, fd: Fd) -> io::Result<()>;
     /// Length in bytes.

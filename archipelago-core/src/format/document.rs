@@ -14,6 +14,7 @@ use super::relations::{Group, Received};
 use super::stream::{
     Base, FRAME_HEAD, FrameHead, FrameKind, HASH, Identity, Progress, ResumeToken, Sequence, StreamHeader,
 };
+use super::sums::SumAtom;
 use super::superblock::Superblock;
 use crate::blocker::VolumeId;
 use crate::digest::Digest;
@@ -363,6 +364,18 @@ fn the_redirect_table_of_the_document_is_the_one_described() {
     let shown = example("redirect-table", table.len());
     assert_eq!(RedirectHead::decode("example", &shown[..limits::ATOM]).unwrap(), Some(head));
     assert_eq!(RedirectEntry::decode("example", &shown[redirect::place(2) as usize..], 2, 22).unwrap(), Some(entry));
+}
+
+#[test]
+fn the_checksums_of_the_document_are_those_described() {
+    let mut atom = SumAtom::default();
+    let mut hello = [0; limits::SECTOR as usize];
+    hello[..5].copy_from_slice(b"hello");
+    atom.set(0, crc32c::crc32c(&hello));
+    atom.set(2, crc32c::crc32c(&[0; limits::SECTOR as usize]));
+    let bytes = atom.encode(IMAGE, 1, 0);
+    same("sums", &bytes);
+    assert_eq!(SumAtom::decode("example", &example("sums", bytes.len()), IMAGE, 1, 0).unwrap(), atom);
 }
 
 #[test]

@@ -13,6 +13,7 @@ pub mod record;
 pub mod redirect;
 pub mod relations;
 pub mod stream;
+pub mod sums;
 pub mod superblock;
 
 pub(crate) mod bytes;

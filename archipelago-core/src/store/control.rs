@@ -126,6 +126,9 @@ pub enum Answer {
     Status {
         /// Names of the volumes that it has open for writing.
         volumes: Vec<String>,
+        /// What its background work failed with last, or a scrub found.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trouble: Option<String>,
     },
     /// Everything that began before has ended.
     Acknowledged {

@@ -17,6 +17,7 @@ pub mod process;
 mod receive;
 mod send;
 pub(crate) mod shared;
+pub(crate) mod sums;
 mod types;
 mod usage;
 
@@ -42,12 +43,13 @@ use crate::volume::queue::WorkerPool;
 use crate::volume::{Mode, Volume};
 
 pub use check::{
-    Affected, ByteRange, CheckOptions, CheckProgress, CheckReport, Finding, FindingKind, Repair, Severity,
+    Affected, ByteRange, CheckOptions, CheckProgress, CheckReport, DataReport, Finding, FindingKind, Repair, Severity,
 };
 pub use collect::{Amount, CollectOptions, CollectPhase, CollectProgress, CollectReport, Rate, SpaceByKind};
 pub use group::GroupStep;
 pub use receive::ReceiveStatus;
 pub use send::{SendOptions, SendPlan};
+pub use sums::{ScrubOptions, ScrubProgress, ScrubReport};
 pub use types::{
     Background, CloneOptions, CreateOptions, DamagedEntry, DiffExtent, InitOptions, ListOptions, Location, MapExtent,
     MapSource, Page, ProcessInfo, StoreOptions, StoreStatus, Usage, VolumeInfo,
@@ -490,15 +492,15 @@ impl Store {
         if let Some(peers) = shared.peers.get() {
             for owner in peers.processes()? {
                 let own = peers.own() == owner.process;
-                let volumes = if own {
-                    shared.all_open().iter().map(|v| v.name()).collect()
+                let (volumes, trouble) = if own {
+                    (shared.all_open().iter().map(|v| v.name()).collect(), shared.troubles())
                 } else {
                     match peers.ask(&owner.process, &Request::Status, STATUS_TIME) {
-                        Ok(Answer::Status { volumes }) => volumes,
-                        _ => Vec::new(),
+                        Ok(Answer::Status { volumes, trouble }) => (volumes, trouble),
+                        _ => (Vec::new(), None),
                     }
                 };
-                processes.push(ProcessInfo { owner, volumes });
+                processes.push(ProcessInfo { owner, volumes, trouble });
             }
         }
         Ok(StoreStatus {
@@ -510,7 +512,7 @@ impl Store {
             trashed: shared.blocker.trashed()?.len() as u64,
             space: shared.blocker.space()?,
             processes,
-            trouble: shared.trouble.lock().clone(),
+            trouble: shared.troubles(),
         })
     }
 
@@ -548,6 +550,17 @@ impl Store {
         progress: &mut dyn FnMut(&CollectProgress) -> bool,
     ) -> Result<CollectReport> {
         collect::collect(&self.shared, options, planted, progress)
+    }
+
+    /// Reads all data that maps name in sealed epochs and compares it with its checksums; what has none gets one, from two readings
+    /// that agree. Safe at any time; one pass at a time (`TooBusy`). `progress` is called now and then; when it returns `false` the
+    /// pass stops, and what was made stays. What is wrong with the data is in the report, and no error.
+    pub fn scrub(
+        &self,
+        options: &ScrubOptions,
+        progress: &mut dyn FnMut(&ScrubProgress) -> bool,
+    ) -> Result<ScrubReport> {
+        sums::scrub(&self.shared, options, progress)
     }
 
     /// How much room the store takes, by kind: looks at every object once.

@@ -11,6 +11,7 @@ use super::operations::Operations;
 use super::peers::Peers;
 use super::pins::Pins;
 use super::process::Registration;
+use super::sums::Sums;
 use super::{StoreOptions, os};
 use crate::blocker::{Blocker, LockGuard, VolumeId};
 use crate::error::{Error, Owner, Result};
@@ -33,6 +34,8 @@ pub struct Shared {
     pub cache: NodeCache,
     /// Where content is.
     pub contents: Contents,
+    /// Checksums of data.
+    pub sums: Sums,
     /// How the store was opened.
     pub options: StoreOptions,
     /// Facts about the store.
@@ -60,6 +63,8 @@ pub struct Shared {
     pub wakeup: Arc<Wakeup>,
     /// What the background work failed with last.
     pub trouble: Mutex<Option<String>>,
+    /// What the last scrub found, if that was something.
+    pub altered: Mutex<Option<String>>,
 }
 
 impl Shared {
@@ -75,6 +80,8 @@ impl Shared {
             blocker,
             cache: NodeCache::new(options.node_cache),
             contents: Contents::default(),
+            // A simulated process knows at once what another one made: what it reads has to be a matter of its calls alone.
+            sums: Sums::new(options.seed.is_none()),
             seed: options.seed.map(AtomicU64::new),
             options,
             superblock,
@@ -89,6 +96,7 @@ impl Shared {
             opening: Mutex::default(),
             wakeup: Arc::default(),
             trouble: Mutex::default(),
+            altered: Mutex::default(),
         }
     }
 
@@ -156,6 +164,13 @@ impl Shared {
         }
     }
 
+    /// What is wrong, as far as this process came by it.
+    pub fn troubles(&self) -> Option<String> {
+        let all = [self.altered.lock().clone(), self.trouble.lock().clone()];
+        let all: Vec<String> = all.into_iter().flatten().collect();
+        if all.is_empty() { None } else { Some(all.join("; ")) }
+    }
+
     /// There is work for the background thread.
     pub fn wake(&self) {
         self.wakeup.wake();
@@ -174,7 +189,10 @@ impl Handler for Shared {
         let info = |info| Answer::Info(Box::new(info));
         let answer = || -> Result<Answer> {
             Ok(match &request {
-                Request::Status => Answer::Status { volumes: self.all_open().iter().map(|v| v.name()).collect() },
+                Request::Status => Answer::Status {
+                    volumes: self.all_open().iter().map(|v| v.name()).collect(),
+                    trouble: self.troubles(),
+                },
                 Request::Snapshot { volume: name, id, snapshot } => info(volume(id, name)?.snapshot(snapshot)?),
                 Request::Resize { id, volume: name, size, shrink } => {
                     volume(id, name)?.resize(*size, *shrink)?;

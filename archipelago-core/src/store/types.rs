@@ -219,6 +219,8 @@ pub struct ProcessInfo {
     pub owner: Owner,
     /// Names of the volumes that it has open for writing.
     pub volumes: Vec<String>,
+    /// What its background work failed with last, or a scrub of it found, if that was something.
+    pub trouble: Option<String>,
 }
 
 /// State of a store.
@@ -240,7 +242,7 @@ pub struct StoreStatus {
     pub space: Space,
     /// Processes that have it open.
     pub processes: Vec<ProcessInfo>,
-    /// What the background work of this process failed with last, if it did.
+    /// What the background work of this process failed with last, or a scrub of it found, if that was something.
     pub trouble: Option<String>,
 }
 

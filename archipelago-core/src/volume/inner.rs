@@ -310,7 +310,8 @@ impl Inner {
         for run in map.runs(sector, 1) {
             let (place, n) = self.find(&run.source, block, u64::from(sector) << SECTOR_SHIFT, 0, buf.len())?;
             if let Some((object, offset)) = place {
-                self.blocker().read(object, &mut [IoSliceMut::new(&mut buf[..n])], offset)?;
+                let shown = (block << self.block_shift) + (u64::from(sector) << SECTOR_SHIFT);
+                self.read_place(object, &mut [IoSliceMut::new(&mut buf[..n])], offset, shown)?;
             }
         }
         Ok(())

@@ -43,12 +43,14 @@ impl Inner {
         let _operation = self.shared.operations.begin();
         let pieces = self.resolve(offset, len)?;
         let mut cursor = ReadCursor::new(bufs);
+        let mut shown = offset;
         for piece in &pieces {
             let mut slices = cursor.take(piece.len);
             match piece.place {
-                Some((object, at)) => self.blocker().read(object, &mut slices, at)?,
+                Some((object, at)) => self.read_place(object, &mut slices, at, shown)?,
                 None => slices.iter_mut().for_each(|s| s.fill(0)),
             }
+            shown += piece.len as u64;
         }
         Ok(())
     }
@@ -445,7 +447,8 @@ impl Inner {
             let part = &mut buf[at..at + n];
             let (place, there) = self.find(&piece.source, block, u64::from(piece.start) << SECTOR_SHIFT, 0, n)?;
             if let Some((object, offset)) = place {
-                self.blocker().read(object, &mut [IoSliceMut::new(&mut part[..there])], offset)?;
+                let shown = (block << self.block_shift) + (u64::from(piece.start) << SECTOR_SHIFT);
+                self.read_place(object, &mut [IoSliceMut::new(&mut part[..there])], offset, shown)?;
             }
             part[there..].fill(0);
             at += n;

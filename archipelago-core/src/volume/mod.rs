@@ -18,6 +18,7 @@ mod iov;
 pub(crate) mod overlay;
 pub(crate) mod queue;
 pub(crate) mod stalls;
+mod verified;
 
 use handle::Handle;
 use inner::Inner;

@@ -34,6 +34,10 @@ pub struct Config {
     pub gc_interval: Option<u64>,
     /// `serve.gc_rate`: bytes per second that a collection reads and frees.
     pub gc_rate: Option<u64>,
+    /// `serve.scrub_interval`: seconds between two scrubs; 0 for none.
+    pub scrub_interval: Option<u64>,
+    /// `serve.scrub_rate`: bytes per second that a scrub reads; 0 for none.
+    pub scrub_rate: Option<u64>,
 }
 
 /// Reads the named file, or the default ones: the system's, then the user's, whose keys win. Calls `warn` for each unknown key.
@@ -119,6 +123,8 @@ impl Config {
                 ("nbd", value) => self.nbd = vec![file.text("serve.nbd", value)?],
                 ("gc_interval", value) => self.gc_interval = Some(file.seconds("serve.gc_interval", value)?),
                 ("gc_rate", value) => self.gc_rate = Some(file.size("serve.gc_rate", value)?),
+                ("scrub_interval", value) => self.scrub_interval = Some(file.seconds("serve.scrub_interval", value)?),
+                ("scrub_rate", value) => self.scrub_rate = Some(file.size("serve.scrub_rate", value)?),
                 ("pid_file", value) => self.pid_file = Some(PathBuf::from(file.text("serve.pid_file", value)?)),
                 _ => warn(format!("{}: unknown key `serve.{key}` is ignored", file.path.display())),
             }
@@ -180,7 +186,7 @@ mod tests {
     fn every_key_is_read() {
         let text = "store = 'file:/srv/store'\nnode_cache = '128M'\nmax_unfolded = 33554432\n\
             [serve]\nnbd = ['unix:/run/a.sock', 'tcp:127.0.0.1:10809']\npid_file = '/run/a.pid'\n\
-            gc_interval = 600\ngc_rate = '8M'\n";
+            gc_interval = 600\ngc_rate = '8M'\nscrub_interval = 86400\nscrub_rate = '1M'\n";
         let (config, warnings) = merged(&[text]);
         let expected = Config {
             store: Some("file:/srv/store".into()),
@@ -190,6 +196,8 @@ mod tests {
             pid_file: Some("/run/a.pid".into()),
             gc_interval: Some(600),
             gc_rate: Some(8 << 20),
+            scrub_interval: Some(86400),
+            scrub_rate: Some(1 << 20),
         };
         assert_eq!(config.unwrap(), expected);
         assert!(warnings.is_empty());

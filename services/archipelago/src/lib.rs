@@ -9,3 +9,4 @@ pub mod config;
 pub mod fuzzing;
 pub mod import;
 pub mod nbd;
+pub mod scrubber;

@@ -134,6 +134,10 @@ impl Blocker for FileBlocker {
         self.write_object(object, bufs, offset)
     }
 
+    fn forget(&self, object: Object, offset: u64, len: u64) {
+        self.forget_range(object, offset, len);
+    }
+
     fn punch(&self, object: Object, offset: u64, len: u64) -> Result<()> {
         self.punch_object(object, offset, len)
     }

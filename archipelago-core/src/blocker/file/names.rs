@@ -42,7 +42,11 @@ impl Dir {
         match object {
             Object::Content(digest) => Dir::Content(digest.0[0]),
             Object::Index(_) | Object::Lease(..) => Dir::Tables,
-            Object::Log(v, _) | Object::Pack(v, _) | Object::Data(v, _) | Object::Redirect(v, _) => Dir::of_volume(v),
+            Object::Log(v, _)
+            | Object::Pack(v, _)
+            | Object::Data(v, _)
+            | Object::Redirect(v, _)
+            | Object::Sum(v, _) => Dir::of_volume(v),
         }
     }
 
@@ -84,7 +88,7 @@ pub(super) fn spread(object: Object) -> u64 {
     match object {
         Object::Content(digest) => u64::from_le_bytes(std::array::from_fn(|i| digest.0[i])),
         Object::Index(id) | Object::Lease(_, id) => id,
-        Object::Log(v, _) | Object::Pack(v, _) | Object::Data(v, _) | Object::Redirect(v, _) => v.0,
+        Object::Log(v, _) | Object::Pack(v, _) | Object::Data(v, _) | Object::Redirect(v, _) | Object::Sum(v, _) => v.0,
     }
 }
 
@@ -148,6 +152,7 @@ pub(super) fn parse_object(file: &str) -> Option<(Object, u32)> {
         "log" => (Object::Log(volume, hex(fields.next()?, 8)? as u32), 0),
         "pack" => (Object::Pack(volume, hex(fields.next()?, 8)? as u32), 0),
         "redirect" => (Object::Redirect(volume, hex(fields.next()?, 16)?), 0),
+        "sum" => (Object::Sum(volume, hex(fields.next()?, 16)?), 0),
         "data" => (Object::Data(volume, hex(fields.next()?, 16)?), hex(fields.next()?, 8)? as u32),
         _ => return None,
     };
@@ -196,13 +201,14 @@ mod tests {
             (Object::Pack(volume, u32::MAX), 0),
             (Object::Data(volume, 7), 0),
             (Object::Redirect(volume, 3), 0),
+            (Object::Sum(volume, 4), 0),
             (Object::Data(volume, u64::MAX), u32::MAX),
         ];
         for (object, part) in parts {
             let path = object_path(object, part);
             assert_eq!(parse_object(path.strip_prefix("data/ef/").unwrap()), Some((object, part)), "{path}");
         }
-        assert_eq!(object_path(parts[4].0, 1), "data/ef/data.0123456789abcdef.ffffffffffffffff.00000001");
+        assert_eq!(object_path(parts[5].0, 1), "data/ef/data.0123456789abcdef.ffffffffffffffff.00000001");
     }
 
     #[test]

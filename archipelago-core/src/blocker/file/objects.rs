@@ -163,6 +163,15 @@ impl FileBlocker {
         }
     }
 
+    /// A courtesy: where it fails, the next reading is one of the page cache.
+    pub(super) fn forget_range(&self, object: Object, offset: u64, len: u64) {
+        for piece in pieces(object, offset, len).unwrap_or_default() {
+            if let Ok(Some(file)) = self.files.get(object, piece.part, Access::Read) {
+                self.sys.forget(file.fd, piece.offset, piece.len);
+            }
+        }
+    }
+
     pub(super) fn write_object(&self, object: Object, bufs: &[IoSlice<'_>], offset: u64) -> Result<()> {
         let len: usize = bufs.iter().map(|buf| buf.len()).sum();
         let pieces = pieces(object, offset, len as u64)?;
@@ -181,7 +190,7 @@ impl FileBlocker {
     fn write_part(&self, object: Object, piece: &Piece, bufs: &[IoSlice<'_>]) -> Result<()> {
         let path = || names::object_path(object, piece.part);
         let get = |access| self.files.get(object, piece.part, access).map_err(|e| fail("open", path(), e));
-        let sparse = matches!(object, Object::Data(..));
+        let sparse = matches!(object, Object::Data(..) | Object::Sum(..));
         let existing = get(Access::Write)?;
         if sparse {
             let may_allocate = || match &existing {

@@ -177,7 +177,7 @@ impl Inner {
     fn pages(&self, object: Object) -> Result<Option<&Pages>> {
         match (self.held().content(object), object) {
             (Some(content), _) => Ok(Some(content.current())),
-            (None, Object::Data(..)) => Ok(None),
+            (None, Object::Data(..) | Object::Sum(..)) => Ok(None),
             (None, _) => Err(missing(object)),
         }
     }

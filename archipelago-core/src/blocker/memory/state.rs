@@ -96,6 +96,7 @@ impl Held {
             Object::Pack(volume, 0)..=Object::Pack(volume, u32::MAX),
             Object::Data(volume, 0)..=Object::Data(volume, u64::MAX),
             Object::Redirect(volume, 0)..=Object::Redirect(volume, u64::MAX),
+            Object::Sum(volume, 0)..=Object::Sum(volume, u64::MAX),
         ];
         kinds.into_iter().flat_map(|kind| self.objects.range(kind)).map(|(object, _)| *object).collect()
     }

@@ -14,6 +14,7 @@ use crate::format::node::{Entry, Extent, Node, Pointer, Source};
 use crate::limits::{MAX_AFFECTED_RANGES, MAX_NODE, SECTOR, SECTOR_SHIFT};
 use crate::mapper::block_map::BlockMap;
 use crate::mapper::tree::span;
+use crate::store::content::Contents;
 
 /// What is known to be lost; each with the number of its finding.
 #[derive(Default)]
@@ -33,6 +34,7 @@ impl Lost {
 /// Looks for what is lost in one map after the other.
 pub(super) struct Locator<'a> {
     blocker: &'a dyn Blocker,
+    contents: &'a Contents,
     lost: &'a Lost,
     /// Subtrees with nothing lost beneath.
     whole: Seen,
@@ -81,8 +83,8 @@ impl Search<'_> {
 }
 
 impl<'a> Locator<'a> {
-    pub(super) fn new(blocker: &'a dyn Blocker, lost: &'a Lost) -> Locator<'a> {
-        Locator { blocker, lost, whole: Seen::new(), buffer: vec![0; MAX_NODE] }
+    pub(super) fn new(blocker: &'a dyn Blocker, contents: &'a Contents, lost: &'a Lost) -> Locator<'a> {
+        Locator { blocker, contents, lost, whole: Seen::new(), buffer: vec![0; MAX_NODE] }
     }
 
     /// What a map loses, by finding. `overlay` is what is not folded into its tree.
@@ -153,7 +155,10 @@ impl<'a> Locator<'a> {
                 }
                 Entry::Extents(list) => self.tree_extents(search, block, list),
                 Entry::ExtentNode(pointer) => self.node(search, pointer, None, block),
-                Entry::Content(_) => true,
+                Entry::Content(digest) => {
+                    let source = Source::Content(*digest);
+                    self.tree_extents(search, block, &[Extent { start: 0, len: search.map.sectors(), source }])
+                }
             };
         }
         whole
@@ -174,8 +179,12 @@ impl<'a> Locator<'a> {
             let first = (block << search.map.shift) + (u64::from(extent.start) << SECTOR_SHIFT);
             let len = u64::from(extent.len) * SECTOR;
             let (object, at) = match extent.source {
-                // Of content nothing is looked at yet.
-                Source::Zero | Source::Content(_) => continue,
+                Source::Zero => continue,
+                // A digest that is nowhere is no stretch of anything.
+                Source::Content(digest) => match self.contents.resolve(self.blocker, digest) {
+                    Ok(place) => (place.object, place.base + (u64::from(extent.start) << SECTOR_SHIFT)),
+                    Err(_) => continue,
+                },
                 Source::Data { owner, epoch } => (Object::Data(owner, epoch), first),
                 Source::Log { owner, segment, offset, .. } => (Object::Log(owner, segment), u64::from(offset)),
             };

@@ -6,6 +6,7 @@
 //! | `catalogue` | records and names |
 //! | `walk`, `seen` | trees, each node once |
 //! | `named` | data objects, journal segments and epochs that maps name |
+//! | `data` | the data itself, on request |
 //! | `affected` | which bytes of which maps are lost |
 //! | `repair` | puts things right |
 //!
@@ -15,6 +16,7 @@
 
 mod affected;
 mod catalogue;
+mod data;
 mod named;
 mod repair;
 mod seen;
@@ -36,9 +38,10 @@ use crate::mapper::replay;
 use crate::store::catalog;
 use crate::store::collect::{self, CollectOptions};
 use crate::store::shared::Shared;
+use crate::store::sums::Altered;
 
 pub use types::{
-    Affected, ByteRange, CheckOptions, CheckProgress, CheckReport, Finding, FindingKind, Repair, Severity,
+    Affected, ByteRange, CheckOptions, CheckProgress, CheckReport, DataReport, Finding, FindingKind, Repair, Severity,
 };
 
 /// Times that a map is looked at again because it changed meanwhile.
@@ -118,11 +121,83 @@ pub(super) fn check(
             work.conclude()?;
         }
     }
+    // Reading data may take days, and nobody waits for that.
     drop(operation);
+    if options.data {
+        let (read, problems) = data::verify(shared, options, work.walker.progress, work.walker.listener())?;
+        work.report.data = Some(read);
+        work.problems.extend(problems);
+    }
     if options.repair {
         work.repair();
     }
     Ok(work.finish())
+}
+
+/// Calls `each` with what each of these maps loses, by finding; `true` for those in the trash.
+fn losers(
+    shared: &Shared,
+    cache: &NodeCache,
+    maps: &BTreeMap<VolumeId, bool>,
+    lost: &Lost,
+    each: &mut dyn FnMut(Vec<(usize, Affected)>) -> Result<()>,
+) -> Result<()> {
+    let blocker = &*shared.blocker;
+    let mut locator = Locator::new(blocker, &shared.contents, lost);
+    for (id, trashed) in maps {
+        // As it is now: what no map names any more is no loss.
+        let _operation = shared.operations.begin();
+        let Ok(Some((header, _))) = read_header(shared, *id, *trashed) else { continue };
+        let in_use = header.kind == Kind::Volume && is_held(shared, *id)?;
+        let log = header.log.filter(|_| !in_use && !header.removed);
+        let header = Header { log, ..header };
+        let overlay = overlay_of(replay::load(blocker, cache, &header));
+        each(locator.find(&header, &overlay))?;
+    }
+    Ok(())
+}
+
+/// Stretches of objects that are not what was written, as findings: those of which a map loses something at this moment, or may
+/// come to do so, because it is found by its digest.
+pub(super) fn altered(shared: &Shared, stretches: Vec<Altered>) -> Result<Vec<Finding>> {
+    let mut lost = Lost::default();
+    let mut findings = Vec::new();
+    let mut content = Vec::new();
+    for Altered { object, from, to, detail, content: named } in data::merged(stretches) {
+        lost.stretches.entry(object).or_default().push((from, to, findings.len()));
+        findings.push(altered_finding(object, from, to, &detail));
+        content.push(named);
+    }
+    if lost.is_empty() {
+        return Ok(findings);
+    }
+    let mut maps: BTreeMap<VolumeId, bool> = BTreeMap::new();
+    // The catalogue first: headers move from there to the trash.
+    maps.extend(shared.blocker.headers()?.into_iter().map(|id| (id, false)));
+    maps.extend(shared.blocker.trashed()?.into_iter().map(|id| (id, true)));
+    losers(shared, &NodeCache::new(REPLAY_CACHE), &maps, &lost, &mut |found| {
+        for (number, affected) in found {
+            findings.get_mut(number).into_iter().for_each(|f: &mut Finding| f.affected.push(affected.clone()));
+        }
+        Ok(())
+    })?;
+    let kept = findings.into_iter().zip(content).filter(|(finding, content)| *content || !finding.affected.is_empty());
+    let mut findings: Vec<Finding> = kept.map(|(finding, _)| finding).collect();
+    findings.iter_mut().for_each(only_removed);
+    Ok(findings)
+}
+
+fn altered_finding(object: Object, from: u64, to: u64, detail: &str) -> Finding {
+    let detail = format!("bytes {from} to {to}: {detail}");
+    Problem::new(FindingKind::Altered, Severity::Damage, object, detail, None).finding
+}
+
+/// What only removed maps need is no loss.
+fn only_removed(finding: &mut Finding) {
+    if !finding.affected.is_empty() && finding.affected.iter().all(|a| a.removed) {
+        finding.severity = Severity::Leak;
+        finding.detail.push_str("; only maps that were removed need it");
+    }
 }
 
 /// Makes the repair of one finding.
@@ -302,22 +377,15 @@ impl Work<'_> {
             .copied()
             .chain(lost.stretches.values().flatten().map(|(_, _, number)| *number))
             .collect();
-        let blocker = &*self.shared.blocker;
-        let mut locator = Locator::new(blocker, lost);
-        for (id, trashed) in self.done.clone() {
-            // As it is now: what no map names any more is no loss.
-            let Ok(Some((header, _))) = read_header(self.shared, id, trashed) else { continue };
-            let in_use = header.kind == Kind::Volume && is_held(self.shared, id)?;
-            let log = header.log.filter(|_| !in_use && !header.removed);
-            let header = Header { log, ..header };
-            let overlay = overlay_of(replay::load(blocker, &self.cache, &header));
-            for (number, affected) in locator.find(&header, &overlay) {
-                if let Some(problem) = self.problems.get_mut(number) {
+        let (problems, walker) = (&mut self.problems, &mut self.walker);
+        losers(self.shared, &self.cache, &self.done, lost, &mut |found| {
+            for (number, affected) in found {
+                if let Some(problem) = problems.get_mut(number) {
                     problem.finding.affected.push(affected);
                 }
             }
-            self.walker.report()?;
-        }
+            walker.report()
+        })?;
         let mut number = 0;
         self.problems.retain(|problem| {
             let keep = !numbers.contains(&number) || !problem.finding.affected.is_empty();
@@ -325,11 +393,7 @@ impl Work<'_> {
             keep
         });
         for problem in &mut self.problems {
-            let finding = &mut problem.finding;
-            if !finding.affected.is_empty() && finding.affected.iter().all(|a| a.removed) {
-                finding.severity = Severity::Leak;
-                finding.detail.push_str("; only maps that were removed need it");
-            }
+            only_removed(&mut problem.finding);
         }
         Ok(())
     }
@@ -381,12 +445,12 @@ impl Work<'_> {
         self.report.leaks_checked = true;
         for object in candidates {
             // Its blocks may be content that no map names by its place.
-            if let Object::Data(owner, epoch) = object
+            if let Object::Data(owner, epoch) | Object::Sum(owner, epoch) = object
                 && candidates.contains(&Object::Redirect(*owner, *epoch))
             {
                 continue;
             }
-            if let Object::Data(owner, epoch) = object
+            if let Object::Data(owner, epoch) | Object::Sum(owner, epoch) = object
                 && self.spoken_of.contains(&(*owner, *epoch))
             {
                 continue;
@@ -394,7 +458,7 @@ impl Work<'_> {
             let owner = &object.volume();
             let kept = self.kept.get(owner).is_some_and(|kept| match object {
                 Object::Log(_, segment) => *segment >= kept.segment,
-                Object::Data(_, epoch) => *epoch >= kept.epoch,
+                Object::Data(_, epoch) | Object::Sum(_, epoch) => *epoch >= kept.epoch,
                 // A fold that is under way has written nodes that no header names yet.
                 Object::Pack(_, number) => kept.in_use || newest.get(owner) == Some(number),
                 Object::Redirect(..) | Object::Content(_) | Object::Index(_) | Object::Lease(..) => true,

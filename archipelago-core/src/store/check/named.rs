@@ -121,8 +121,9 @@ impl Named {
             // What belongs to content is kept, whatever maps name: see `store/content`.
             Object::Redirect(..) | Object::Content(_) | Object::Index(_) | Object::Lease(..) => true,
             // Parts are few.
-            Object::Data(..) => {
-                (0..crate::limits::MAX_VOLUME_SIZE / DATA_PART).any(|part| self.ends.contains_key(&(object, part)))
+            Object::Data(owner, epoch) | Object::Sum(owner, epoch) => {
+                let data = Object::Data(owner, epoch);
+                (0..crate::limits::MAX_VOLUME_SIZE / DATA_PART).any(|part| self.ends.contains_key(&(data, part)))
             }
         }
     }

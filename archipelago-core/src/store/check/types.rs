@@ -14,11 +14,15 @@ pub struct CheckOptions {
     /// A header without a name that is younger than this, in seconds, may be one that another process is just publishing. Not
     /// asked where no other process can have the store open.
     pub grace: u64,
+    /// Read all data that the maps name, and compare it with its checksums and digests.
+    pub data: bool,
+    /// Bytes of data read per second; `None` sets no limit.
+    pub rate: Option<u64>,
 }
 
 impl Default for CheckOptions {
     fn default() -> CheckOptions {
-        CheckOptions { repair: false, names: Vec::new(), grace: 3600 }
+        CheckOptions { repair: false, names: Vec::new(), grace: 3600, data: false, rate: None }
     }
 }
 
@@ -33,6 +37,10 @@ pub struct CheckProgress {
     pub nodes: u64,
     /// Map entries (one for each mapped block) looked at.
     pub entries: u64,
+    /// Bytes of data read.
+    pub data: u64,
+    /// Bytes of data that there are to read, as far as is known; 0 while only maps are looked at.
+    pub data_total: u64,
 }
 
 /// How bad a finding is.
@@ -77,6 +85,8 @@ pub enum FindingKind {
     Journal,
     /// A data object or journal segment is missing or ends too early.
     Cut,
+    /// Data is not what was written, as its checksum or digest says, or cannot be read.
+    Altered,
     /// A map names an epoch that its owner may still overwrite.
     Epoch,
     /// An object that nothing names.
@@ -144,6 +154,21 @@ impl Finding {
     }
 }
 
+/// What a check of data read, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct DataReport {
+    /// Is what its checksum says.
+    pub verified: u64,
+    /// Was read and has no checksum: of epochs that may still be written, or that no scrub has been through.
+    pub without: u64,
+    /// Was compared with a digest.
+    pub hashed: u64,
+    /// Places of checksums that were altered themselves; a scrub makes them anew.
+    pub broken: u64,
+    /// Data objects left out because there was no memory to tell which of their sectors maps name.
+    pub unknown: u64,
+}
+
 /// What a check found.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct CheckReport {
@@ -163,6 +188,8 @@ pub struct CheckReport {
     pub in_use: Vec<String>,
     /// Headers that an earlier repair set aside, as paths in the store. Leaks are not looked for while there are any.
     pub aside: Vec<String>,
+    /// What became of the data, if it was read.
+    pub data: Option<DataReport>,
     /// Leaks were looked for. They are not while some header cannot be read: nobody knows what it names.
     pub leaks_checked: bool,
 }

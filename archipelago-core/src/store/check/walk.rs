@@ -91,6 +91,11 @@ impl<'a> Walker<'a> {
         (self.report)(self.progress)
     }
 
+    /// Whom it says so.
+    pub(super) fn listener(&mut self) -> &mut dyn FnMut(CheckProgress) -> Result<()> {
+        self.report
+    }
+
     /// Notes something wrong.
     pub(super) fn trouble(&mut self, kind: FindingKind, object: String, detail: String, node: Option<Place>) {
         if self.troubles.len() >= MAX_BAD {

@@ -96,17 +96,18 @@ impl Candidates {
         let hashed: HashSet<(VolumeId, u64)> = found.objects.iter().filter_map(redirected).collect();
         found.objects.retain(|object| match (object, floors.get(&object.volume())) {
             (Object::Redirect(..) | Object::Content(_) | Object::Index(_) | Object::Lease(..), _) => false,
-            (Object::Data(owner, epoch), _) if hashed.contains(&(*owner, *epoch)) => false,
+            (Object::Data(owner, epoch) | Object::Sum(owner, epoch), _) if hashed.contains(&(*owner, *epoch)) => false,
             (_, None) => true,
             (Object::Log(_, number), Some(floor)) => *number < floor.segment,
             (Object::Pack(..), Some(_)) => true,
-            (Object::Data(_, epoch), Some(floor)) => *epoch < floor.epoch,
+            (Object::Data(_, epoch) | Object::Sum(_, epoch), Some(floor)) => *epoch < floor.epoch,
         });
         found.hashed = hashed.into_iter().filter(|(owner, e)| floors.get(owner).is_none_or(|f| *e < f.epoch)).collect();
         found.hashed.sort_unstable();
         found.objects.sort_by_key(|object| {
             let (kind, number) = match object {
-                Object::Data(_, epoch) => (0, *epoch),
+                // Checksums behind what they are of; either alone harms nobody.
+                Object::Data(_, epoch) | Object::Sum(_, epoch) => (0, *epoch),
                 Object::Log(_, number) => (1, u64::from(*number)),
                 Object::Pack(_, number) => (2, u64::from(*number)),
                 Object::Redirect(..) | Object::Content(_) | Object::Index(_) | Object::Lease(..) => (3, 0),
@@ -198,7 +199,9 @@ impl Candidates {
     /// What other processes are still busy with is no candidate.
     pub fn keep(&mut self, unsettled: &[(VolumeId, u64)]) {
         for (id, epoch) in unsettled {
-            self.objects.retain(|object| !matches!(object, Object::Data(owner, e) if owner == id && e >= epoch));
+            self.objects.retain(
+                |object| !matches!(object, Object::Data(owner, e) | Object::Sum(owner, e) if owner == id && e >= epoch),
+            );
             self.hashed.retain(|(owner, e)| owner != id || e < epoch);
         }
     }

@@ -115,6 +115,7 @@ impl ContentSweep<'_, '_> {
     fn epoch(&mut self, owner: VolumeId, epoch: u64) -> Result<bool> {
         let blocker = &*self.shared.blocker;
         let (table, data) = (Object::Redirect(owner, epoch), Object::Data(owner, epoch));
+        let sums = Object::Sum(owner, epoch);
         for _ in 0..MAX_COMPARISONS {
             // Without the lock, for there may be many.
             let (marks, pace) = (&*self.marks, &mut *self.pace);
@@ -139,6 +140,8 @@ impl ContentSweep<'_, '_> {
                 continue;
             }
             let bytes = blocker.allocated(table)? + blocker.allocated(data)?;
+            let of_sums = blocker.allocated(sums)?;
+            let with_sums = of_sums > 0 || blocker.len(sums)?.is_some();
             if !self.dry_run {
                 // The table says nothing any more before it goes, and durably so: if a power cut brought its name back
                 // without the data, it must not confirm what was there.
@@ -147,9 +150,13 @@ impl ContentSweep<'_, '_> {
                 blocker.remove(table)?;
                 drop(lock);
                 blocker.remove(data)?;
+                blocker.remove(sums)?;
             }
             self.report.data.add(bytes);
-            self.freed(1, bytes)?;
+            if with_sums {
+                self.report.sums.add(of_sums);
+            }
+            self.freed(1, bytes + of_sums)?;
             return Ok(true);
         }
         Ok(false)

@@ -243,7 +243,7 @@ impl Marks {
         match object {
             Object::Log(owner, number) => self.logs.get(&owner).is_some_and(|numbers| numbers.contains(&number)),
             Object::Pack(owner, number) => self.packs.contains_key(&(owner, number)),
-            Object::Data(owner, epoch) => self.data.contains_key(&(owner, epoch)),
+            Object::Data(owner, epoch) | Object::Sum(owner, epoch) => self.data.contains_key(&(owner, epoch)),
             Object::Redirect(..) | Object::Content(_) | Object::Index(_) | Object::Lease(..) => true,
         }
     }
@@ -251,7 +251,12 @@ impl Marks {
     /// Bytes of marked nodes in a pack, or of marked data in a data object; `None` where that is not known.
     pub fn bytes(&self, object: Object) -> Option<u64> {
         match object {
-            Object::Log(..) | Object::Redirect(..) | Object::Content(_) | Object::Index(_) | Object::Lease(..) => None,
+            Object::Log(..)
+            | Object::Redirect(..)
+            | Object::Sum(..)
+            | Object::Content(_)
+            | Object::Index(_)
+            | Object::Lease(..) => None,
             Object::Pack(owner, number) => Some(self.packs.get(&(owner, number)).map_or(0, |pack| pack.bytes)),
             Object::Data(owner, epoch) => match self.data.get(&(owner, epoch)) {
                 None => Some(0),
@@ -261,6 +266,30 @@ impl Marks {
                 }
             },
         }
+    }
+
+    /// The data objects of which anything is marked, sorted.
+    pub fn epochs(&self) -> Vec<(VolumeId, u64)> {
+        let mut all: Vec<_> = self.data.keys().copied().collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// The ranges of bytes before `end` of a data object that something marked names, in order; all of them where that is not
+    /// known.
+    pub fn live(&self, owner: VolumeId, epoch: u64, end: u64) -> Vec<Range<u64>> {
+        let mut live = Vec::new();
+        let mut at = 0;
+        for dead in self.dead(owner, epoch, end) {
+            if dead.start > at {
+                live.push(at..dead.start);
+            }
+            at = dead.end;
+        }
+        if at < end {
+            live.push(at..end);
+        }
+        live
     }
 
     /// The ranges of bytes before `end` of a data object that nothing marked names, in order; none where that is not known.
@@ -406,7 +435,12 @@ mod tests {
                     prop_assert!(range.start < range.end);
                     seen[(range.start >> SECTOR_SHIFT) as usize..(range.end >> SECTOR_SHIFT) as usize].fill(false);
                 }
-                prop_assert_eq!(seen, plain);
+                prop_assert_eq!(&seen, &plain);
+                let mut live = vec![false; 5000];
+                for range in marks.live(OWNER, 1, 5000 << SECTOR_SHIFT) {
+                    live[(range.start >> SECTOR_SHIFT) as usize..(range.end >> SECTOR_SHIFT) as usize].fill(true);
+                }
+                prop_assert_eq!(live, plain);
             }
         }
     }

@@ -291,6 +291,7 @@ pub(crate) fn kind_of(object: Object, by: &mut SpaceByKind) -> &mut Amount {
     match object {
         Object::Log(..) => &mut by.segments,
         Object::Pack(..) => &mut by.packs,
+        Object::Sum(..) => &mut by.sums,
         // With the digests of its blocks.
         _ => &mut by.data,
     }

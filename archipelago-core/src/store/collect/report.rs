@@ -93,6 +93,8 @@ pub struct CollectReport {
     pub entries: u64,
     /// Data objects removed, with the tables of their digests.
     pub data: Amount,
+    /// Checksums of data objects removed.
+    pub sums: Amount,
     /// Content objects removed.
     pub content: Amount,
     /// Tables of the content index removed.
@@ -124,7 +126,7 @@ pub struct CollectReport {
 impl CollectReport {
     /// All that became free.
     pub fn freed(&self) -> Amount {
-        let kinds = [self.data, self.content, self.tables, self.leases, self.segments, self.packs];
+        let kinds = [self.data, self.sums, self.content, self.tables, self.leases, self.segments, self.packs];
         let headers = self.trash + self.headers;
         Amount {
             objects: kinds.iter().map(|k| k.objects).sum::<u64>() + headers,
@@ -142,6 +144,8 @@ pub struct SpaceByKind {
     pub trash: Amount,
     /// Data objects.
     pub data: Amount,
+    /// Checksums of data objects.
+    pub sums: Amount,
     /// Journal segments.
     pub segments: Amount,
     /// Node packs.

@@ -50,7 +50,9 @@ impl Sweep<'_, '_> {
     /// Whether an epoch was hashed since it was listed. Whoever still has a map of it open has pinned it, so none is any more.
     fn hashed_meanwhile(&self, object: Object) -> Result<bool> {
         match object {
-            Object::Data(owner, epoch) => Ok(self.shared.blocker.len(Object::Redirect(owner, epoch))?.is_some()),
+            Object::Data(owner, epoch) | Object::Sum(owner, epoch) => {
+                Ok(self.shared.blocker.len(Object::Redirect(owner, epoch))?.is_some())
+            }
             _ => Ok(false),
         }
     }
@@ -64,6 +66,7 @@ impl Sweep<'_, '_> {
         match object {
             Object::Log(..) => self.report.segments.add(bytes),
             Object::Pack(..) => self.report.packs.add(bytes),
+            Object::Sum(..) => self.report.sums.add(bytes),
             _ => self.report.data.add(bytes),
         }
         self.freed(1, bytes)

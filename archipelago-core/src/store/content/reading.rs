@@ -116,6 +116,20 @@ impl<'a> Reader<'a> {
             let text = format!("cut short: {read} of {end} bytes of block {block} are there");
             return Err(Error::damaged(object.to_string(), text));
         }
+        // Only what the map names has to be what it was; holes may have been made elsewhere.
+        let (blocker, base) = (self.inner.blocker(), block << self.view.tree.block_shift);
+        for extent in map.extents() {
+            let mut from = usize::from(extent.start) << SECTOR_SHIFT;
+            let to = usize::from(extent.start + extent.len) << SECTOR_SHIFT;
+            let sums = &self.inner.shared.sums;
+            while let Some(bad) = sums.compare(blocker, (owner, epoch), &bytes[from..to], base + from as u64) {
+                // Read again, and refused in terms of the map if it is no better.
+                let range = (bad.start - base) as usize..(bad.end - base) as usize;
+                let mut again = [IoSliceMut::new(&mut bytes[range])];
+                self.inner.read_place(object, &mut again, bad.start, bad.start)?;
+                from = (bad.end - base) as usize;
+            }
+        }
         let byte = |sector: u16| (usize::from(sector) << SECTOR_SHIFT).min(read);
         for gap in map.runs(0, self.view.tree.sectors()).filter(|run| run.source == Source::Zero) {
             if !is_zero(&bytes[byte(gap.start)..byte(gap.start + gap.len)]) {

@@ -49,11 +49,11 @@ impl Handler for Scripted {
     fn handle(&self, request: Request) -> Answer {
         self.calls.fetch_add(1, Ordering::SeqCst);
         match request {
-            Request::Status => Answer::Status { volumes: vec!["disk-1".into(), "disk-2".into()] },
+            Request::Status => Answer::Status { volumes: vec!["disk-1".into(), "disk-2".into()], trouble: None },
             Request::Snapshot { snapshot, .. } => Answer::Info(Box::new(info(&snapshot))),
             Request::Info { volume, .. } => match volume.as_str() {
                 "panic" => panic!("on purpose"),
-                "huge" => Answer::Status { volumes: vec!["x".repeat(MAX_CONTROL_MESSAGE)] },
+                "huge" => Answer::Status { volumes: vec!["x".repeat(MAX_CONTROL_MESSAGE)], trouble: None },
                 "gate" => {
                     self.gate.wait();
                     Answer::Done
@@ -147,7 +147,9 @@ fn failure(stream: &UnixStream) -> Error {
 fn every_request_is_answered_and_errors_keep_their_type() {
     let s = site();
     let (id, volume) = ("00000000000000ff".to_string(), "disk-1".to_string());
-    assert!(matches!(s.ask(&Request::Status).unwrap(), Answer::Status { volumes } if volumes == ["disk-1", "disk-2"]));
+    assert!(
+        matches!(s.ask(&Request::Status).unwrap(), Answer::Status { volumes, .. } if volumes == ["disk-1", "disk-2"])
+    );
     let snapshot = Request::Snapshot { volume: volume.clone(), id: id.clone(), snapshot: "snap-é-1".into() };
     assert!(matches!(s.ask(&snapshot).unwrap(), Answer::Info(i) if i.name == "snap-é-1" && i.size == u64::MAX));
     let resize = |size| Request::Resize { id: id.clone(), volume: volume.clone(), size, shrink: false };

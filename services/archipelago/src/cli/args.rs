@@ -84,6 +84,8 @@ pub enum Command {
     Gc(Gc),
     /// Show the state of the store
     Status,
+    /// Read the data of snapshots and compare it with its checksums; make those that are missing
+    Scrub(Scrub),
     /// Look for damage and leftovers, and repair what needs no invention; also while the store is in use
     Check(Check),
     /// Print completions for a shell
@@ -378,6 +380,9 @@ pub struct Serve {
     /// Write the process id to this file, and remove it at the end
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
+    /// Read this much per second while scrubbing; 0 does not scrub [default: `serve.scrub_rate` of the configuration, or 4M]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub scrub_rate: Option<u64>,
     /// Write a line to this descriptor (a pipe or file) when ready, instead of to standard output
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub ready_fd: Option<u32>,
@@ -392,6 +397,20 @@ pub struct Check {
     /// Put right what can be put right without inventing data
     #[arg(long)]
     pub repair: bool,
+    /// Also read all data, and compare it with its checksums and hashes
+    #[arg(long)]
+    pub data: bool,
+    /// With --data: read at most this much per second [default: no limit]
+    #[arg(long, value_name = "SIZE", requires = "data", value_parser = size::parse)]
+    pub rate: Option<u64>,
+}
+
+/// `scrub`
+#[derive(Args, Debug)]
+pub struct Scrub {
+    /// Read at most this much per second [default: no limit]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub rate: Option<u64>,
 }
 
 /// `gc`

@@ -1,6 +1,6 @@
 //! `check`: looks for damage and leftovers, and repairs.
 
-use archipelago_core::{Affected, CheckOptions, CheckReport, Error, Finding, FindingKind, Severity};
+use archipelago_core::{Affected, CheckOptions, CheckReport, DataReport, Error, Finding, FindingKind, Severity};
 use serde::Serialize;
 
 use super::super::Context;
@@ -28,10 +28,21 @@ pub fn run(context: &mut Context, args: &Check) -> Result<(), Failure> {
     let interrupt = Interrupt::install()?;
     let store = context.store()?;
     let progress = Progress::of_things(context.out.json);
-    let options = CheckOptions { repair: args.repair, names: args.names.clone(), ..CheckOptions::default() };
+    let options = CheckOptions {
+        repair: args.repair,
+        names: args.names.clone(),
+        data: args.data,
+        rate: args.rate,
+        ..CheckOptions::default()
+    };
     let mut stopped = None;
     let checked = store.check(&options, &mut |at| {
-        progress.at_of(at.maps, at.maps_total, || format!("maps, {} entries in {} nodes", at.entries, at.nodes));
+        match at.data_total {
+            0 => {
+                progress.at_of(at.maps, at.maps_total, || format!("maps, {} entries in {} nodes", at.entries, at.nodes))
+            }
+            total => progress.at_of(at.data >> 20, total >> 20, || "MiB of data".to_string()),
+        }
         interrupt.check().map_err(|failure| {
             stopped = Some(failure);
             Error::Busy("the check".into())
@@ -85,13 +96,36 @@ fn print(out: &mut Output, report: &CheckReport, result: &str) -> Result<(), Fai
     for name in &report.in_use {
         out.line(&format!("in use, checked as of its last checkpoint: {name}"))?;
     }
+    if let Some(data) = &report.data {
+        out.line(&data_line(data))?;
+    }
     out.line(&format!(
         "{result}: {} maps, {} entries in {} nodes, {} objects",
         report.maps, report.entries, report.nodes, report.objects
     ))
 }
 
-fn print_finding(out: &mut Output, finding: &Finding) -> Result<(), Failure> {
+/// What became of the data, for people.
+fn data_line(data: &DataReport) -> String {
+    let mut line = format!(
+        "data: {} as their checksums say, {} as their hashes say, {} without a checksum",
+        size::human(data.verified),
+        size::human(data.hashed),
+        size::human(data.without)
+    );
+    if data.broken > 0 {
+        line.push_str(&format!(
+            "; {} places of checksums were altered, `archipelago scrub` makes them anew",
+            data.broken
+        ));
+    }
+    if data.unknown > 0 {
+        line.push_str(&format!("; {} data objects were left out for want of memory", data.unknown));
+    }
+    line
+}
+
+pub(super) fn print_finding(out: &mut Output, finding: &Finding) -> Result<(), Failure> {
     let severity = match finding.severity {
         Severity::Leak => "leftover",
         Severity::Repairable => "repairable",

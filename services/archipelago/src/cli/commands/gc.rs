@@ -53,6 +53,7 @@ fn print(context: &mut Context, report: CollectReport) -> Result<(), Failure> {
     for (kind, amount) in [
         ("data", report.data),
         ("holes in data", report.holes),
+        ("checksums", report.sums),
         ("content", report.content),
         ("content index", report.tables),
         ("leases", report.leases),

@@ -8,6 +8,7 @@ mod hash;
 mod import;
 mod import_legacy;
 mod inspect;
+mod scrub;
 mod serve;
 mod shell;
 mod store;
@@ -25,6 +26,7 @@ pub fn run(context: &mut Context, command: Command) -> Result<(), Failure> {
         Command::Gc(args) => gc::run(context, &args),
         Command::Status => store::status(context),
         Command::Check(args) => check::run(context, &args),
+        Command::Scrub(args) => scrub::run(context, &args),
         Command::Create(args) => volume::create(context, &args),
         Command::Clone(args) => volume::clone(context, &args),
         Command::Snapshot(args) => volume::snapshot(context, &args),

@@ -18,6 +18,7 @@ use super::super::interrupt::SIGNALS;
 use crate::collector::Collector;
 use crate::nbd::volume_device::StoreExports;
 use crate::nbd::{Endpoint, Server, ServerOptions};
+use crate::scrubber::Scrubber;
 
 /// `serve`
 pub fn run(context: &mut Context, args: &Serve) -> Result<(), Failure> {
@@ -35,13 +36,14 @@ pub fn run(context: &mut Context, args: &Serve) -> Result<(), Failure> {
     let pid_file = args.pid_file.as_ref().or(context.config().pid_file.as_ref());
     let _pid_file = pid_file.map(|path| PidFile::create(path)).transpose()?;
     announce(context, args, &server.endpoints())?;
-    let collector = Collector::start(store, context.config())?;
+    let collector = Collector::start(store.clone(), context.config())?;
+    let scrubber = Scrubber::start(store, context.config(), args.scrub_rate)?;
 
     let signal = signals.forever().next();
     if let Some(signal) = signal {
         context.note(&format!("signal {signal}: finishing what is in flight; a second one ends at once"));
     }
-    drop(collector);
+    drop((collector, scrubber));
     let stopped = server.stop();
     if stopped.cut > 0 {
         context.note(&format!("{} clients did not finish in time and were cut off", stopped.cut));
@@ -150,7 +152,7 @@ mod tests {
     use super::*;
 
     fn args() -> Serve {
-        Serve { nbd: vec![], socket_mode: 0o600, allow_remote: false, pid_file: None, ready_fd: None }
+        Serve { nbd: vec![], socket_mode: 0o600, allow_remote: false, pid_file: None, scrub_rate: None, ready_fd: None }
     }
 
     #[test]

@@ -70,6 +70,7 @@ pub fn status(context: &mut Context) -> Result<(), Failure> {
         ("headers", kinds.headers),
         ("trash", kinds.trash),
         ("data", kinds.data),
+        ("checksums", kinds.sums),
         ("journals", kinds.segments),
         ("trees", kinds.packs),
         ("of removed", kinds.removed),
@@ -88,10 +89,13 @@ pub fn status(context: &mut Context) -> Result<(), Failure> {
         ("SINCE", Align::Left),
         ("VOLUMES", Align::Left),
     ]);
+    let mut troubles = Vec::new();
     for process in status.processes {
+        troubles.extend(process.trouble.map(|trouble| format!("pid {}: {trouble}", process.owner.pid)));
         let owner = process.owner;
         let volumes = if process.volumes.is_empty() { "-".into() } else { process.volumes.join(" ") };
         table.row(vec![owner.pid.to_string(), owner.host, owner.command, time(owner.since), volumes]);
     }
-    table.print(out)
+    table.print(out)?;
+    troubles.iter().try_for_each(|trouble| out.line(trouble))
 }
