@@ -120,6 +120,12 @@ impl Sys for CountingSys {
         self.syncs.fetch_add(1, Ordering::Relaxed);
         self.inner.syncfs()
     }
+    fn rmdir(&self, path: &str) -> io::Result<()> {
+        self.inner.rmdir(path)
+    }
+    fn dir_id(&self, path: &str) -> io::Result<Option<u64>> {
+        self.inner.dir_id(path)
+    }
     fn mkdir(&self, path: &str) -> io::Result<()> {
         self.inner.mkdir(path)
     }

@@ -239,6 +239,10 @@ pub trait Blocker: Send + Sync {
     fn allocated(&self, object: Object) -> Result<u64>;
     /// Closes what is kept open only to be quick, so that the room of what others removed is free.
     fn close_idle(&self) {}
+    /// Takes away what was made to hold objects and holds none any more.
+    fn tidy(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// Makes a content object of these bytes, whole or not at all, and durable on return; `false` if it was there. That the bytes are
     /// those of the digest is the caller's word.

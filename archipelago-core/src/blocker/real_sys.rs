@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::fs::{DirBuilder, File};
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::RwLock;
 use smallvec::SmallVec;
@@ -28,6 +29,8 @@ const IOV_MAX: usize = 1024;
 const KEPT: [&str; 4] = ["catalog", "trash", "data", "procs"];
 /// Longest text of a symbolic link on Linux (PATH_MAX without its NUL).
 const MAX_LINK: usize = 4095;
+/// More than the time for which file systems give all that is made the same time of birth: a tick of the kernel, 10 ms at most.
+const BIRTH_TICK: Duration = Duration::from_millis(20);
 /// Rounds of "open, or create if missing" before giving up: each needs somebody to create and remove the file in between.
 const OPEN_ROUNDS: usize = 8;
 
@@ -117,6 +120,15 @@ impl RealSys {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
         Ok((self.dir(dir)?, CString::new(leaf)?))
+    }
+
+    /// Number of the inode of a directory, and when it was made, if the file system knows.
+    fn identity(&self, path: &str) -> io::Result<(u64, Option<SystemTime>)> {
+        let dir = self.dir(path)?;
+        // SAFETY: the descriptor stays open until the end of this function, as `dir` does.
+        let fd = unsafe { BorrowedFd::borrow_raw(dir.as_raw_fd()) };
+        let found = File::from(fd.try_clone_to_owned()?).metadata()?;
+        Ok((found.ino(), found.created().ok()))
     }
 
     /// Creates a file that must not exist, with the store's mode and group, or leaves nothing behind.
@@ -267,6 +279,26 @@ impl Sys for RealSys {
         let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW;
         let made = open_at(dir.as_raw_fd(), &leaf, flags, 0)?;
         self.own(made.as_raw_fd(), dir_mode(self.mode))
+    }
+
+    fn rmdir(&self, path: &str) -> io::Result<()> {
+        if let (_, Some(birth)) = self.identity(path)?
+            && birth.elapsed().is_ok_and(|age| age < BIRTH_TICK)
+        {
+            return Err(io::Error::from_raw_os_error(libc::EBUSY));
+        }
+        let (dir, leaf) = self.parent(path)?;
+        // SAFETY: `leaf` is a NUL-terminated string that outlives the call.
+        check(|| unsafe { libc::unlinkat(dir.as_raw_fd(), leaf.as_ptr(), libc::AT_REMOVEDIR) })
+    }
+
+    fn dir_id(&self, path: &str) -> io::Result<Option<u64>> {
+        let (ino, birth) = self.identity(path)?;
+        // Numbers are used again at once, so the birth has to be in it.
+        Ok(birth.and_then(|birth| birth.duration_since(UNIX_EPOCH).ok()).map(|since| {
+            let since = since.as_secs().wrapping_mul(1_000_000_000).wrapping_add(u64::from(since.subsec_nanos()));
+            ino.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ since
+        }))
     }
 
     fn link(&self, from: &str, to: &str) -> io::Result<()> {

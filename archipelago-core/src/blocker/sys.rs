@@ -63,6 +63,11 @@ pub trait Sys: Send + Sync {
     fn syncfs(&self) -> io::Result<()>;
     /// Creates a directory; EEXIST if it is there.
     fn mkdir(&self, path: &str) -> io::Result<()>;
+    /// Removes a directory; ENOTEMPTY if something is in it, EBUSY if it is so young that [`Sys::dir_id`] might not tell it from
+    /// one that is made in its place.
+    fn rmdir(&self, path: &str) -> io::Result<()>;
+    /// What tells a directory from every other that is or was at this path; `None` where the system cannot tell.
+    fn dir_id(&self, path: &str) -> io::Result<Option<u64>>;
     /// Adds a name for a file; EEXIST if the name is taken.
     fn link(&self, from: &str, to: &str) -> io::Result<()>;
     /// Moves a name, replacing what had the new one.

@@ -180,6 +180,16 @@ impl Sys for FileMount {
         self.disk.mkdir(path)
     }
 
+    fn rmdir(&self, path: &str) -> io::Result<()> {
+        self.change("rmdir", &|| path.to_string())?;
+        self.disk.rmdir(path)
+    }
+
+    fn dir_id(&self, path: &str) -> io::Result<Option<u64>> {
+        self.alive()?;
+        self.disk.dir_id(path)
+    }
+
     fn link(&self, from: &str, to: &str) -> io::Result<()> {
         self.change("link", &|| format!("{from} as {to}"))?;
         self.disk.link(from, to)

@@ -88,7 +88,7 @@ impl FileBlocker {
         Ok(found)
     }
 
-    fn list_or_nothing(&self, dir: &str) -> Result<Vec<String>> {
+    pub(super) fn list_or_nothing(&self, dir: &str) -> Result<Vec<String>> {
         match self.sys.list(dir) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             files => files.map_err(|e| fail("list", dir, e)),

@@ -21,6 +21,9 @@ const SHARDS: usize = 16;
 /// Facts of one kind kept per shard: past it they are forgotten (`settled`), or taken to hold for all (`failed`).
 const MAX_FACTS: usize = 4096;
 
+/// Times that a directory is made for one file before something must be wrong: a collector takes empty ones away once in its run.
+const DIR_ROUNDS: usize = 8;
+
 /// An open part of an object.
 pub(super) struct OpenFile {
     sys: Arc<dyn Sys>,
@@ -191,15 +194,19 @@ impl Descriptors {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
             _ => Ok(()),
         };
-        match call() {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                if matches!(dir, names::Dir::Content(_)) {
-                    make(names::CONTENT)?;
+        let mut round = 0;
+        loop {
+            match call() {
+                // More than once if a collector takes it away again while it is empty.
+                Err(e) if e.kind() == io::ErrorKind::NotFound && round < DIR_ROUNDS => {
+                    if matches!(dir, names::Dir::Content(_)) {
+                        make(names::CONTENT)?;
+                    }
+                    make(&dir.path())?;
+                    round += 1;
                 }
-                make(&dir.path())?;
-                call()
+                other => return other,
             }
-            other => other,
         }
     }
 

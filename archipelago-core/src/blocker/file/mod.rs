@@ -16,7 +16,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::real_sys::{LEAVE, RealSys};
 use super::sys::Sys;
@@ -186,6 +186,10 @@ impl Blocker for FileBlocker {
         self.allocated_object(object)
     }
 
+    fn tidy(&self) -> Result<()> {
+        self.remove_empty_dirs()
+    }
+
     fn close_idle(&self) {
         self.files.close_idle();
     }
@@ -259,22 +263,23 @@ impl Blocker for FileBlocker {
     }
 }
 
-/// Which directories of objects are known to be durable themselves.
-struct DurableDirs([AtomicBool; names::Dir::COUNT]);
+/// Which directories of objects are known to be durable themselves: what tells each from others that are made in its place
+/// after a collector, perhaps in another process, took it away. 0 is none.
+struct DurableDirs([AtomicU64; names::Dir::COUNT]);
 
 impl Default for DurableDirs {
     fn default() -> DurableDirs {
-        DurableDirs([const { AtomicBool::new(false) }; names::Dir::COUNT])
+        DurableDirs([const { AtomicU64::new(0) }; names::Dir::COUNT])
     }
 }
 
 impl DurableDirs {
-    fn is_durable(&self, dir: names::Dir) -> bool {
-        self.0[dir.number()].load(Ordering::Acquire)
+    fn is_durable(&self, dir: names::Dir, id: Option<u64>) -> bool {
+        id.is_some_and(|id| id != 0 && self.0[dir.number()].load(Ordering::Acquire) == id)
     }
 
-    fn set_durable(&self, dir: names::Dir) {
-        self.0[dir.number()].store(true, Ordering::Release);
+    fn set_durable(&self, dir: names::Dir, id: Option<u64>) {
+        self.0[dir.number()].store(id.unwrap_or(0), Ordering::Release);
     }
 }
 

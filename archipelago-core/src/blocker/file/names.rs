@@ -183,6 +183,11 @@ pub(super) fn parse_header(file: &str) -> Option<VolumeId> {
     hex(file.strip_prefix("h.")?, 16).map(VolumeId)
 }
 
+/// The part that a directory below `data` or `content` is for.
+pub(super) fn parse_part(file: &str) -> Option<u8> {
+    hex(file, 2).map(|part| part as u8)
+}
+
 /// Exactly `digits` lower-case hex digits: no file has two spellings.
 fn hex(text: &str, digits: usize) -> Option<u64> {
     let plain = text.len() == digits && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
@@ -233,6 +238,8 @@ mod tests {
         assert_eq!(parse_header("h.00000000000000ff"), Some(VolumeId(255)));
         assert_eq!(parse_header("n.00000000000000ff"), None);
         assert_eq!(parse_header("h.ff"), None);
+        assert_eq!(parse_part("0f"), Some(15));
+        assert_eq!([parse_part("0F"), parse_part("f"), parse_part("00f")], [None; 3]);
     }
 
     #[test]

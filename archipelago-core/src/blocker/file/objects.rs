@@ -359,7 +359,15 @@ impl FileBlocker {
             }
             Ok(any)
         })?;
-        if removed { self.sync_object_dir(names::Dir::of(object)) } else { Ok(()) }
+        if !removed {
+            return Ok(());
+        }
+        let dir = names::Dir::of(object);
+        match self.sync_object_dir(dir) {
+            // A collector took the directory away, which was empty: then that has to be durable.
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => self.sync_parents(dir),
+            other => other,
+        }
     }
 
     pub(super) fn list_objects(&self, volume: VolumeId) -> Result<Vec<Object>> {
@@ -389,16 +397,40 @@ impl FileBlocker {
         Ok(found)
     }
 
-    /// Makes the entries of one directory of objects durable, and once per process its own entry.
+    /// Makes the entries of one directory of objects durable, and its own entry, unless this very directory is known to be.
     pub(super) fn sync_object_dir(&self, dir: names::Dir) -> Result<()> {
         let path = dir.path();
-        self.sys.sync_dir(&path).map_err(|e| fail("sync", path, e))?;
-        if !self.dirs.is_durable(dir) {
-            for parent in dir.parents() {
-                self.sys.sync_dir(parent).map_err(|e| fail("sync", *parent, e))?;
-            }
-            self.dirs.set_durable(dir);
+        self.sys.sync_dir(&path).map_err(|e| fail("sync", &path, e))?;
+        let id = self.sys.dir_id(&path).map_err(|e| fail("look into", path, e))?;
+        if !self.dirs.is_durable(dir, id) {
+            self.sync_parents(dir)?;
+            self.dirs.set_durable(dir, id);
         }
         Ok(())
     }
+
+    fn sync_parents(&self, dir: names::Dir) -> Result<()> {
+        dir.parents().iter().try_for_each(|parent| self.sys.sync_dir(parent).map_err(|e| fail("sync", *parent, e)))
+    }
+
+    /// Removes the directories of objects in which nothing is. Not synced: nobody is harmed if a power cut brings one back. Whoever
+    /// makes something in one at this moment makes it again.
+    pub(super) fn remove_empty_dirs(&self) -> Result<()> {
+        for (parent, of) in [(names::DATA, names::Dir::Data as fn(u8) -> names::Dir), (names::CONTENT, names::Dir::Content)] {
+            for part in self.list_or_nothing(parent)?.iter().filter_map(|name| names::parse_part(name)) {
+                let path = of(part).path();
+                match self.sys.rmdir(&path) {
+                    Err(e) if !may_stay(&e) => return Err(fail("remove", path, e)),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether this is why an empty directory may be left where it is.
+fn may_stay(e: &io::Error) -> bool {
+    let code = e.raw_os_error();
+    matches!(code, Some(libc::ENOENT | libc::ENOTEMPTY | libc::EEXIST | libc::EBUSY | libc::EPERM | libc::EACCES))
 }

@@ -95,6 +95,13 @@ impl Sys for Recorder {
         self.call("mkdir", path);
         self.disk.mkdir(path)
     }
+    fn rmdir(&self, path: &str) -> io::Result<()> {
+        self.call("rmdir", path);
+        self.disk.rmdir(path)
+    }
+    fn dir_id(&self, path: &str) -> io::Result<Option<u64>> {
+        self.disk.dir_id(path)
+    }
     fn link(&self, from: &str, to: &str) -> io::Result<()> {
         self.call("link", to);
         self.disk.link(from, to)

@@ -22,8 +22,8 @@ const MAX_FDS: usize = 1 << 16;
 
 /// A file system in memory that loses in a power cut what was not synced; see [the module](super).
 ///
-/// Paths are relative to its root, which exists; other directories have to be made. Directories can be neither removed
-/// nor renamed, as the backend does neither.
+/// Paths are relative to its root, which exists; other directories have to be made. Directories cannot be renamed, as
+/// the backend never does.
 pub struct SimDisk {
     inner: Mutex<Inner>,
 }
@@ -360,6 +360,23 @@ impl Sys for SimDisk {
             return Err(errno(libc::EEXIST));
         }
         inner.step(Op::Create { dir, name: name.to_string(), directory: true }, Op::Nothing)
+    }
+
+    fn rmdir(&self, path: &str) -> io::Result<()> {
+        let mut inner = self.inner.lock();
+        let (dir, name) = inner.parent(path)?;
+        let ino = inner.child(dir, name)?.ok_or_else(|| errno(libc::ENOENT))?;
+        match inner.line.live().directory(ino) {
+            None => return Err(errno(libc::ENOTDIR)),
+            Some(directory) if !directory.entries().is_empty() => return Err(errno(libc::ENOTEMPTY)),
+            Some(_) => {}
+        }
+        inner.step(Op::Unlink { dir, name: name.to_string() }, Op::Nothing)
+    }
+
+    fn dir_id(&self, path: &str) -> io::Result<Option<u64>> {
+        // Numbers of inodes are never used twice here.
+        self.inner.lock().directory(path).map(Some)
     }
 
     fn link(&self, from: &str, to: &str) -> io::Result<()> {

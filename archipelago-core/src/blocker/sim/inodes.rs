@@ -36,7 +36,7 @@ pub struct InodeStat {
 /// Files and directories that lose in a power cut what was not synced; see [the module](super).
 ///
 /// A clone is cheap and independent. Numbers are never used twice, across cuts either. Errors are those of Linux.
-/// Directories can be neither removed nor renamed, as the file backend does neither.
+/// Directories cannot be renamed, as the file backend never does.
 #[derive(Clone)]
 pub struct Inodes {
     files: Files,
@@ -135,6 +135,15 @@ impl Inodes {
     pub fn unlink(&mut self, dir: u64, name: &str) -> io::Result<()> {
         self.not_directory(self.lookup(dir, name)?, libc::EISDIR)?;
         self.files.apply(&Op::Unlink { dir, name: name.to_string() });
+        Ok(())
+    }
+
+    /// Removes an empty directory.
+    pub fn rmdir(&mut self, dir: u64, name: &str) -> io::Result<()> {
+        match self.entries(self.lookup(dir, name)?)?.is_empty() {
+            true => self.files.apply(&Op::Unlink { dir, name: name.to_string() }),
+            false => return Err(errno(libc::ENOTEMPTY)),
+        }
         Ok(())
     }
 
@@ -298,6 +307,8 @@ mod tests {
         assert_eq!(code(disk.link(dir, Inodes::ROOT, "hard")), libc::EPERM);
         assert_eq!(code(disk.unlink(Inodes::ROOT, "dir")), libc::EISDIR);
         assert_eq!(code(disk.rename(dir, "other", Inodes::ROOT, "dir")), libc::EISDIR);
+        assert_eq!(code(disk.rmdir(Inodes::ROOT, "dir")), libc::ENOTEMPTY);
+        assert_eq!(code(disk.rmdir(Inodes::ROOT, "file")), libc::ENOTDIR);
         assert_eq!(code(disk.write(file, MAX_FILE, b"x")), libc::EFBIG);
         assert_eq!(code(disk.lookup(file, "x").map(drop)), libc::ENOTDIR);
         disk.rename(dir, "other", Inodes::ROOT, "file").unwrap();

@@ -142,7 +142,8 @@ fn run(
     }
     let mut sweep = Sweep { shared, marks: &marks, dry_run: options.dry_run, pace, report };
     sweep.trash(&candidates, &roots.pinned)?;
-    sweep.locks(&candidates)
+    sweep.locks(&candidates)?;
+    if options.dry_run { Ok(()) } else { shared.blocker.tidy() }
 }
 
 /// Repeats until nothing that is under way anywhere can still know of a place that is not marked.

@@ -49,6 +49,8 @@ impl Sys for Watching {
         fn allocated(&self, fd: Fd) -> io::Result<u64>;
         fn is_at(&self, fd: Fd, path: &str) -> io::Result<bool>;
         fn mkdir(&self, path: &str) -> io::Result<()>;
+        fn rmdir(&self, path: &str) -> io::Result<()>;
+        fn dir_id(&self, path: &str) -> io::Result<Option<u64>>;
         fn link(&self, from: &str, to: &str) -> io::Result<()>;
         fn rename(&self, from: &str, to: &str) -> io::Result<()>;
         fn unlink(&self, path: &str) -> io::Result<()>;

@@ -262,8 +262,8 @@ impl Filesystem for Forgetful {
         done(text(name).and_then(|name| self.step(|image| image.inodes.unlink(parent.0, name))), reply);
     }
 
-    fn rmdir(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::EPERM);
+    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        done(text(name).and_then(|name| self.step(|image| image.inodes.rmdir(parent.0, name))), reply);
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
