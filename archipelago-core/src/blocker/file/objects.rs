@@ -416,7 +416,9 @@ impl FileBlocker {
     /// Removes the directories of objects in which nothing is. Not synced: nobody is harmed if a power cut brings one back. Whoever
     /// makes something in one at this moment makes it again.
     pub(super) fn remove_empty_dirs(&self) -> Result<()> {
-        for (parent, of) in [(names::DATA, names::Dir::Data as fn(u8) -> names::Dir), (names::CONTENT, names::Dir::Content)] {
+        for (parent, of) in
+            [(names::DATA, names::Dir::Data as fn(u8) -> names::Dir), (names::CONTENT, names::Dir::Content)]
+        {
             for part in self.list_or_nothing(parent)?.iter().filter_map(|name| names::parse_part(name)) {
                 let path = of(part).path();
                 match self.sys.rmdir(&path) {

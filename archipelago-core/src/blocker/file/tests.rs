@@ -1,5 +1,7 @@
 //! Which system calls the backend makes, in which order, and what a power cut between any two of them leaves.
 
+use std::sync::atomic::AtomicBool;
+
 use parking_lot::Mutex;
 
 use super::*;

@@ -61,7 +61,8 @@ fn path(path: &Path) -> &str {
 fn run(program: &str, args: &[&str]) -> Result<(), String> {
     // Where Debian keeps it, which is not on the path of every root.
     let search = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
-    let output = Command::new(program).args(args).env("PATH", search).output().map_err(|e| format!("{program}: {e}"))?;
+    let output =
+        Command::new(program).args(args).env("PATH", search).output().map_err(|e| format!("{program}: {e}"))?;
     if output.status.success() {
         return Ok(());
     }
