@@ -57,6 +57,8 @@ pub const RESERVED_SEGMENT: u64 = 32 << 10;
 pub const MAX_UNFOLDED: u64 = 32 << 20;
 /// Largest write that goes into the journal with its data; one bit per 512 bytes of it fits a 64-bit word.
 pub const MAX_LOGGED_WRITE: usize = 32 << 10;
+/// Bytes of a large request that are admitted at once: whoever stops changes for a moment waits for no more of it, some 100 us.
+pub const ADMITTED: usize = 256 << 10;
 /// Runs of sectors whose map change waits for a sync of their data; past it the engine syncs by itself.
 pub const MAX_PENDING_RUNS: usize = 8192;
 /// Sealed journal ranges in one header; a clone chain deeper than this folds first.
