@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::blocker::{Blocker, LockGuard, Object, RecordKey, VolumeId};
 use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind, LogStart};
-use crate::format::node::Source;
+use crate::format::node::{Extent, Source};
 use crate::limits::{COMPOSE_EXTENTS, SECTOR_SHIFT};
 use crate::mapper::block_map::{self, BlockMap, Runs};
 use crate::mapper::fold::Changed;
@@ -105,7 +105,7 @@ pub struct CommitState {
 
 /// A map to be folded, as captured at one moment.
 pub struct FoldJob {
-    /// Changed blocks, sorted.
+    /// Changed blocks, in no order.
     pub changed: Vec<Changed>,
     /// What is in the journal from here on is not in `changed`.
     pub at: Option<LogStart>,
@@ -174,6 +174,14 @@ impl Found<'_> {
         match self {
             Found::Dirty(map) => map.runs(start, len),
             Found::Clean(stored) => block_map::runs(stored.extents(), start, len),
+        }
+    }
+
+    /// The extents.
+    pub fn extents(&self) -> &[Extent] {
+        match self {
+            Found::Dirty(map) => map.extents(),
+            Found::Clean(stored) => stored.extents(),
         }
     }
 
