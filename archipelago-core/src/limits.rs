@@ -37,8 +37,9 @@ pub const MAX_EXTENTS: usize = 255;
 /// Extents of one block past which the block is composed in the background. Well below what can be stored, so that a fold
 /// hardly ever has to compose a block while writes are stopped.
 pub const COMPOSE_EXTENTS: usize = 64;
-/// Bytes that composing copies by one call: large enough for the disk, small enough to be kept.
-pub const COMPOSE_PIECE: usize = 1 << 20;
+/// Bytes that composing copies at once. Writers of the block, and whoever stops changes, wait for one such piece, which takes
+/// some 50 us; smaller ones would cost more in calls than in copying.
+pub const COMPOSE_PIECE: usize = 128 << 10;
 /// Bytes that compaction copies between two checkpoints: what a crash makes it do again.
 pub const COMPACT_BATCH: u64 = 256 << 20;
 /// A node pack is closed past this size, so that evacuating one is a short job.
@@ -57,6 +58,8 @@ pub const RESERVED_SEGMENT: u64 = 32 << 10;
 pub const MAX_UNFOLDED: u64 = 32 << 20;
 /// Largest write that goes into the journal with its data; one bit per 512 bytes of it fits a 64-bit word.
 pub const MAX_LOGGED_WRITE: usize = 32 << 10;
+/// Bytes of a large request that are admitted at once: whoever stops changes for a moment waits for no more of it, some 100 us.
+pub const ADMITTED: usize = 256 << 10;
 /// Runs of sectors whose map change waits for a sync of their data; past it the engine syncs by itself.
 pub const MAX_PENDING_RUNS: usize = 8192;
 /// Sealed journal ranges in one header; a clone chain deeper than this folds first.

@@ -1,6 +1,6 @@
 //! Opens volumes: lock, replay, recovery.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +14,8 @@ use crate::mapper::journal::{Journal, Tail};
 use crate::mapper::replay::{self, Replayed};
 use crate::store::catalog;
 use crate::store::shared::Shared;
-use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
-use crate::sync::{Mutex, RwLock};
 use crate::volume::handle::Handle;
-use crate::volume::inner::{CommitState, HeaderState, Inner, Writer};
-use crate::volume::overlay::Overlay;
-use crate::volume::stalls::Stalls;
+use crate::volume::inner::{Access, HeaderState, Inner, Writer};
 
 /// What a second writer is told.
 const WRITER_ADVICE: &str =
@@ -82,42 +78,8 @@ fn writer(shared: &Arc<Shared>, name: &str, receives: bool) -> Result<Handle> {
     }
     let overfull: BTreeSet<u64> =
         view.overlay.iter().filter(|(_, m)| m.extents().len() > COMPOSE_EXTENTS).map(|(b, _)| *b).collect();
-    let shrunk = header.shrunk;
-    let inner = Arc::new(Inner {
-        shared: shared.clone(),
-        id: header.id,
-        kind: header.kind,
-        block_shift: header.block_shift,
-        name: RwLock::new(header.name.clone()),
-        size: AtomicU64::new(header.size),
-        epoch: AtomicU64::new(epoch),
-        header: Mutex::new(HeaderState { header, version }),
-        tree: RwLock::new(view.tree),
-        overlay: Overlay::new(view.overlay),
-        gate: RwLock::new(()),
-        stalls: Stalls::default(),
-        writer: Some(Writer {
-            journal,
-            pack: Mutex::new(None),
-            commit: Mutex::new(CommitState::default()),
-            fold: Mutex::new(()),
-            jobs: Mutex::new(VecDeque::new()),
-            publish: Mutex::new(()),
-            overfull: Mutex::new(overfull),
-            data_dirty: AtomicBool::new(true),
-            flush_ticket: AtomicU64::new(0),
-            no_room: AtomicBool::new(false),
-        }),
-        poisoned: AtomicBool::new(false),
-        closed: AtomicBool::new(false),
-        handles: AtomicUsize::new(0),
-        leaving: AtomicBool::new(false),
-        lock: Mutex::new(Some(lock)),
-        pin: None,
-    });
-    if shrunk {
-        inner.clip_last_block()?;
-    }
+    let writer = Box::new(Writer::new(journal, overfull));
+    let inner = Inner::new(shared, HeaderState { header, version }, view, epoch, Access::Write { writer, lock })?;
     shared.open.lock().insert(inner.id, Arc::downgrade(&inner));
     Ok(Handle::new(inner))
 }
@@ -182,30 +144,6 @@ pub fn for_reading(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
     }
     let pin = shared.pins.pin(&header);
     let Replayed { view, epoch, .. } = replay::load(&*shared.blocker, &shared.cache, &header)?;
-    let shrunk = header.shrunk;
-    let inner = Arc::new(Inner {
-        shared: shared.clone(),
-        id: header.id,
-        kind: header.kind,
-        block_shift: header.block_shift,
-        name: RwLock::new(header.name.clone()),
-        size: AtomicU64::new(header.size),
-        epoch: AtomicU64::new(epoch),
-        header: Mutex::new(HeaderState { header, version }),
-        tree: RwLock::new(view.tree),
-        overlay: Overlay::new(view.overlay),
-        gate: RwLock::new(()),
-        stalls: Stalls::default(),
-        writer: None,
-        poisoned: AtomicBool::new(false),
-        closed: AtomicBool::new(false),
-        handles: AtomicUsize::new(0),
-        leaving: AtomicBool::new(false),
-        lock: Mutex::new(lock),
-        pin: Some(pin),
-    });
-    if shrunk {
-        inner.clip_last_block()?;
-    }
+    let inner = Inner::new(shared, HeaderState { header, version }, view, epoch, Access::Read { pin, lock })?;
     Ok(Handle::new(inner))
 }

@@ -1,12 +1,11 @@
-//! Flush, checkpoint and composing: the order in which things become durable.
+//! Flush and checkpoint: the order in which things become durable.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::blocker::{LockMode, LockOutcome, Object, RecordKey, VolumeId};
 use crate::error::{Error, Result};
 use crate::format::header::{Header, LogPos, LogStart, Root};
-use crate::limits::{COMPOSE_EXTENTS, MAX_EXTENTS, MAX_FOLD_JOBS, SECTOR};
+use crate::limits::{MAX_EXTENTS, MAX_FOLD_JOBS, SECTOR};
 use crate::mapper::fold::Folder;
 use crate::mapper::pack::PackWriter;
 use crate::mapper::tree::Tree;
@@ -14,7 +13,6 @@ use crate::planted::{self, Bug};
 use crate::store::Background;
 use crate::sync::atomic::Ordering;
 use crate::sync::{MutexGuard, Plant, planted};
-use crate::volume::compact::Gather;
 use crate::volume::inner::{CommitState, FoldJob, Inner, Writer};
 
 /// Times that a checkpoint composes without stopping writers before it stops them for it.
@@ -222,7 +220,8 @@ impl Inner {
     }
 
     /// Folds one captured map: nodes, sync, header.
-    fn fold(&self, writer: &Writer, job: FoldJob) -> Result<()> {
+    fn fold(&self, writer: &Writer, mut job: FoldJob) -> Result<()> {
+        job.changed.sort_unstable_by_key(|(block, _)| *block);
         let tree = self.tree.read().clone();
         let header_is_current = {
             let state = self.header.lock();
@@ -293,51 +292,6 @@ impl Inner {
         self.blocker().commit_record(key, record.version, &header.encode()).map(|_| ())
     }
 
-    /// Gathers the scattered sectors of overfull blocks in the live data object. The gate is held for one block at a time:
-    /// who wants to stop changes waits for no more than that.
-    fn compose(&self, writer: &Writer) -> Result<()> {
-        loop {
-            let Some(block) = writer.overfull.lock().pop_first() else { return Ok(()) };
-            let composed = {
-                let _gate = self.gate.read();
-                self.compose_block(writer, block)
-            };
-            if let Err(error) = composed {
-                writer.overfull.lock().insert(block);
-                return Err(error);
-            }
-        }
-    }
-
-    /// Composes the blocks that cannot be stored as they are. Changes are stopped by the caller.
-    fn compose_longest(&self, writer: &Writer) -> Result<()> {
-        let overfull: Vec<u64> = writer.overfull.lock().iter().copied().collect();
-        for block in overfull {
-            let extents = self.overlay.shard(block).read().get(&block).map_or(0, |map| map.extents().len());
-            if extents > MAX_EXTENTS {
-                self.compose_block(writer, block)?;
-                writer.overfull.lock().remove(&block);
-            }
-        }
-        Ok(())
-    }
-
-    fn compose_block(&self, writer: &Writer, block: u64) -> Result<()> {
-        let mut shard = self.overlay.shard(block).write();
-        let Some(map) = shard.get(&block) else { return Ok(()) };
-        if map.extents().len() <= COMPOSE_EXTENTS {
-            return Ok(());
-        }
-        let mut map = (**map).clone();
-        for what in [Gather::Mapped, Gather::Gaps] {
-            if map.extents().len() > COMPOSE_EXTENTS {
-                self.gather(writer, block, &mut map, what)?;
-            }
-        }
-        shard.insert(block, Arc::new(map));
-        Ok(())
-    }
-
     /// One round of background work; returns whether there was any. A volume that is closed meanwhile needs none.
     pub fn background(&self) -> Result<bool> {
         match self.background_round() {
@@ -360,13 +314,14 @@ impl Inner {
         let long = writer.journal.unfolded() >= self.shared.options.max_unfolded / 2;
         let scattered = !writer.overfull.lock().is_empty();
         if jobs || long || scattered {
-            if long || scattered {
+            if long {
                 self.checkpoint()?;
             } else {
                 let _operation = self.shared.operations.begin();
                 let _fold = writer.fold.lock();
                 self.check()?;
                 self.fold_jobs(writer)?;
+                self.compose(writer)?;
             }
             worked = true;
         }

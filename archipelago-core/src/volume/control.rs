@@ -184,7 +184,7 @@ impl Inner {
             let map = self.locate(&shard, block)?;
             map.runs(sector, 1).any(|r| r.source != crate::format::node::Source::Zero)
         };
-        if mapped { self.write_zero_bytes(writer, end, end.next_multiple_of(SECTOR) - end) } else { Ok(()) }
+        if mapped { self.write_zero_bytes(writer, end, (end.next_multiple_of(SECTOR) - end) as usize) } else { Ok(()) }
     }
 
     /// See [`crate::Volume::info`].

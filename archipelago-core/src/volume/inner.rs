@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::blocker::{Blocker, LockGuard, Object, RecordKey, VolumeId};
 use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind, LogStart};
-use crate::format::node::Source;
+use crate::format::node::{Extent, Source};
 use crate::limits::{COMPOSE_EXTENTS, SECTOR_SHIFT};
 use crate::mapper::block_map::{self, BlockMap, Runs};
 use crate::mapper::fold::Changed;
@@ -56,6 +56,44 @@ pub struct Writer {
     pub no_room: AtomicBool,
 }
 
+impl Writer {
+    /// The part of a writer whose journal goes on behind what was replayed; `overfull` are blocks with more extents than
+    /// [`COMPOSE_EXTENTS`] among it.
+    pub fn new(journal: Journal, overfull: BTreeSet<u64>) -> Writer {
+        Writer {
+            journal,
+            pack: Mutex::new(None),
+            commit: Mutex::new(CommitState::default()),
+            fold: Mutex::new(()),
+            jobs: Mutex::new(VecDeque::new()),
+            publish: Mutex::new(()),
+            overfull: Mutex::new(overfull),
+            // What a former owner wrote and did not sync is read as if it were safe.
+            data_dirty: AtomicBool::new(true),
+            flush_ticket: AtomicU64::new(0),
+            no_room: AtomicBool::new(false),
+        }
+    }
+}
+
+/// What a volume is opened for, with what that takes.
+pub enum Access {
+    /// Reading and writing.
+    Write {
+        /// The part that only a writer has.
+        writer: Box<Writer>,
+        /// The volume's lock.
+        lock: Box<dyn LockGuard>,
+    },
+    /// Reading.
+    Read {
+        /// Keeps what the header names.
+        pin: Pin,
+        /// The volume's lock, shared. A snapshot needs none.
+        lock: Option<Box<dyn LockGuard>>,
+    },
+}
+
 /// What the commit lock guards.
 #[derive(Default)]
 pub struct CommitState {
@@ -67,7 +105,7 @@ pub struct CommitState {
 
 /// A map to be folded, as captured at one moment.
 pub struct FoldJob {
-    /// Changed blocks, sorted.
+    /// Changed blocks, in no order.
     pub changed: Vec<Changed>,
     /// What is in the journal from here on is not in `changed`.
     pub at: Option<LogStart>,
@@ -139,6 +177,14 @@ impl Found<'_> {
         }
     }
 
+    /// The extents.
+    pub fn extents(&self) -> &[Extent] {
+        match self {
+            Found::Dirty(map) => map.extents(),
+            Found::Clean(stored) => stored.extents(),
+        }
+    }
+
     /// A copy to change.
     pub fn to_map(&self) -> BlockMap {
         match self {
@@ -149,6 +195,46 @@ impl Found<'_> {
 }
 
 impl Inner {
+    /// An open map: `view` is what its header and journal say, `epoch` the live one.
+    pub fn new(
+        shared: &Arc<Shared>,
+        header: HeaderState,
+        view: MapView,
+        epoch: u64,
+        access: Access,
+    ) -> Result<Arc<Inner>> {
+        let (writer, lock, pin) = match access {
+            Access::Write { writer, lock } => (Some(*writer), Some(lock), None),
+            Access::Read { pin, lock } => (None, lock, Some(pin)),
+        };
+        let shrunk = header.header.shrunk;
+        let inner = Inner {
+            shared: shared.clone(),
+            id: header.header.id,
+            kind: header.header.kind,
+            block_shift: header.header.block_shift,
+            name: RwLock::new(header.header.name.clone()),
+            size: AtomicU64::new(header.header.size),
+            epoch: AtomicU64::new(epoch),
+            header: Mutex::new(header),
+            tree: RwLock::new(view.tree),
+            overlay: Overlay::new(view.overlay),
+            gate: RwLock::new(()),
+            stalls: Stalls::default(),
+            writer,
+            poisoned: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            handles: AtomicUsize::new(0),
+            leaving: AtomicBool::new(false),
+            lock: Mutex::new(lock),
+            pin,
+        };
+        if shrunk {
+            inner.clip_last_block()?;
+        }
+        Ok(Arc::new(inner))
+    }
+
     /// The backend.
     pub fn blocker(&self) -> &dyn Blocker {
         &*self.shared.blocker

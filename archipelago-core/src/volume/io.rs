@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use crate::blocker::Object;
 use crate::error::{Error, Result};
 use crate::format::node::{Extent, Source};
-use crate::limits::{MAX_LOGGED_WRITE, MAX_PENDING_RUNS, MAX_REQUEST, SECTOR, SECTOR_SHIFT};
+use crate::limits::{ADMITTED, MAX_LOGGED_WRITE, MAX_PENDING_RUNS, MAX_REQUEST, SECTOR, SECTOR_SHIFT};
 use crate::mapper::block_map::BlockMap;
 use crate::mapper::runs::Change;
 use crate::sync::atomic::Ordering;
@@ -17,6 +17,17 @@ use crate::volume::{DataExtent, WriteFlags};
 
 /// Zeros to write from.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// The pieces in which a request is admitted: whoever stops changes waits for no more than one of each writer. They end at multiples
+/// of [`ADMITTED`]; none is shorter than half of that, and so goes to the journal, only because the request was cut.
+fn pieces(offset: u64, len: u64) -> impl Iterator<Item = (u64, usize)> {
+    let (mut at, end, step) = (offset, offset + len, ADMITTED as u64);
+    std::iter::from_fn(move || {
+        let start = at;
+        at = if end - at < 2 * step { end } else { (at + step + step / 2) / step * step };
+        (start < end).then_some((start, (at - start) as usize))
+    })
+}
 
 /// One backend read, or zeros.
 struct Piece {
@@ -101,14 +112,22 @@ impl Inner {
         self.throttle(writer)?;
         {
             let _operation = self.shared.operations.begin();
-            let _gate = self.gate.read();
-            // Looked at again behind the gate: a resize or a close may have come between.
-            self.check()?;
-            self.check_range(offset, len as u64)?;
-            self.write_range(writer, bufs, offset, len)?;
+            for (at, n) in pieces(offset, len as u64) {
+                let slices = part(bufs, (at - offset) as usize, n);
+                self.admitted(offset, len as u64, || self.write_range(writer, &slices, at, n))?;
+            }
         }
         self.after_change(writer)?;
         if flags.fua { self.flush() } else { Ok(()) }
+    }
+
+    /// Makes one piece of a request that changes `offset..offset + len`.
+    fn admitted(&self, offset: u64, len: u64, change: impl FnOnce() -> Result<()>) -> Result<()> {
+        let _gate = self.gate.read();
+        // Looked at again behind the gate: a resize or a close may have come between.
+        self.check()?;
+        self.check_range(offset, len)?;
+        change()
     }
 
     /// Keeps the list of changes that wait for a sync bounded.
@@ -281,9 +300,6 @@ impl Inner {
         self.throttle(writer)?;
         {
             let _operation = self.shared.operations.begin();
-            let _gate = self.gate.read();
-            self.check()?;
-            self.check_range(offset, len)?;
             let (first, last) = (offset.div_ceil(SECTOR), (offset + len) >> SECTOR_SHIFT);
             if first < last {
                 self.zero_sectors(writer, first, last)?;
@@ -300,46 +316,40 @@ impl Inner {
         self.throttle(writer)?;
         {
             let _operation = self.shared.operations.begin();
-            let _gate = self.gate.read();
-            self.check()?;
-            self.check_range(offset, len)?;
             let end = offset + len;
             let (first, last) = (offset.div_ceil(SECTOR), end >> SECTOR_SHIFT);
+            let write = |from: u64, to: u64| {
+                pieces(from, to - from)
+                    .try_for_each(|(at, n)| self.admitted(offset, len, || self.write_zero_bytes(writer, at, n)))
+            };
             if allocate || first >= last {
-                self.write_zero_bytes(writer, offset, len)?;
+                write(offset, end)?;
             } else {
-                self.write_zero_bytes(writer, offset, (first << SECTOR_SHIFT) - offset)?;
+                write(offset, first << SECTOR_SHIFT)?;
                 self.zero_sectors(writer, first, last)?;
-                self.write_zero_bytes(writer, last << SECTOR_SHIFT, end - (last << SECTOR_SHIFT))?;
+                write(last << SECTOR_SHIFT, end)?;
             }
         }
         self.after_change(writer)?;
         if flags.fua { self.flush() } else { Ok(()) }
     }
 
-    /// Writes zeros as data.
-    pub fn write_zero_bytes(&self, writer: &Writer, offset: u64, len: u64) -> Result<()> {
-        // As many slices at once as make one large write.
-        let bufs = [IoSlice::new(&ZEROS); 16];
-        let most = (ZEROS.len() * bufs.len()) as u64;
-        let mut done = 0;
-        while done < len {
-            let n = (len - done).min(most) as usize;
-            let slices = part(&bufs, 0, n);
-            self.write_range(writer, &slices, offset + done, n)?;
-            done += n as u64;
-        }
-        Ok(())
+    /// Writes zeros as data; at most one piece of a request. The gate is held by the caller.
+    pub fn write_zero_bytes(&self, writer: &Writer, offset: u64, len: usize) -> Result<()> {
+        let bufs = [IoSlice::new(&ZEROS); 2 * ADMITTED / ZEROS.len()];
+        self.write_range(writer, &part(&bufs, 0, len), offset, len)
     }
 
-    /// Makes sectors `first..last` of the volume zero; only what is mapped has to change.
+    /// Makes sectors `first..last` of the volume zero, a block at a time; only what is mapped has to change.
     fn zero_sectors(&self, writer: &Writer, first: u64, last: u64) -> Result<()> {
         let shift = u32::from(self.block_shift) - SECTOR_SHIFT;
         let (b0, b1) = (first >> shift, (last - 1) >> shift);
         let zero = |block: u64| {
             let base = block << shift;
             let (s, e) = (first.max(base) - base, last.min(base + (1 << shift)) - base);
-            self.zero_in_block(writer, block, s as u16, (e - s) as u16)
+            self.admitted(first << SECTOR_SHIFT, (last - first) << SECTOR_SHIFT, || {
+                self.zero_in_block(writer, block, s as u16, (e - s) as u16)
+            })
         };
         for block in self.overlay.keys(b0, b1 + 1) {
             zero(block)?;
@@ -454,5 +464,27 @@ impl Inner {
             at += n;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pieces_of_a_request_are_all_of_it_and_neither_long_nor_needlessly_short() {
+        let step = ADMITTED as u64;
+        for offset in [0, 1, 4096, step / 2 - 1, step / 2, step - 4096, step, 3 * step + 5] {
+            for len in [0, 1, 4096, step, 2 * step - 1, 2 * step, 2 * step + 1, 5 * step + 4096, 16 * step] {
+                let mut at = offset;
+                for (start, n) in pieces(offset, len) {
+                    assert_eq!(start, at, "{offset}, {len}");
+                    assert!(n <= 2 * ADMITTED && (n >= ADMITTED / 2 || n as u64 == len), "{offset}, {len}: {n}");
+                    at += n as u64;
+                    assert!(at == offset + len || at % step == 0, "{offset}, {len}: ends at {at}");
+                }
+                assert_eq!(at, offset + len);
+            }
+        }
     }
 }

@@ -9,6 +9,7 @@ use crate::sync::atomic::Ordering;
 
 mod commit;
 mod compact;
+mod compose;
 mod control;
 pub(crate) mod freeze;
 pub(crate) mod handle;

@@ -54,14 +54,12 @@ impl Overlay {
         &self.shards[block as usize % SHARDS]
     }
 
-    /// All blocks, sorted.
+    /// All blocks, in no order: this may run while changes are stopped, and who wants them sorted has time for it later.
     pub fn capture(&self) -> Vec<(u64, Arc<BlockMap>)> {
-        let mut all: Vec<_> = self
-            .shards
-            .iter()
-            .flat_map(|s| s.read().iter().map(|(b, m)| (*b, m.clone())).collect::<Vec<_>>())
-            .collect();
-        all.sort_unstable_by_key(|(b, _)| *b);
+        let mut all = Vec::with_capacity(self.shards.iter().map(|s| s.read().len()).sum());
+        for shard in &self.shards {
+            all.extend(shard.read().iter().map(|(b, m)| (*b, m.clone())));
+        }
         all
     }
 

@@ -102,10 +102,12 @@ impl<'a> Stopped<'a> {
 
 impl Drop for Stopped<'_> {
     fn drop(&mut self) {
+        // Taken before: who was kept out may get the core at once, and this thread run again when all of them had their turn.
+        let time = self.since.elapsed();
         self.gate = None;
         #[cfg(test)]
         HELD.set(HELD.get() - 1);
-        self.stalls.add(self.since.elapsed());
+        self.stalls.add(time);
     }
 }
 

@@ -1,10 +1,10 @@
-//! How long writes are not admitted, over snapshots under load.
+//! How long writes are not admitted, over snapshots and over a whole collection under load.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use archipelago_core::{CreateOptions, InitOptions, Location, Mode, Store, StoreOptions};
+use archipelago_core::{CollectOptions, CreateOptions, InitOptions, Location, Mode, Store, StoreOptions, Volume};
 
 use super::{Numbers, Outcome, Scratch};
 
@@ -25,10 +25,31 @@ pub fn run(dir: &Path) -> Outcome {
     let store = Store::open(&location, StoreOptions::default())?;
     store.create("volume", &CreateOptions { size: SIZE, block_size: None })?;
     let volume = store.open_volume("volume", Mode::ReadWrite)?;
+    under_writes(&volume, &format!("{SNAPSHOTS} snapshots"), || {
+        (0..SNAPSHOTS).try_for_each(|n| -> Outcome {
+            std::thread::sleep(PAUSE);
+            volume.snapshot(&format!("snapshot-{n}"))?;
+            Ok(())
+        })
+    })?;
+    volume.close()?;
+    (0..SNAPSHOTS).try_for_each(|n| store.remove(&format!("snapshot-{n}")))?;
+    // Counted anew from here on.
+    let volume = store.open_volume("volume", Mode::ReadWrite)?;
+    under_writes(&volume, "a collection of them", || {
+        let report = store.collect(&CollectOptions::default(), &mut |_| true)?;
+        let freed = report.freed();
+        println!("collected: {} objects, {} MiB", freed.objects, freed.bytes >> 20);
+        Ok(())
+    })
+}
+
+/// Does something while all writers write, and prints how long they were stopped meanwhile.
+fn under_writes(volume: &Volume, what: &str, job: impl FnOnce() -> Outcome) -> Outcome {
     let (stop, writes) = (AtomicBool::new(false), AtomicU64::new(0));
-    let taken = std::thread::scope(|scope| -> Outcome {
+    std::thread::scope(|scope| -> Outcome {
         for thread in 0..DEPTH {
-            let (volume, stop, writes) = (&volume, &stop, &writes);
+            let (stop, writes) = (&stop, &writes);
             scope.spawn(move || {
                 let mut numbers = Numbers(thread + 1);
                 let data = [thread as u8 | 1; 4096];
@@ -41,18 +62,13 @@ pub fn run(dir: &Path) -> Outcome {
                 }
             });
         }
-        let taken = (0..SNAPSHOTS).try_for_each(|n| -> Outcome {
-            std::thread::sleep(PAUSE);
-            volume.snapshot(&format!("snapshot-{n}"))?;
-            Ok(())
-        });
+        let done = job();
         stop.store(true, Ordering::Relaxed);
-        taken
-    });
-    taken?;
+        done
+    })?;
     let stalls = volume.stalls();
     let ms = |nanos: u64| nanos as f64 / 1e6;
-    println!("writes not admitted, {SNAPSHOTS} snapshots under 4 KiB writes at depth {DEPTH}:");
+    println!("writes not admitted, {what} under 4 KiB writes at depth {DEPTH}:");
     println!(
         "  median {:.3} ms (bar 1), p95 {:.3} ms (bar 3), longest {:.3} ms, {} times (checkpoints included), {} writes",
         ms(stalls.p50),

@@ -1,0 +1,281 @@
+//! Composing: gathers scattered sectors of a block in the live data object.
+//!
+//! One piece of a block at a time, and each in two steps. Its bytes are read without any lock. Then, with the gate held shared and
+//! the block's shard exclusively, the piece is looked at again: if it is as it was and nobody could overwrite it meanwhile, the bytes are
+//! written; otherwise they are read anew, from memory then, for they are new. So nobody who stops changes, and no writer of the
+//! shard, waits for more than a write of [`COMPOSE_PIECE`].
+//!
+//! Nothing that is stored refers to a new place before the fold or the journal record that comes after the sync of its data, so a
+//! crash leaves the old map, whose places are still there.
+
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::error::Result;
+use crate::format::node::{Extent, Source};
+use crate::limits::{COMPOSE_EXTENTS, COMPOSE_PIECE, MAX_EXTENTS, SECTOR_SHIFT};
+use crate::mapper::block_map::{self, BlockMap};
+use crate::sync::atomic::Ordering;
+use crate::volume::inner::{Inner, Writer};
+
+/// Most sectors of a piece.
+const PIECE: u16 = (COMPOSE_PIECE >> SECTOR_SHIFT) as u16;
+
+/// Which sectors of a block are gathered, of those that are not in the live data object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Gather {
+    /// All that are mapped.
+    Mapped,
+    /// Those in runs of up to this many sectors. Zeros between mapped sectors too, which take room then.
+    Short(u16),
+}
+
+impl Gather {
+    fn takes(self, run: &Extent, live: Source) -> bool {
+        run.source != live
+            && match self {
+                Gather::Mapped => run.source != Source::Zero,
+                Gather::Short(most) => run.len <= most,
+            }
+    }
+}
+
+/// Sectors to be copied together: where they begin, and where they are now.
+struct Piece {
+    start: u16,
+    runs: SmallVec<[Extent; 8]>,
+}
+
+impl Piece {
+    /// The first piece from sector `from` on.
+    fn next(extents: &[Extent], from: u16, what: Gather, live: Source) -> Option<Piece> {
+        let end = extents.last().map_or(0, |e| e.start + e.len);
+        let from = from.max(extents.first()?.start);
+        let mut runs: SmallVec<[Extent; 8]> = SmallVec::new();
+        let mut left = PIECE;
+        for run in block_map::runs(extents, from, end.saturating_sub(from)) {
+            let takes = what.takes(&run, live);
+            if !takes && !runs.is_empty() {
+                break;
+            }
+            if takes {
+                let len = run.len.min(left);
+                runs.push(Extent { len, ..run });
+                left -= len;
+                if left == 0 {
+                    break;
+                }
+            }
+        }
+        runs.first().map(|first| first.start).map(|start| Piece { start, runs })
+    }
+
+    fn len(&self) -> u16 {
+        self.runs.iter().map(|run| run.len).sum()
+    }
+}
+
+/// The shortest runs whose gathering leaves a block with these extents half as many as it may have.
+fn short_enough(extents: &[Extent], live: Source) -> Gather {
+    let Some((first, last)) = extents.first().zip(extents.last()) else { return Gather::Short(0) };
+    let runs = || block_map::runs(extents, first.start, last.start + last.len - first.start);
+    let left = |most: u16| {
+        let what = Gather::Short(most);
+        let (mut count, mut gathered) = (0, false);
+        for run in runs() {
+            let is_live = run.source == live || what.takes(&run, live);
+            count += usize::from(if is_live { !gathered } else { run.source != Source::Zero });
+            gathered = is_live;
+        }
+        count
+    };
+    let mut lens: SmallVec<[u16; 64]> = runs().filter(|run| run.source != live).map(|run| run.len).collect();
+    lens.sort_unstable();
+    let enough = lens.partition_point(|most| left(*most) > COMPOSE_EXTENTS / 2);
+    Gather::Short(lens.get(enough).or(lens.last()).copied().unwrap_or(0))
+}
+
+impl Inner {
+    /// Sectors in the data object of the live epoch.
+    pub(super) fn live_data(&self) -> Source {
+        Source::Data { owner: self.id, epoch: self.epoch.load(Ordering::Acquire) }
+    }
+
+    /// Composes overfull blocks while writers go on.
+    pub(super) fn compose(&self, writer: &Writer) -> Result<()> {
+        // What writers make overfull again meanwhile is left for the next time.
+        let blocks = std::mem::take(&mut *writer.overfull.lock());
+        for block in &blocks {
+            if let Err(error) = self.compose_block(writer, *block) {
+                writer.overfull.lock().extend(blocks.range(block..));
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn compose_block(&self, writer: &Writer, block: u64) -> Result<()> {
+        let what = {
+            let shard = self.overlay.shard(block).read();
+            match shard.get(&block) {
+                Some(map) if map.extents().len() > COMPOSE_EXTENTS => short_enough(map.extents(), self.live_data()),
+                _ => return Ok(()),
+            }
+        };
+        self.gather(writer, block, what)?;
+        // An epoch that ended in between leaves two kinds of pieces.
+        let shard = self.overlay.shard(block).read();
+        if shard.get(&block).is_some_and(|map| map.extents().len() > COMPOSE_EXTENTS) {
+            writer.overfull.lock().insert(block);
+        }
+        drop(shard);
+        self.after_change(writer)
+    }
+
+    /// Composes the blocks that cannot be stored as they are. Changes are stopped by the caller.
+    pub(super) fn compose_longest(&self, writer: &Writer) -> Result<()> {
+        let overfull: Vec<u64> = writer.overfull.lock().iter().copied().collect();
+        for block in overfull {
+            let what = match self.overlay.shard(block).read().get(&block) {
+                Some(map) if map.extents().len() > MAX_EXTENTS => short_enough(map.extents(), self.live_data()),
+                _ => continue,
+            };
+            let mut from = 0;
+            while let Some((end, _)) = self.gather_piece(writer, block, from, what, None)? {
+                from = end;
+            }
+            writer.overfull.lock().remove(&block);
+        }
+        Ok(())
+    }
+
+    /// Copies sectors of a block to their own places in the live data object; returns the bytes copied.
+    pub(super) fn gather(&self, writer: &Writer, block: u64, what: Gather) -> Result<u64> {
+        let (mut from, mut copied) = (0, 0);
+        loop {
+            let Some(read) = self.read_piece(block, from, what)? else { return Ok(copied) };
+            let _gate = self.gate.read();
+            self.check()?;
+            match self.gather_piece(writer, block, from, what, Some(&read))? {
+                Some((end, len)) => (from, copied) = (end, copied + (u64::from(len) << SECTOR_SHIFT)),
+                None => return Ok(copied),
+            }
+        }
+    }
+
+    /// Reads the next piece ahead, and the epoch before it. Nothing is held but the operation of the caller, which keeps what the map
+    /// names.
+    fn read_piece(&self, block: u64, from: u16, what: Gather) -> Result<Option<(u64, Piece, Vec<u8>)>> {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        let piece = {
+            let shard = self.overlay.shard(block).read();
+            Piece::next(self.locate(&shard, block)?.extents(), from, what, Source::Data { owner: self.id, epoch })
+        };
+        let Some(piece) = piece else { return Ok(None) };
+        let bytes = self.bytes_of(block, &piece)?;
+        Ok(Some((epoch, piece, bytes)))
+    }
+
+    fn bytes_of(&self, block: u64, piece: &Piece) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::from(piece.len()) << SECTOR_SHIFT];
+        let map = BlockMap::from_extents(&piece.runs);
+        let whole = Extent { start: piece.start, len: piece.len(), source: Source::Zero };
+        self.read_mapped(&map, block, &whole, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Copies the next piece; returns where it ends and its sectors. The gate is held by the caller, shared or exclusively.
+    fn gather_piece(
+        &self,
+        writer: &Writer,
+        block: u64,
+        from: u16,
+        what: Gather,
+        ahead: Option<&(u64, Piece, Vec<u8>)>,
+    ) -> Result<Option<(u16, u16)>> {
+        // Until the fold after a shrink the tree still has blocks past the end. What is put into the overlay now would
+        // survive that fold, and be shown when the volume grows.
+        if block >= self.size.load(Ordering::Acquire).div_ceil(1 << self.block_shift) {
+            return Ok(None);
+        }
+        let mut shard = self.overlay.shard(block).write();
+        let mut map = self.locate(&shard, block)?.to_map();
+        let live = self.live_data();
+        let Some(piece) = Piece::next(map.extents(), from, what, live) else { return Ok(None) };
+        let epoch = self.epoch.load(Ordering::Acquire);
+        // In one epoch a place that may be overwritten stays one, so none of these was one when it was read.
+        let as_read = |ahead: &&(u64, Piece, Vec<u8>)| {
+            ahead.0 == epoch && ahead.1.runs == piece.runs && !piece.runs.iter().any(|run| self.is_live(&run.source))
+        };
+        let read;
+        let bytes = match ahead.filter(as_read) {
+            Some((_, _, bytes)) => bytes,
+            None => {
+                read = self.bytes_of(block, &piece)?;
+                &read
+            }
+        };
+        let len = piece.len();
+        self.write_live_data(writer, block, piece.start, len, &[IoSlice::new(bytes)], epoch)?;
+        map.set(piece.start, len, live);
+        shard.insert(block, Arc::new(map));
+        Ok(Some((piece.start + len, len)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blocker::VolumeId;
+
+    const LIVE: Source = Source::Data { owner: VolumeId(1), epoch: 2 };
+    const OLD: Source = Source::Data { owner: VolumeId(1), epoch: 1 };
+
+    fn gathered(map: &BlockMap, what: Gather) -> (BlockMap, u16) {
+        let (mut map, mut from, mut copied) = (map.clone(), 0, 0);
+        while let Some(piece) = Piece::next(map.extents(), from, what, LIVE) {
+            assert!(piece.len() <= PIECE && piece.start >= from, "a piece of {} sectors", piece.len());
+            map.set(piece.start, piece.len(), LIVE);
+            from = piece.start + piece.len();
+            copied += piece.len();
+        }
+        (map, copied)
+    }
+
+    #[test]
+    fn gathering_all_that_is_mapped_leaves_zeros_alone() {
+        let mut map = BlockMap::default();
+        map.set(10, 700, OLD);
+        map.set(20, 5, LIVE);
+        map.set(300, 9, Source::Zero);
+        map.set(8000, 1, OLD);
+        let (after, copied) = gathered(&map, Gather::Mapped);
+        assert_eq!(copied, 700 - 5 - 9 + 1);
+        assert!(after.extents().iter().all(|e| e.source == LIVE));
+        assert_eq!(after.mapped(), map.mapped());
+    }
+
+    #[test]
+    fn the_shortest_runs_are_gathered_until_half_of_the_extents_are_left() {
+        // Small writes into a block of an older epoch and into an empty one, with gaps that grow.
+        for below in [OLD, Source::Zero] {
+            let mut map = BlockMap::default();
+            map.set(0, 8000, below);
+            let mut at = 0;
+            for n in 0..120u16 {
+                at += 1 + n;
+                map.set(at, 1, LIVE);
+                at += 1;
+            }
+            assert!(map.extents().len() > COMPOSE_EXTENTS);
+            let (after, copied) = gathered(&map, short_enough(map.extents(), LIVE));
+            let left = after.extents().len();
+            assert!(left <= COMPOSE_EXTENTS / 2 && left + 2 >= COMPOSE_EXTENTS / 2, "{left} extents");
+            // The gap before the first write is none.
+            let shortest = after.runs(0, 8000).skip(1).filter(|run| run.source == below).map(|run| run.len).min();
+            assert!(shortest > Some(80) && copied < 6000, "{shortest:?}, {copied} sectors copied");
+        }
+    }
+}
