@@ -83,6 +83,10 @@ pub const SUM_BATCH: u64 = 16 << 30;
 
 /// Places of content blocks that a process remembers; about 100 bytes each.
 pub const CONTENT_PLACES: usize = 64 << 10;
+/// Epochs of which a process remembers whether slots of them were moved; about 60 bytes each.
+pub const MOVED_EPOCHS: usize = 16 << 10;
+/// Windows of 64 slots of such epochs that a process remembers; about 2 KiB each.
+pub const MOVED_WINDOWS: usize = 1024;
 /// Pages of the content index that a process keeps decoded; about 4.5 KiB each.
 pub const INDEX_PAGES: usize = 2048;
 /// Index tables past which the small ones are merged: each is asked at every lookup.

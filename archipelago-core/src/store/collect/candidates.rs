@@ -42,7 +42,7 @@ pub struct Candidates {
 }
 
 /// The epoch whose blocks a table has digests of.
-fn redirected(object: &Object) -> Option<(VolumeId, u64)> {
+pub(crate) fn redirected(object: &Object) -> Option<(VolumeId, u64)> {
     if let Object::Redirect(owner, epoch) = *object { Some((owner, epoch)) } else { None }
 }
 
@@ -76,7 +76,9 @@ impl Candidates {
         found.unfinished = index::unfinished(blocker)?;
         found.content = !blocker.content_tables()?.is_empty() || found.objects.iter().any(|o| redirected(o).is_some());
         for first in 0..=u8::MAX {
-            found.content = found.content || !blocker.contents(first)?.is_empty();
+            found.content = found.content
+                || !blocker.contents(first)?.is_empty()
+                || !blocker.unfinished_contents(first)?.is_empty();
         }
         found.trash = blocker.trashed()?;
         let named = found.names(shared, step)?;

@@ -9,7 +9,6 @@ use super::marks::Marks;
 use super::pace::Pace;
 use super::report::{Amount, CollectOptions, CollectPhase, CollectReport};
 use crate::blocker::{LockMode, LockOutcome, Object, VolumeId};
-use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::lease::LEN;
 use crate::limits::{ATOM, CONTENT_SWEEP, MAX_COMPARISONS};
@@ -59,6 +58,7 @@ impl ContentSweep<'_, '_> {
         self.pace.phase(CollectPhase::Sweep, 256 + candidates.hashed.len() as u64)?;
         for first in 0..=u8::MAX {
             self.objects(first)?;
+            self.unfinished(first)?;
             self.pace.advance()?;
         }
         let mut gone = HashSet::new();
@@ -105,6 +105,24 @@ impl ContentSweep<'_, '_> {
         Ok(())
     }
 
+    /// Content objects whose writer died. Who puts content holds the lock until it is whole.
+    fn unfinished(&mut self, first: u8) -> Result<()> {
+        let blocker = &*self.shared.blocker;
+        if blocker.unfinished_contents(first)?.is_empty() {
+            return Ok(());
+        }
+        let (mut count, mut freed) = (0, 0);
+        {
+            let _lock = lock(blocker, LockMode::Exclusive)?;
+            for number in blocker.unfinished_contents(first)?.into_iter().take(CONTENT_SWEEP) {
+                let bytes = if self.dry_run { 0 } else { blocker.remove_unfinished(first, number)? };
+                self.report.content.add(bytes);
+                (count, freed) = (count + 1, freed + bytes);
+            }
+        }
+        self.freed(count, freed)
+    }
+
     fn freed(&mut self, objects: u64, bytes: u64) -> Result<()> {
         self.pace.progress.objects += objects;
         self.pace.progress.bytes += bytes;
@@ -120,9 +138,10 @@ impl ContentSweep<'_, '_> {
             // Without the lock, for there may be many.
             let (marks, pace) = (&*self.marks, &mut *self.pace);
             let mut needed = false;
-            let read = redirect::for_each(blocker, owner, epoch, &mut |digest: Digest, bytes| {
+            let read = redirect::for_each(blocker, owner, epoch, &mut |_, entry, bytes| {
                 pace.spend(0, bytes)?;
-                needed |= marks.needs(&digest);
+                // What was moved is not here.
+                needed |= !entry.moved && marks.needs(&entry.digest);
                 Ok(!needed)
             });
             match read {

@@ -42,6 +42,7 @@ mod space;
 mod sweep;
 
 pub use report::{Amount, CollectOptions, CollectPhase, CollectProgress, CollectReport, Rate, SpaceByKind};
+pub(crate) use candidates::redirected;
 pub(crate) use space::by_kind;
 
 /// Steps of the protocol that tests leave out, to see that something notices.

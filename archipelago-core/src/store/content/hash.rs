@@ -22,7 +22,7 @@ use crate::mapper::fold::{Changed, Folder};
 use crate::mapper::pack::PackWriter;
 use crate::mapper::replay;
 use crate::merkle::TopHash;
-use crate::store::content::Relied;
+use crate::store::content::{Relied, lock};
 use crate::store::content::claim::Claim;
 use crate::store::content::index::{TableWriter, merge};
 use crate::store::content::reading::{Filled, Reader, Step, for_each_step};
@@ -152,7 +152,9 @@ impl Pace {
 struct Found {
     /// Slots that the index does not have.
     entries: Vec<IndexEntry>,
-    /// Redirect tables written to.
+    /// Slots of which the redirect tables are to say the digest.
+    slots: Vec<(Slot, Digest)>,
+    /// Redirect tables to be made durable.
     tables: BTreeSet<Object>,
     /// Blocks of which the snapshot's tree is to name the digest.
     named: BTreeMap<u64, BlockMap>,
@@ -162,7 +164,7 @@ struct Found {
 
 impl Found {
     fn is_large(&self) -> bool {
-        self.bytes >= HASH_BATCH || self.entries.len() + self.named.len() >= BATCH_BLOCKS
+        self.bytes >= HASH_BATCH || self.slots.len() + self.entries.len() + self.named.len() >= BATCH_BLOCKS
     }
 }
 
@@ -204,6 +206,7 @@ impl Run<'_> {
         let shared = &self.store.shared;
         if shared.contents.look(&*shared.blocker, digest)?.is_none()
             && let Some(entry) = self.redirects.entry(owner, epoch, block)?
+            && !entry.moved
         {
             let slot = Slot { owner, epoch, block, len: entry.len, shift: self.inner.block_shift };
             self.found.entries.push(IndexEntry { digest, slot });
@@ -234,7 +237,7 @@ impl Run<'_> {
             return Ok(());
         };
         let slot = Slot { owner, epoch, block: filled.block, len: content.len() as u32, shift: self.inner.block_shift };
-        self.redirects.set(&slot, digest)?;
+        self.found.slots.push((slot, digest));
         self.found.tables.insert(Object::Redirect(owner, epoch));
         let mut there = None;
         if filled.front.is_none_or(|front| front < sectors) {
@@ -257,6 +260,10 @@ impl Run<'_> {
     /// Makes what was found durable, in the order in which one relies on the other.
     fn settle(&mut self, last: bool) -> Result<()> {
         let blocker = self.inner.blocker();
+        for portion in std::mem::take(&mut self.found.slots).chunks(MAX_DIGEST_BATCH) {
+            let _lock = lock(blocker, LockMode::Shared)?;
+            portion.iter().try_for_each(|(slot, digest)| self.redirects.set(slot, *digest))?;
+        }
         let tables: Vec<_> = std::mem::take(&mut self.found.tables).into_iter().collect();
         blocker.sync(&tables)?;
         let mut entries = std::mem::take(&mut self.found.entries);

@@ -58,6 +58,8 @@ impl<'a> Reader<'a> {
 
     /// The next step; `None` at the end. A block that is read is read into `buffer`, which is taken only then.
     pub fn next(&mut self, buffer: &mut Option<Vec<u8>>) -> Result<Option<Step>> {
+        // A slot that was not moved when it was looked for is there until this ends.
+        let _operation = self.inner.shared.operations.begin();
         let (blocker, cache) = (self.inner.blocker(), &self.inner.shared.cache);
         let (blocks, shift) = (self.view.blocks(), self.view.tree.block_shift);
         if self.at >= blocks {
@@ -86,8 +88,10 @@ impl<'a> Reader<'a> {
             _ => None,
         };
         let filled = match slot {
-            Some((owner, epoch)) => self.read_slot(block, &map, room, owner, epoch, &mut bytes)?,
-            None => None,
+            Some((owner, epoch)) if self.inner.shared.contents.moved(blocker, owner, epoch, block)?.is_none() => {
+                self.read_slot(block, &map, room, owner, epoch, &mut bytes)?
+            }
+            _ => None,
         };
         let (len, slot) = match filled {
             Some(len) => (len, slot),
