@@ -64,7 +64,8 @@ impl Site {
     }
 
     fn object(&self, store: &Store, name: &str, list: &[Digest]) {
-        let new = NewObject { name: name.into(), kind: Kind::Object, size: list.len() as u64 * BLOCK, block_size: None };
+        let new =
+            NewObject { name: name.into(), kind: Kind::Object, size: list.len() as u64 * BLOCK, block_size: None };
         store.create_object(&new, &mut list.iter().map(|d| Ok(*d))).unwrap();
     }
 

@@ -63,7 +63,14 @@ pub fn map_extents(
         let skipped = (first - (start << SECTOR_SHIFT)) as u32;
         let source = match source {
             Source::Zero => MapSource::Zero,
-            Source::Data { owner, epoch } => MapSource::Data { owner: owner.0, epoch },
+            Source::Data { owner, epoch } => {
+                // A run lies in one block.
+                let block = (start << SECTOR_SHIFT) >> view.tree.block_shift;
+                match shared.contents.moved(&*shared.blocker, owner, epoch, block)? {
+                    Some(digest) => MapSource::Content { digest },
+                    None => MapSource::Data { owner: owner.0, epoch },
+                }
+            }
             Source::Log { owner, epoch, segment, offset } => {
                 MapSource::Log { owner: owner.0, epoch, segment, position: offset + skipped }
             }

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::io::IoSlice;
 
+use super::Planted;
 use super::candidates::Candidates;
 use super::marks::Marks;
 use super::pace::Pace;
@@ -44,17 +45,33 @@ pub struct ContentSweep<'a, 'b> {
     pub leases: &'a mut Leases,
     /// Only count.
     pub dry_run: bool,
-    /// Do not look at the leases: a planted bug.
-    pub no_leases: bool,
+    /// Steps that are left out.
+    pub planted: Planted,
     /// How fast.
     pub pace: &'a mut Pace<'b>,
     /// What was done.
     pub report: &'a mut CollectReport,
+    /// Slots that would be moved if this did more than count.
+    pub would_move: HashSet<(VolumeId, u64, u64)>,
 }
 
-impl ContentSweep<'_, '_> {
+impl<'a, 'b> ContentSweep<'a, 'b> {
+    /// Nothing done yet.
+    pub fn new(
+        shared: &'a Shared,
+        marks: &'a mut Marks,
+        leases: &'a mut Leases,
+        dry_run: bool,
+        planted: Planted,
+        pace: &'a mut Pace<'b>,
+        report: &'a mut CollectReport,
+    ) -> ContentSweep<'a, 'b> {
+        ContentSweep { shared, marks, leases, dry_run, planted, pace, report, would_move: HashSet::new() }
+    }
+
     /// All of it. Any cut leaves what the next collection finds by listing.
     pub fn run(&mut self, candidates: &Candidates) -> Result<()> {
+        self.mark_moved(&candidates.redirects)?;
         self.pace.phase(CollectPhase::Sweep, 256 + candidates.hashed.len() as u64)?;
         for first in 0..=u8::MAX {
             self.objects(first)?;
@@ -68,12 +85,14 @@ impl ContentSweep<'_, '_> {
             }
             self.pace.advance()?;
         }
+        let rest: Vec<_> = candidates.hashed.iter().copied().filter(|epoch| !gone.contains(epoch)).collect();
+        self.thin(&rest)?;
         self.tables(candidates, &gone)
     }
 
     /// Marks what was leased since the last call; whether there was any.
-    fn read_leases(&mut self) -> Result<bool> {
-        if self.no_leases {
+    pub fn read_leases(&mut self) -> Result<bool> {
+        if self.planted.no_leases {
             return Ok(false);
         }
         read_leases(self.shared, self.leases, self.marks)
@@ -123,7 +142,7 @@ impl ContentSweep<'_, '_> {
         self.freed(count, freed)
     }
 
-    fn freed(&mut self, objects: u64, bytes: u64) -> Result<()> {
+    pub fn freed(&mut self, objects: u64, bytes: u64) -> Result<()> {
         self.pace.progress.objects += objects;
         self.pace.progress.bytes += bytes;
         self.pace.spend(objects, bytes)

@@ -101,6 +101,9 @@ pub struct CollectReport {
     pub tables: Amount,
     /// Files of leases removed, of claims that ended or were not used.
     pub leases: Amount,
+    /// Blocks that were hashed and are kept elsewhere too, and are read from there from now on; `bytes` of content. The room that
+    /// becomes free is counted with the holes.
+    pub duplicates: Amount,
     /// Data objects in which holes were made where no map names anything; `bytes` of holes.
     pub holes: Amount,
     /// Journal segments removed.

@@ -22,11 +22,11 @@ use crate::mapper::fold::{Changed, Folder};
 use crate::mapper::pack::PackWriter;
 use crate::mapper::replay;
 use crate::merkle::TopHash;
-use crate::store::content::{Relied, lock};
 use crate::store::content::claim::Claim;
 use crate::store::content::index::{TableWriter, merge};
 use crate::store::content::reading::{Filled, Reader, Step, for_each_step};
 use crate::store::content::redirect::{self, Redirects};
+use crate::store::content::{Relied, lock};
 use crate::store::{Background, Store, catalog, open};
 use crate::volume::inner::Inner;
 

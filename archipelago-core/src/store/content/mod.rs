@@ -20,7 +20,7 @@ use quick_cache::sync::Cache;
 use crate::blocker::{Blocker, LockGuard, LockMode, LockOutcome, Object, VolumeId};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::format::index::Slot;
+use crate::format::index::{IndexHead, Slot};
 use crate::limits::CONTENT_PLACES;
 
 mod claim;
@@ -130,6 +130,23 @@ impl Contents {
         // Somebody may have moved it from a slot to an object meanwhile.
         Ok(blocker.content_len(digest)?.map(|len| Place { object: Object::Content(digest), base: 0, len }))
     }
+}
+
+/// Where the content of a slot is besides, if it is anywhere in these tables or an object: a place that is not moved itself. `passed`
+/// are slots that do not count.
+pub(crate) fn elsewhere(
+    blocker: &dyn Blocker,
+    tables: (&Tables, &[IndexHead]),
+    slot: &Slot,
+    digest: Digest,
+    passed: &dyn Fn(&Slot) -> bool,
+) -> Result<Option<Place>> {
+    if let Some(len) = blocker.content_len(digest)? {
+        return Ok(Some(Place { object: Object::Content(digest), base: 0, len }));
+    }
+    let same = |other: &Slot| (other.owner, other.epoch, other.block) == (slot.owner, slot.epoch, slot.block);
+    let counts = |other: &Slot| Ok(!same(other) && !passed(other) && redirect::confirms(blocker, other, digest)?);
+    Ok(tables.0.find_among(blocker, tables.1, digest, &counts)?.map(|slot| Place::of_slot(&slot)))
 }
 
 /// What a map that is about to be published relies on. It can be seen, but whoever made it may have died before it was

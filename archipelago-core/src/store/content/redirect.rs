@@ -117,23 +117,47 @@ pub fn for_each(
     epoch: u64,
     each: &mut dyn FnMut(u64, RedirectEntry, u64) -> Result<bool>,
 ) -> Result<()> {
-    let object = Object::Redirect(owner, epoch);
-    let (Some(head), Some(len)) = (read_head(blocker, owner, epoch)?, blocker.len(object)?) else { return Ok(()) };
-    let mut bytes = vec![0; WINDOW as usize * ENTRY];
+    let Some(head) = read_head(blocker, owner, epoch)? else { return Ok(()) };
     let mut first = 0;
-    while place(first) < len {
-        let read = blocker.read_some(object, &mut bytes, place(first))?;
-        let mut fresh = read as u64;
-        for (block, entry) in (first..).zip(bytes[..read].chunks_exact(ENTRY)) {
-            if let Some(entry) = RedirectEntry::decode(&object.to_string(), entry, block, head.shift)?
-                && !each(block, entry, std::mem::take(&mut fresh))?
-            {
+    while let Some(window) = window(blocker, &head, first)? {
+        let mut fresh = window.bytes;
+        for (block, entry) in window.entries {
+            if !each(block, entry, std::mem::take(&mut fresh))? {
                 return Ok(());
             }
         }
-        first += WINDOW;
+        first = window.next;
     }
     Ok(())
+}
+
+/// Some neighbouring entries of a table.
+pub struct Entries {
+    /// Blocks of which something is known, in order.
+    pub entries: Vec<(u64, RedirectEntry)>,
+    /// Bytes read.
+    pub bytes: u64,
+    /// The block to go on with.
+    pub next: u64,
+}
+
+/// Entries of block `first` and on; `None` behind the end of the table.
+pub fn window(blocker: &dyn Blocker, head: &RedirectHead, first: u64) -> Result<Option<Entries>> {
+    let object = Object::Redirect(head.owner, head.epoch);
+    patiently(|| {
+        let mut bytes = vec![0; WINDOW as usize * ENTRY];
+        let read = blocker.read_some(object, &mut bytes, place(first))?;
+        if read == 0 {
+            return Ok(None);
+        }
+        let mut entries = Vec::new();
+        for (block, entry) in (first..).zip(bytes[..read].chunks_exact(ENTRY)) {
+            if let Some(entry) = RedirectEntry::decode(&object.to_string(), entry, block, head.shift)? {
+                entries.push((block, entry));
+            }
+        }
+        Ok(Some(Entries { entries, bytes: read as u64, next: first + WINDOW }))
+    })
 }
 
 /// Whether the table of its epoch says at this moment that a slot has this content.
@@ -152,6 +176,30 @@ pub fn read_entry(blocker: &dyn Blocker, slot: &Slot) -> Result<Option<RedirectE
         blocker.read_some(object, &mut bytes, place(slot.block))?;
         RedirectEntry::decode(&object.to_string(), &bytes, slot.block, slot.shift)
     })
+}
+
+/// Says of a slot that it is not to be read any more. Durable after a sync of the table.
+///
+/// The lock of content is held exclusively, [`begin_moves`] was called, and the content is found elsewhere, durably.
+pub fn set_moved(blocker: &dyn Blocker, slot: &Slot, entry: &RedirectEntry) -> Result<()> {
+    let object = Object::Redirect(slot.owner, slot.epoch);
+    let moved = RedirectEntry { moved: true, ..*entry }.encode(slot.block);
+    blocker.write(object, &[IoSlice::new(&moved)], place(slot.block))
+}
+
+/// Says in the head of a table, durably, that slots may be moved: a reader that does not see that looks at no entry.
+pub fn begin_moves(blocker: &dyn Blocker, head: &RedirectHead) -> Result<()> {
+    let object = Object::Redirect(head.owner, head.epoch);
+    if !head.moved {
+        blocker.write(object, &[IoSlice::new(&RedirectHead { moved: true, ..*head }.encode())], 0)?;
+    }
+    // Also if it was there: who wrote it may have died before this.
+    blocker.sync(&[object])
+}
+
+/// Forgets what is known of a slot. Durable after a sync of the table. The lock of content is held exclusively.
+pub fn clear(blocker: &dyn Blocker, slot: &Slot) -> Result<()> {
+    blocker.write(Object::Redirect(slot.owner, slot.epoch), &[IoSlice::new(&[0; ENTRY])], place(slot.block))
 }
 
 /// Empties an entry that is not what was written, of a table without moved slots: then it says nothing of where anything is.
