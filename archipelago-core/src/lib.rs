@@ -34,9 +34,9 @@ pub use error::{Error, Owner, Result};
 pub use format::header::Kind;
 pub use format::stream::ResumeToken;
 pub use store::{
-    Affected, Amount, Background, ByteRange, CheckOptions, CheckProgress, CheckReport, CloneOptions, ContentFigures, CollectOptions,
-    CollectPhase, CollectProgress, CollectReport, CreateOptions, DamagedEntry, DataReport, DiffExtent, Finding,
-    FindingKind, InitOptions, ListOptions, Location, MapExtent, MapSource, Page, Rate, ReceiveStatus, Repair,
+    Affected, Amount, Background, ByteRange, CheckOptions, CheckProgress, CheckReport, CloneOptions, CollectOptions,
+    CollectPhase, CollectProgress, CollectReport, ContentFigures, CreateOptions, DamagedEntry, DataReport, DiffExtent,
+    Finding, FindingKind, InitOptions, ListOptions, Location, MapExtent, MapSource, Page, Rate, ReceiveStatus, Repair,
     ScrubOptions, ScrubProgress, ScrubReport, SendOptions, SendPlan, Severity, SpaceByKind, Store, StoreOptions,
     StoreStatus, Usage, VolumeInfo,
 };

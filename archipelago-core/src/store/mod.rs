@@ -44,7 +44,8 @@ use crate::volume::queue::WorkerPool;
 use crate::volume::{Mode, Volume};
 
 pub use check::{
-    Affected, ByteRange, CheckOptions, CheckProgress, CheckReport, ContentFigures, DataReport, Finding, FindingKind, Repair, Severity,
+    Affected, ByteRange, CheckOptions, CheckProgress, CheckReport, ContentFigures, DataReport, Finding, FindingKind,
+    Repair, Severity,
 };
 pub use collect::{Amount, CollectOptions, CollectPhase, CollectProgress, CollectReport, Rate, SpaceByKind};
 pub use group::GroupStep;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use archipelago_core::blocker::file::{FileBlocker, FileOptions};
 use archipelago_core::blocker::memory::MemoryBlocker;
 use archipelago_core::blocker::sim::{Crashable, SimDisk};
-use archipelago_core::blocker::{Blocker, Object, VolumeId};
+use archipelago_core::blocker::{Blocker, LockMode, Object, VolumeId};
 use archipelago_core::format::index::{IndexEntry, IndexHead, PAGE, Slot, encode_page};
 use archipelago_core::store::collect::Planted;
 use archipelago_core::store::content::{HashOptions, NewObject};
@@ -214,6 +214,21 @@ fn of_two_slots_that_are_both_found_one_stays() {
     }
     let claim = store.claim("a test").unwrap();
     assert_eq!(claim.missing(&list).unwrap(), []);
+}
+
+#[test]
+fn while_tables_of_the_index_are_merged_nothing_is_moved() {
+    let blocker: Arc<dyn Blocker> = MemoryBlocker::new();
+    let store = open(&blocker);
+    let data = bytes(1, SIZE as usize);
+    hashed(&store, 1, &data);
+    hashed(&store, 2, &data);
+    // Who merges may be leaving out the entry of one slot because the other one counts.
+    let merge = blocker.lock(VolumeId(2), LockMode::Exclusive, &[]).unwrap();
+    assert_eq!(collect(&store).duplicates.objects, 0);
+    drop(merge);
+    assert_eq!(collect(&store).duplicates.objects, 6);
+    assert!(read(&store, "snap-1") == data && read(&store, "snap-2") == data);
 }
 
 #[test]

@@ -44,7 +44,8 @@ use crate::store::shared::Shared;
 use crate::store::sums::Altered;
 
 pub use types::{
-    Affected, ByteRange, CheckOptions, CheckProgress, CheckReport, ContentFigures, DataReport, Finding, FindingKind, Repair, Severity,
+    Affected, ByteRange, CheckOptions, CheckProgress, CheckReport, ContentFigures, DataReport, Finding, FindingKind,
+    Repair, Severity,
 };
 
 /// Times that a map is looked at again because it changed meanwhile.

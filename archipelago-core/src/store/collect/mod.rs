@@ -33,7 +33,7 @@ use crate::store::shared::Shared;
 
 mod candidates;
 mod content;
-mod digests;
+pub(crate) mod digests;
 pub(crate) mod mark;
 pub(crate) mod marks;
 mod pace;

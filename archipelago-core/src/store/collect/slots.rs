@@ -64,19 +64,20 @@ impl ContentSweep<'_, '_> {
 
     /// Moves and forgets what can be of these epochs, and gives back the room.
     pub fn thin(&mut self, epochs: &[(VolumeId, u64)]) -> Result<()> {
-        let before = self.report.duplicates.objects;
-        let mut readable = Vec::new();
+        let (mut changed, mut readable) = (false, Vec::new());
         for (owner, epoch) in epochs {
             match self.slots(*owner, *epoch) {
-                Ok(()) => readable.push((*owner, *epoch)),
+                Ok(any) => {
+                    changed |= any;
+                    readable.push((*owner, *epoch));
+                }
                 // What else is in it, and where it is, is for `check` to say.
                 Err(Error::Damaged { .. }) => self.report.unknown += 1,
                 Err(error) => return Err(error),
             }
         }
-        let moved = self.report.duplicates.objects > before && !self.dry_run;
-        if moved && !self.planted.no_question && !self.planted.no_waiting {
-            // Whoever looked before the slots were moved has read them when this returns, and nobody remembers.
+        if changed && !self.planted.no_question && !self.planted.no_waiting {
+            // Whoever looked before the slots were moved or forgotten has read them when this returns, and nobody remembers.
             rounds::acknowledge(self.shared, false)?;
         }
         for (owner, epoch) in readable {
@@ -85,10 +86,11 @@ impl ContentSweep<'_, '_> {
         Ok(())
     }
 
-    /// Goes through the entries of one epoch.
-    fn slots(&mut self, owner: VolumeId, epoch: u64) -> Result<()> {
+    /// Goes through the entries of one epoch; whether any was changed.
+    fn slots(&mut self, owner: VolumeId, epoch: u64) -> Result<bool> {
         let blocker = &*self.shared.blocker;
-        let Some(head) = redirect::read_head(blocker, owner, epoch)? else { return Ok(()) };
+        let Some(head) = redirect::read_head(blocker, owner, epoch)? else { return Ok(false) };
+        let mut changed = false;
         let tables = self.shared.contents.tables().list(blocker)?;
         let mut first = 0;
         while let Some(window) = redirect::window(blocker, &head, first)? {
@@ -108,10 +110,10 @@ impl ContentSweep<'_, '_> {
             match (planned.is_empty(), self.dry_run) {
                 (true, _) => {}
                 (false, true) => planned.iter().for_each(|planned| self.count(planned)),
-                (false, false) => self.apply(&head, &planned)?,
+                (false, false) => changed |= self.apply(&head, &planned)?,
             }
         }
-        Ok(())
+        Ok(changed)
     }
 
     fn verdict(&self, tables: &[IndexHead], slot: &Slot, entry: &RedirectEntry) -> Result<Verdict> {
@@ -149,8 +151,8 @@ impl ContentSweep<'_, '_> {
         }
     }
 
-    /// Does what was planned, as far as it still holds.
-    fn apply(&mut self, head: &RedirectHead, planned: &[Planned]) -> Result<()> {
+    /// Does what was planned, as far as it still holds; whether that was anything.
+    fn apply(&mut self, head: &RedirectHead, planned: &[Planned]) -> Result<bool> {
         let blocker = &*self.shared.blocker;
         let table = Object::Redirect(head.owner, head.epoch);
         // Who merges tables may just be leaving out an entry because the slot of another one counts: then nothing is moved.
@@ -171,6 +173,7 @@ impl ContentSweep<'_, '_> {
             relied.settle(blocker)?;
             redirect::begin_moves(blocker, head)?;
         }
+        let mut changed = false;
         for Planned { slot, entry, verdict } in planned {
             if redirect::read_entry(blocker, slot)? != Some(*entry) {
                 continue;
@@ -182,10 +185,14 @@ impl ContentSweep<'_, '_> {
                     redirect::set_moved(blocker, slot, entry)?;
                     self.report.duplicates.add(u64::from(entry.len));
                 }
-                _ => {}
+                _ => continue,
             }
+            changed = true;
         }
-        if self.planted.unsynced_moves { Ok(()) } else { blocker.sync(&[table]) }
+        if changed && !self.planted.unsynced_moves {
+            blocker.sync(&[table])?;
+        }
+        Ok(changed)
     }
 
     /// Makes holes where nothing lies that is needed in its place.

@@ -22,6 +22,7 @@ use crate::mapper::fold::{Changed, Folder};
 use crate::mapper::pack::PackWriter;
 use crate::mapper::replay;
 use crate::merkle::TopHash;
+use crate::store::collect::digests::Digests;
 use crate::store::content::claim::Claim;
 use crate::store::content::index::{TableWriter, merge};
 use crate::store::content::reading::{Filled, Reader, Step, for_each_step};
@@ -59,6 +60,18 @@ pub struct HashProgress {
     pub composed: u64,
     /// Blocks hashed whose content was in the store already, elsewhere.
     pub duplicates: u64,
+    /// Bytes that the map names of blocks that are not zeros, in whole sectors.
+    pub mapped: u64,
+    /// The same of those blocks whose content no block of the map before them had. Digests are remembered in 64 MiB, so with
+    /// many million blocks a few are taken for one that came before.
+    pub distinct: u64,
+}
+
+impl HashProgress {
+    /// How many times as large the blocks are as what is different in them; `None` if there are none.
+    pub fn dedup_ratio(&self) -> Option<f64> {
+        (self.distinct > 0).then(|| self.mapped as f64 / self.distinct as f64)
+    }
 }
 
 /// What came of hashing.
@@ -96,6 +109,7 @@ impl Store {
             found: Found::default(),
             progress: HashProgress { total: view.blocks(), ..HashProgress::default() },
             top: TopHash::default(),
+            seen: Digests::new(self.shared.random()?),
         };
         let pace = Pace { started: Instant::now(), limit: options.bytes_per_second };
         let ahead = self.shared.options.background == Background::Thread;
@@ -176,6 +190,8 @@ struct Run<'a> {
     found: Found,
     progress: HashProgress,
     top: TopHash,
+    /// Digests of the blocks so far.
+    seen: Digests,
 }
 
 impl Run<'_> {
@@ -185,8 +201,9 @@ impl Run<'_> {
                 (0..count).for_each(|_| self.top.push(Digest::ZERO));
                 self.progress.blocks += count;
             }
-            Step::Known(digest, slot) => {
+            Step::Known(digest, slot, sectors) => {
                 self.top.push(digest);
+                self.measure(&digest, sectors);
                 if let Some((owner, epoch)) = slot {
                     self.find_again(digest, self.progress.blocks, owner, epoch)?;
                 }
@@ -199,6 +216,13 @@ impl Run<'_> {
             }
         }
         Ok(())
+    }
+
+    fn measure(&mut self, digest: &Digest, sectors: u64) {
+        self.progress.mapped += sectors * SECTOR;
+        if self.seen.insert(digest) {
+            self.progress.distinct += sectors * SECTOR;
+        }
     }
 
     /// A run before this one may have died between the redirect table and the index.
@@ -227,6 +251,7 @@ impl Run<'_> {
             self.found.named.insert(filled.block, map);
             return Ok(());
         }
+        self.measure(&digest, filled.mapped);
         let sectors = (content.len() as u64).div_ceil(SECTOR) as u16;
         map.set(0, sectors, Source::Content(digest));
         let Some((owner, epoch)) = filled.slot else {
