@@ -35,8 +35,8 @@ pub use format::header::Kind;
 pub use format::stream::ResumeToken;
 pub use store::{
     Affected, Amount, Background, ByteRange, CheckOptions, CheckProgress, CheckReport, CloneOptions, CollectOptions,
-    CollectPhase, CollectProgress, CollectReport, CreateOptions, DamagedEntry, DataReport, DiffExtent, Finding,
-    FindingKind, InitOptions, ListOptions, Location, MapExtent, MapSource, Page, Rate, ReceiveStatus, Repair,
+    CollectPhase, CollectProgress, CollectReport, ContentFigures, CreateOptions, DamagedEntry, DataReport, DiffExtent,
+    Finding, FindingKind, InitOptions, ListOptions, Location, MapExtent, MapSource, Page, Rate, ReceiveStatus, Repair,
     ScrubOptions, ScrubProgress, ScrubReport, SendOptions, SendPlan, Severity, SpaceByKind, Store, StoreOptions,
     StoreStatus, Usage, VolumeInfo,
 };

@@ -86,6 +86,10 @@ pub const SUM_BATCH: u64 = 16 << 30;
 
 /// Places of content blocks that a process remembers; about 100 bytes each.
 pub const CONTENT_PLACES: usize = 64 << 10;
+/// Epochs of which a process remembers whether slots of them were moved; about 60 bytes each.
+pub const MOVED_EPOCHS: usize = 16 << 10;
+/// Windows of 64 slots of such epochs that a process remembers; about 2 KiB each.
+pub const MOVED_WINDOWS: usize = 1024;
 /// Pages of the content index that a process keeps decoded; about 4.5 KiB each.
 pub const INDEX_PAGES: usize = 2048;
 /// Index tables past which the small ones are merged: each is asked at every lookup.
@@ -104,6 +108,8 @@ pub const CONTENT_GRACE: u64 = 24 * 3600;
 /// Times that the digests of a dead epoch are compared anew because more were leased meanwhile; then it is left to the next
 /// collection.
 pub const MAX_COMPARISONS: usize = 8;
+/// Slots that a dry run remembers as moved, about 40 bytes each: with more it says less than a run would do.
+pub const MAX_DRY_MOVES: usize = 1 << 20;
 /// Bytes that hashing reads between two moments at which what it found is made durable.
 pub const HASH_BATCH: u64 = 16 << 30;
 

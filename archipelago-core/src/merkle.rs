@@ -83,6 +83,19 @@ mod tests {
     }
 
     #[test]
+    fn the_algorithm_vectors_of_pithos_come_out() {
+        let root = |leaves: &[u8]| {
+            let mut top = TopHash::default();
+            leaves.iter().for_each(|leaf| top.push(Digest([*leaf; 32])));
+            top.finish().to_string()
+        };
+        assert_eq!(root(&[0x11, 0x22]), "5189c77d29fe5d546a045ec46986852785fea5c13ac7da9c115ff5fb6edf817c");
+        assert_eq!(root(&[0x11, 0x22, 0x33]), "8c737b85522a3cf473e681efdaff9abf9f04cff8544691c9770c6e149caa06fc");
+        assert_eq!(root(&[0x11]), "11".repeat(32));
+        assert_eq!(root(&[]), Digest::ZERO.to_string());
+    }
+
+    #[test]
     fn lists_of_every_length_hash_as_defined() {
         let mut list = Vec::new();
         for n in 0..140u32 {

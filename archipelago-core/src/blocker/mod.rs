@@ -256,6 +256,17 @@ pub trait Blocker: Send + Sync {
     fn sync_contents(&self, first: u8) -> Result<()>;
     /// Index tables and leases, sorted; finished or not.
     fn content_tables(&self) -> Result<Vec<Object>>;
+    /// What lies under other names until it is a content object whose digest begins with this byte, sorted: of calls of
+    /// [`Blocker::put`] under way, and of those whose process died. None where the backend makes objects in one step.
+    fn unfinished_contents(&self, first: u8) -> Result<Vec<u64>> {
+        let _ = first;
+        Ok(Vec::new())
+    }
+    /// Removes one of them; returns the bytes that it took. The caller has made sure that nobody is putting content.
+    fn remove_unfinished(&self, first: u8, number: u64) -> Result<u64> {
+        let _ = (first, number);
+        Ok(0)
+    }
 
     /// Creates a record at version 1. `Exists` if it is there. Not yet reachable by any name.
     fn create_record(&self, key: RecordKey, bytes: &[u8]) -> Result<()>;

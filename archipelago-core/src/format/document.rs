@@ -355,7 +355,7 @@ fn the_index_table_of_the_document_is_the_one_described() {
 
 #[test]
 fn the_redirect_table_of_the_document_is_the_one_described() {
-    let head = RedirectHead { owner: IMAGE, epoch: 1, shift: 22 };
+    let head = RedirectHead { owner: IMAGE, epoch: 1, shift: 22, moved: false };
     let entry = RedirectEntry { digest: content(), len: 5, moved: false };
     let mut table = head.encode().to_vec();
     table.resize(redirect::place(2) as usize, 0);

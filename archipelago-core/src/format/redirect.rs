@@ -16,6 +16,8 @@ const VERSION: u8 = 1;
 const MAGIC: u32 = u32::from_le_bytes(*b"ARED");
 const SET: u8 = 1;
 const MOVED: u8 = 2;
+/// Flag in the head: some entries may have [`MOVED`].
+const HAS_MOVED: u8 = 1;
 
 /// The head of a table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,6 +28,8 @@ pub struct RedirectHead {
     pub epoch: u64,
     /// `log2` of the block size.
     pub shift: u8,
+    /// Some of its slots may be moved. Without it none is, so that readers of most epochs need not look at the entries.
+    pub moved: bool,
 }
 
 /// What is known of one block of the epoch.
@@ -43,7 +47,8 @@ impl RedirectHead {
     /// The stored form: one atom.
     pub fn encode(&self) -> [u8; ATOM] {
         let mut writer = Writer::with_capacity(ATOM);
-        writer.u32(MAGIC).u8(VERSION).u8(self.shift).u16(0).u64(self.owner.0).u64(self.epoch).pad_to(ATOM - 4).crc();
+        writer.u32(MAGIC).u8(VERSION).u8(self.shift).u8(if self.moved { HAS_MOVED } else { 0 }).u8(0);
+        writer.u64(self.owner.0).u64(self.epoch).pad_to(ATOM - 4).crc();
         let mut atom = [0; ATOM];
         atom.copy_from_slice(&writer.finish());
         atom
@@ -55,9 +60,13 @@ impl RedirectHead {
             return Ok(None);
         }
         let mut reader = Reader::checked_atom(object, bytes, MAGIC, VERSION, "the head of a redirect table")?;
-        let (shift, reserved) = (reader.u8()?, reader.u16()?);
+        let (shift, flags, reserved) = (reader.u8()?, reader.u8()?, reader.u8()?);
+        if flags & !HAS_MOVED != 0 {
+            return reader.too_new(format!("a redirect table with flags {flags:#x}"));
+        }
         reader.require(reserved == 0, "bytes that must be zero are not")?;
-        let head = RedirectHead { owner: VolumeId(reader.u64()?), epoch: reader.u64()?, shift };
+        let moved = flags & HAS_MOVED != 0;
+        let head = RedirectHead { owner: VolumeId(reader.u64()?), epoch: reader.u64()?, shift, moved };
         reader.zeros_to_end()?;
         reader.require(head.owner.0 != 0 && fits(1, shift), "a redirect table of an impossible kind")?;
         Ok(Some(head))
@@ -122,7 +131,7 @@ mod tests {
             bytes[bit / 8] ^= 1 << (bit % 8);
         }
         assert_eq!(RedirectEntry::decode("r", &[0; ENTRY], 3, 22).unwrap(), None);
-        let head = RedirectHead { owner: VolumeId(5), epoch: 7, shift: 22 };
+        let head = RedirectHead { owner: VolumeId(5), epoch: 7, shift: 22, moved: true };
         let mut bytes = head.encode();
         assert_eq!(RedirectHead::decode("r", &bytes).unwrap(), Some(head));
         for bit in 0..bytes.len() * 8 {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::blocker::Blocker;
 use crate::error::Result;
 use crate::format::node::{Node, Source};
+use crate::limits::FANOUT;
 use crate::mapper::block_map::{BlockMap, advance};
 use crate::mapper::cache::NodeCache;
 use crate::mapper::tree::{TreeRoot, child, span};
@@ -33,9 +34,20 @@ impl Side {
     }
 }
 
-/// Blocks whose maps may differ, in order.
-pub fn differing_blocks(blocker: &dyn Blocker, cache: &NodeCache, a: &MapView, b: &MapView) -> Result<Vec<u64>> {
-    let mut blocks = BTreeSet::new();
+/// Calls `each` with the blocks whose maps may differ, in order. Nothing is kept but what is not folded of the two maps.
+pub fn differing_blocks(
+    blocker: &dyn Blocker,
+    cache: &NodeCache,
+    a: &MapView,
+    b: &MapView,
+    each: &mut dyn FnMut(u64) -> Result<()>,
+) -> Result<()> {
+    let mut changed: BTreeSet<u64> = a.overlay.keys().chain(b.overlay.keys()).copied().collect();
+    // Past the block in which the shorter one ends, it may still hold what a resize cut off, the same as the longer one
+    // shows: there all that the longer one has is another's.
+    let end = if a.size == b.size { u64::MAX } else { a.size.min(b.size) >> a.tree.block_shift };
+    changed.split_off(&end);
+    let mut changed = changed.into_iter().peekable();
     if !same_root(&a.tree.root, &b.tree.root) {
         let top = |view: &MapView| -> Result<Side> {
             Ok(match view.tree.top(blocker, cache)? {
@@ -45,22 +57,26 @@ pub fn differing_blocks(blocker: &dyn Blocker, cache: &NodeCache, a: &MapView, b
         };
         let (sa, sb) = (top(a)?, top(b)?);
         let level = sa.level.max(sb.level);
-        descend(blocker, cache, level, 0, &sa, &sb, &mut blocks)?;
+        descend(blocker, cache, level, 0, &sa, &sb, &mut |block| {
+            while let Some(before) = changed.next_if(|changed| *changed < block) {
+                each(before)?;
+            }
+            changed.next_if_eq(&block);
+            if block < end { each(block) } else { Ok(()) }
+        })?;
     }
-    blocks.extend(a.overlay.keys().chain(b.overlay.keys()));
-    if a.size != b.size {
-        // The block in which the shorter one ends is cut there.
-        let end = a.size.min(b.size) >> a.tree.block_shift;
-        blocks.insert(end);
-        // Past that end the shorter one may still hold what a resize cut off, the same as the longer one shows.
-        let longer = if a.size < b.size { b } else { a };
-        let mut at = end;
-        while let Some(block) = longer.next_mapped(blocker, cache, at)? {
-            blocks.insert(block);
-            at = block + 1;
-        }
+    changed.try_for_each(&mut *each)?;
+    if a.size == b.size {
+        return Ok(());
     }
-    Ok(blocks.into_iter().collect())
+    each(end)?;
+    let longer = if a.size < b.size { b } else { a };
+    let mut at = end + 1;
+    while let Some(block) = longer.next_mapped(blocker, cache, at)? {
+        each(block)?;
+        at = block + 1;
+    }
+    Ok(())
 }
 
 fn same_root(a: &TreeRoot, b: &TreeRoot) -> bool {
@@ -81,32 +97,27 @@ fn descend(
     base: u64,
     a: &Side,
     b: &Side,
-    out: &mut BTreeSet<u64>,
+    out: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<()> {
     if a.node.is_none() && b.node.is_none() {
         return Ok(());
     }
     if level == 0 {
-        let empty = Vec::new();
-        let entries = |s: &Side| match s.node.as_deref() {
-            Some(Node::Leaf(e)) => e.clone(),
-            _ => empty.clone(),
+        let entries = |side: &Side| match side.node.as_deref() {
+            Some(Node::Leaf(entries)) => entries.clone(),
+            _ => Vec::new(),
         };
         let (ea, eb) = (entries(a), entries(b));
-        for (slot, entry) in &ea {
-            if !eb.iter().any(|(s, e)| s == slot && e == entry) {
-                out.insert(base + u64::from(*slot));
-            }
-        }
-        for (slot, _) in &eb {
-            if !ea.iter().any(|(s, _)| s == slot) {
-                out.insert(base + u64::from(*slot));
+        let (mut ea, mut eb) = (ea.iter().peekable(), eb.iter().peekable());
+        for slot in 0..FANOUT as u8 {
+            if ea.next_if(|(s, _)| *s == slot) != eb.next_if(|(s, _)| *s == slot) {
+                out(base + u64::from(slot))?;
             }
         }
         return Ok(());
     }
     let below = span(level - 1);
-    for slot in 0..crate::limits::FANOUT as u8 {
+    for slot in 0..FANOUT as u8 {
         if a.level == level && b.level == level {
             let pa = a.node.as_deref().and_then(|n| child(n, slot));
             let pb = b.node.as_deref().and_then(|n| child(n, slot));

@@ -37,13 +37,15 @@ impl Shared {
                 }
             }
         }
-        // Twice: a request that began before the end of a checkpoint may still walk the tree that it replaced.
+        // Twice: a request that began before the end of a checkpoint may still walk the tree that it replaced. And what one that
+        // began before this call found out, it may note after the first time that everything is forgotten: then it is forgotten
+        // the second time, and who used it meanwhile is waited for behind that.
         for _ in 0..2 {
+            self.contents.forget();
             if !self.operations.wait(deadline) {
                 return Err(late("an operation that began before".into()));
             }
         }
-        self.contents.forget();
         let mut unsettled = Vec::new();
         for inner in self.all_open() {
             if let Some(epoch) = inner.oldest_unsettled() {

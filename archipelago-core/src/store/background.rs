@@ -28,7 +28,7 @@ fn run(weak: &Weak<Shared>, wakeup: &Wakeup) {
                     // What fails here is tried again, and fails for the caller whose request depends on it.
                     let outcome = inner.background();
                     if let Err(error) = outcome {
-                        *shared.trouble.lock() = Some(format!("{}: {error}", inner.name()));
+                        shared.reports.trouble("volumes", Some(format!("{}: {error}", inner.name())));
                     }
                 }
             }

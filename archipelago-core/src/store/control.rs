@@ -126,6 +126,9 @@ pub enum Answer {
     Status {
         /// Names of the volumes that it has open for writing.
         volumes: Vec<String>,
+        /// What it is doing besides, for people.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        work: Vec<String>,
         /// What its background work failed with last, or a scrub found.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         trouble: Option<String>,

@@ -15,6 +15,7 @@ pub mod peers;
 pub(crate) mod pins;
 pub mod process;
 mod receive;
+mod reports;
 mod send;
 pub(crate) mod shared;
 pub(crate) mod sums;
@@ -43,7 +44,8 @@ use crate::volume::queue::WorkerPool;
 use crate::volume::{Mode, Volume};
 
 pub use check::{
-    Affected, ByteRange, CheckOptions, CheckProgress, CheckReport, DataReport, Finding, FindingKind, Repair, Severity,
+    Affected, ByteRange, CheckOptions, CheckProgress, CheckReport, ContentFigures, DataReport, Finding, FindingKind,
+    Repair, Severity,
 };
 pub use collect::{Amount, CollectOptions, CollectPhase, CollectProgress, CollectReport, Rate, SpaceByKind};
 pub use group::GroupStep;
@@ -492,15 +494,16 @@ impl Store {
         if let Some(peers) = shared.peers.get() {
             for owner in peers.processes()? {
                 let own = peers.own() == owner.process;
-                let (volumes, trouble) = if own {
-                    (shared.all_open().iter().map(|v| v.name()).collect(), shared.troubles())
+                let answer = if own {
+                    Ok(shared.handle(Request::Status))
                 } else {
-                    match peers.ask(&owner.process, &Request::Status, STATUS_TIME) {
-                        Ok(Answer::Status { volumes, trouble }) => (volumes, trouble),
-                        _ => (Vec::new(), None),
-                    }
+                    peers.ask(&owner.process, &Request::Status, STATUS_TIME)
                 };
-                processes.push(ProcessInfo { owner, volumes, trouble });
+                let (volumes, work, trouble) = match answer {
+                    Ok(Answer::Status { volumes, work, trouble }) => (volumes, work, trouble),
+                    _ => Default::default(),
+                };
+                processes.push(ProcessInfo { owner, volumes, work, trouble });
             }
         }
         Ok(StoreStatus {
@@ -512,8 +515,19 @@ impl Store {
             trashed: shared.blocker.trashed()?.len() as u64,
             space: shared.blocker.space()?,
             processes,
+            work: shared.reports.works(),
             trouble: shared.troubles(),
         })
+    }
+
+    /// Says what a long job of this process is doing, or that it does nothing; shown by [`Store::status`] of every process.
+    pub fn report_work(&self, job: &'static str, text: Option<String>) {
+        self.shared.reports.work(job, text);
+    }
+
+    /// Says what a long job of this process failed with, or that all is well again; shown like its work.
+    pub fn report_trouble(&self, job: &'static str, text: Option<String>) {
+        self.shared.reports.trouble(job, text);
     }
 
     /// Looks at everything in the store and says what is wrong, what is left over, and what is lost; with

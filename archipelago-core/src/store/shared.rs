@@ -11,6 +11,7 @@ use super::operations::Operations;
 use super::peers::Peers;
 use super::pins::Pins;
 use super::process::Registration;
+use super::reports::Reports;
 use super::sums::Sums;
 use super::{StoreOptions, os};
 use crate::blocker::{Blocker, LockGuard, VolumeId};
@@ -61,10 +62,8 @@ pub struct Shared {
     seed: Option<AtomicU64>,
     /// Signals the background thread, which must not keep the store alive.
     pub wakeup: Arc<Wakeup>,
-    /// What the background work failed with last.
-    pub trouble: Mutex<Option<String>>,
-    /// What the last scrub found, if that was something.
-    pub altered: Mutex<Option<String>>,
+    /// What the long jobs of this process say of themselves.
+    pub reports: Reports,
 }
 
 impl Shared {
@@ -95,8 +94,7 @@ impl Shared {
             pool,
             opening: Mutex::default(),
             wakeup: Arc::default(),
-            trouble: Mutex::default(),
-            altered: Mutex::default(),
+            reports: Reports::default(),
         }
     }
 
@@ -166,8 +164,7 @@ impl Shared {
 
     /// What is wrong, as far as this process came by it.
     pub fn troubles(&self) -> Option<String> {
-        let all = [self.altered.lock().clone(), self.trouble.lock().clone()];
-        let all: Vec<String> = all.into_iter().flatten().collect();
+        let all = self.reports.troubles();
         if all.is_empty() { None } else { Some(all.join("; ")) }
     }
 
@@ -191,6 +188,7 @@ impl Handler for Shared {
             Ok(match &request {
                 Request::Status => Answer::Status {
                     volumes: self.all_open().iter().map(|v| v.name()).collect(),
+                    work: self.reports.works(),
                     trouble: self.troubles(),
                 },
                 Request::Snapshot { volume: name, id, snapshot } => info(volume(id, name)?.snapshot(snapshot)?),

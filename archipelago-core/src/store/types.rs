@@ -219,6 +219,8 @@ pub struct ProcessInfo {
     pub owner: Owner,
     /// Names of the volumes that it has open for writing.
     pub volumes: Vec<String>,
+    /// What it is doing besides.
+    pub work: Vec<String>,
     /// What its background work failed with last, or a scrub of it found, if that was something.
     pub trouble: Option<String>,
 }
@@ -242,6 +244,8 @@ pub struct StoreStatus {
     pub space: Space,
     /// Processes that have it open.
     pub processes: Vec<ProcessInfo>,
+    /// What this process is doing besides, as told by [`Store::report_work`].
+    pub work: Vec<String>,
     /// What the background work of this process failed with last, or a scrub of it found, if that was something.
     pub trouble: Option<String>,
 }

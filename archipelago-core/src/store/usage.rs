@@ -63,7 +63,14 @@ pub fn map_extents(
         let skipped = (first - (start << SECTOR_SHIFT)) as u32;
         let source = match source {
             Source::Zero => MapSource::Zero,
-            Source::Data { owner, epoch } => MapSource::Data { owner: owner.0, epoch },
+            Source::Data { owner, epoch } => {
+                // A run lies in one block.
+                let block = (start << SECTOR_SHIFT) >> view.tree.block_shift;
+                match shared.contents.moved(&*shared.blocker, owner, epoch, block)? {
+                    Some(digest) => MapSource::Content { digest },
+                    None => MapSource::Data { owner: owner.0, epoch },
+                }
+            }
             Source::Log { owner, epoch, segment, offset } => {
                 MapSource::Log { owner: owner.0, epoch, segment, position: offset + skipped }
             }
@@ -116,9 +123,9 @@ pub fn diff_views(
     let (blocker, cache) = (&*shared.blocker, &shared.cache);
     let shift = u32::from(va.tree.block_shift) - SECTOR_SHIFT;
     let mut last: Option<DiffExtent> = None;
-    for block in differing_blocks(blocker, cache, va, vb)? {
+    differing_blocks(blocker, cache, va, vb, &mut |block| {
         if block < from >> va.tree.block_shift {
-            continue;
+            return Ok(());
         }
         let (mut ma, mut mb) = (va.block(blocker, cache, block)?, vb.block(blocker, cache, block)?);
         // What a resize cut off is still in the map of the shorter one, but not in the volume.
@@ -150,8 +157,8 @@ pub fn diff_views(
                 }
             }
             Ok(())
-        })?;
-    }
+        })
+    })?;
     last.map_or(Ok(()), each)
 }
 
@@ -189,15 +196,7 @@ pub fn usage(shared: &Arc<Shared>, name: &str) -> Result<Usage> {
         };
         let (_other, theirs) = view(shared, &header)?;
         let mut left = BTreeMap::new();
-        let candidates = match &rest {
-            None => differing_blocks(blocker, cache, &mine, &theirs)?,
-            Some(rest) => rest.keys().copied().collect(),
-        };
-        for block in candidates {
-            let before = match &rest {
-                None => mine.block(blocker, cache, block)?,
-                Some(rest) => rest.get(&block).cloned().unwrap_or_default(),
-            };
+        let mut keep = |block: u64, before: BlockMap| -> Result<()> {
             let other = theirs.block(blocker, cache, block)?;
             let mut after = before.clone();
             zip_runs(&before, &other, mine.tree.sectors(), |start, len, x, y| {
@@ -209,6 +208,13 @@ pub fn usage(shared: &Arc<Shared>, name: &str) -> Result<Usage> {
             if !after.is_empty() {
                 left.insert(block, after);
             }
+            Ok(())
+        };
+        match rest.take() {
+            None => differing_blocks(blocker, cache, &mine, &theirs, &mut |block| {
+                keep(block, mine.block(blocker, cache, block)?)
+            })?,
+            Some(rest) => rest.into_iter().try_for_each(|(block, before)| keep(block, before))?,
         }
         rest = Some(left);
     }

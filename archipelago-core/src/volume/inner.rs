@@ -344,13 +344,19 @@ impl Inner {
         by: u64,
         len: usize,
     ) -> Result<(Option<(Object, u64)>, usize)> {
-        let found = match *source {
-            Source::Content(digest) => {
-                let place = self.shared.contents.resolve(self.blocker(), digest)?;
-                return Ok(place.part(start + by, len));
+        let digest = match *source {
+            Source::Content(digest) => Some(digest),
+            // What a writer may overwrite was never hashed.
+            Source::Data { owner, epoch } if self.writer.is_none() || !self.is_live(source) => {
+                self.shared.contents.moved(self.blocker(), owner, epoch, block)?
             }
-            _ => self.place(source, block, start, by),
+            _ => None,
         };
+        if let Some(digest) = digest {
+            let place = self.shared.contents.resolve(self.blocker(), digest)?;
+            return Ok(place.part(start + by, len));
+        }
+        let found = self.place(source, block, start, by);
         Ok(if found.is_some() { (found, len) } else { (None, 0) })
     }
 

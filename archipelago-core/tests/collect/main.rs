@@ -9,6 +9,7 @@ mod content;
 mod cuts;
 mod full;
 mod history;
+mod slots;
 mod store;
 
 use std::sync::Arc;

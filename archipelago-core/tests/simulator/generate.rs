@@ -51,6 +51,7 @@ type Kind = fn(&mut Generator) -> Op;
 const KINDS: &[(u64, Kind)] = &[
     (340, Generator::write),
     (4, Generator::scatter),
+    (25, Generator::twin),
     (60, |g| Op::Flush { name: g.volume().0 }),
     (45, Generator::discard),
     (45, Generator::zeroes),
@@ -309,6 +310,17 @@ impl Generator {
     fn write(&mut self) -> Op {
         let (name, offset, len) = self.range();
         Op::Write { name, offset, len, fua: self.rng.one_in(8) }
+    }
+
+    fn twin(&mut self) -> Op {
+        let (name, size) = self.volume();
+        let blocks = size / BLOCK;
+        if blocks == 0 {
+            return self.write();
+        }
+        let offset = self.rng.below(blocks);
+        let count = 1 + self.rng.below((blocks - offset).min(3));
+        Op::Twin { name, offset: offset * BLOCK, count, content: self.rng.below(2) as u32 }
     }
 
     fn discard(&mut self) -> Op {

@@ -59,6 +59,13 @@ pub enum Op {
         len: u64,
         fua: bool,
     },
+    /// Writes `count` whole blocks, each of the same bytes, which other volumes have too.
+    Twin {
+        name: String,
+        offset: u64,
+        count: u64,
+        content: u32,
+    },
     Zeroes {
         name: String,
         offset: u64,
@@ -204,6 +211,13 @@ pub struct Step {
     pub fault: Option<Fault>,
 }
 
+/// The bytes of a block of this content.
+pub fn twin(seed: u64, content: u32) -> Vec<u8> {
+    let mut bytes = vec![0; BLOCK as usize];
+    fill(seed, u32::MAX - content, 0, &mut bytes);
+    bytes
+}
+
 /// Bytes from the first to the last of `count` scattered sectors.
 pub fn scattered(count: u64) -> u64 {
     (2 * count).saturating_sub(1) * SECTOR
@@ -215,6 +229,9 @@ impl fmt::Display for Op {
         match self {
             Op::Create { name, size, block } => write!(f, "create {name}, {size} bytes, block {block}"),
             Op::Write { name, offset, len, fua: u } => write!(f, "write {name} {offset}+{len}{}", fua(u)),
+            Op::Twin { name, offset, count, content } => {
+                write!(f, "write {name} {offset}+{count} blocks of content {content}")
+            }
             Op::Zeroes { name, offset, len, allocate, fua: u } => {
                 let how = if *allocate { ", allocate" } else { "" };
                 write!(f, "zeroes {name} {offset}+{len}{how}{}", fua(u))

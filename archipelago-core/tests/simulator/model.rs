@@ -9,7 +9,7 @@ use std::sync::Arc;
 use archipelago_core::limits::{ATOM, SECTOR};
 use archipelago_core::{Digest, Kind};
 
-use crate::history::{Op, Step, fill, scattered};
+use crate::history::{BLOCK, Op, Step, fill, scattered, twin};
 
 const ATOM64: u64 = ATOM as u64;
 /// Bytes of a page of the reference.
@@ -428,6 +428,13 @@ pub fn effect(state: &State, step: &Step, seed: u64, open: &BTreeSet<String>) ->
             let mut bytes = vec![0; *len as usize];
             fill(seed, step.stamp, *offset, &mut bytes);
             changed(name, &|m| m.write(*offset, &bytes), *fua)
+        }
+        Op::Twin { name, offset, count, content } => {
+            if !writable(name) || !fits(name, *offset, *count * BLOCK) {
+                return None;
+            }
+            let bytes = twin(seed, *content).repeat(*count as usize);
+            changed(name, &|m| m.write(*offset, &bytes), false)
         }
         Op::Zeroes { name, offset, len, fua, .. } => {
             if !writable(name) || !fits(name, *offset, *len) {

@@ -10,7 +10,7 @@ use archipelago_core::{
     ListOptions, MapSource, Mode, ResumeToken, SendOptions, Severity, Store, Volume, WriteFlags,
 };
 
-use crate::history::{Op, PROCESSES, Step, fill};
+use crate::history::{Op, PROCESSES, Step, fill, twin};
 use crate::model::{After, Map, whole_sectors};
 use crate::process::Kept;
 use crate::world::World;
@@ -64,6 +64,7 @@ pub enum Outcome {
 fn needs(op: &Op) -> Option<&str> {
     match op {
         Op::Write { name, .. }
+        | Op::Twin { name, .. }
         | Op::Zeroes { name, .. }
         | Op::Discard { name, .. }
         | Op::Scatter { name, .. }
@@ -139,6 +140,10 @@ impl World {
                 fill(self.seed, step.stamp, *offset, &mut bytes);
                 let (first, second) = bytes.split_at(bytes.len() / (1 + step.stamp as usize % 3));
                 volume.write(&[IoSlice::new(first), IoSlice::new(second)], *offset, WriteFlags { fua: *fua })?;
+            }
+            Op::Twin { name, offset, count, content } => {
+                let bytes = twin(self.seed, *content).repeat(*count as usize);
+                self.volume(p, name)?.write_at(&bytes, *offset)?;
             }
             Op::Scatter { name, offset, count } => {
                 let volume = self.volume(p, name)?;

@@ -73,6 +73,19 @@ fn a_block_collected_while_a_reader_uses_it_is_found() {
 }
 
 #[test]
+fn slots_that_are_punched_too_early_are_found() {
+    for (what, collect) in [
+        ("slots punched without asking", collect::Planted { no_question: true, ..collect::Planted::default() }),
+        (
+            "slots punched before it is durable that they were moved",
+            collect::Planted { unsynced_moves: true, ..collect::Planted::default() },
+        ),
+    ] {
+        must_be_found(&[Backend::File, Backend::Memory], what, Bugs { collect, ..Bugs::default() });
+    }
+}
+
+#[test]
 fn a_lost_run_of_a_map_record_is_found() {
     must_be_found_in_engine("a record without its last run", Bug::RunLost);
 }

@@ -391,6 +391,7 @@ impl World {
     fn targets(&self, op: &Op, mut open: BTreeSet<String>) -> BTreeSet<String> {
         match op {
             Op::Write { name, .. }
+            | Op::Twin { name, .. }
             | Op::Zeroes { name, .. }
             | Op::Discard { name, .. }
             | Op::Scatter { name, .. }

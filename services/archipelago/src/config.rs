@@ -38,6 +38,12 @@ pub struct Config {
     pub scrub_interval: Option<u64>,
     /// `serve.scrub_rate`: bytes per second that a scrub reads; 0 for none.
     pub scrub_rate: Option<u64>,
+    /// `serve.hash_interval`: seconds between two rounds of hashing; 0 for none.
+    pub hash_interval: Option<u64>,
+    /// `serve.hash_rate`: bytes per second that hashing reads.
+    pub hash_rate: Option<u64>,
+    /// `serve.hash_age`: seconds since it was taken after which a snapshot is hashed.
+    pub hash_age: Option<u64>,
 }
 
 /// Reads the named file, or the default ones: the system's, then the user's, whose keys win. Calls `warn` for each unknown key.
@@ -125,6 +131,9 @@ impl Config {
                 ("gc_rate", value) => self.gc_rate = Some(file.size("serve.gc_rate", value)?),
                 ("scrub_interval", value) => self.scrub_interval = Some(file.seconds("serve.scrub_interval", value)?),
                 ("scrub_rate", value) => self.scrub_rate = Some(file.size("serve.scrub_rate", value)?),
+                ("hash_interval", value) => self.hash_interval = Some(file.seconds("serve.hash_interval", value)?),
+                ("hash_rate", value) => self.hash_rate = Some(file.size("serve.hash_rate", value)?),
+                ("hash_age", value) => self.hash_age = Some(file.seconds("serve.hash_age", value)?),
                 ("pid_file", value) => self.pid_file = Some(PathBuf::from(file.text("serve.pid_file", value)?)),
                 _ => warn(format!("{}: unknown key `serve.{key}` is ignored", file.path.display())),
             }
@@ -186,7 +195,9 @@ mod tests {
     fn every_key_is_read() {
         let text = "store = 'file:/srv/store'\nnode_cache = '128M'\nmax_unfolded = 33554432\n\
             [serve]\nnbd = ['unix:/run/a.sock', 'tcp:127.0.0.1:10809']\npid_file = '/run/a.pid'\n\
-            gc_interval = 600\ngc_rate = '8M'\nscrub_interval = 86400\nscrub_rate = '1M'\n";
+            gc_interval = 600\ngc_rate = '8M'\nscrub_interval = 86400\nscrub_rate = '1M'\n\
+
+            hash_interval = 60\nhash_rate = '4M'\nhash_age = 30\n";
         let (config, warnings) = merged(&[text]);
         let expected = Config {
             store: Some("file:/srv/store".into()),
@@ -198,6 +209,9 @@ mod tests {
             gc_rate: Some(8 << 20),
             scrub_interval: Some(86400),
             scrub_rate: Some(1 << 20),
+            hash_interval: Some(60),
+            hash_rate: Some(4 << 20),
+            hash_age: Some(30),
         };
         assert_eq!(config.unwrap(), expected);
         assert!(warnings.is_empty());

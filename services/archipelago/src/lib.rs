@@ -7,6 +7,7 @@ pub mod config;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod hasher;
 pub mod import;
 pub mod nbd;
 pub mod scrubber;

@@ -42,7 +42,7 @@ impl FileBlocker {
     /// A new file in the directory of a content object.
     fn new_unfinished(&self, digest: Digest) -> Result<(Handle, String)> {
         for _ in 0..ATTEMPTS {
-            let path = names::unfinished_path(digest, self.unfinished.fetch_add(1, Ordering::Relaxed));
+            let path = names::unfinished_path(digest.0[0], self.unfinished.fetch_add(1, Ordering::Relaxed));
             match self.files.create_file(Dir::Content(digest.0[0]), &path) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 fd => {
@@ -72,6 +72,29 @@ impl FileBlocker {
         found.retain(|digest| digest.0[0] == first);
         found.sort_unstable();
         Ok(found)
+    }
+
+    pub(super) fn list_unfinished(&self, first: u8) -> Result<Vec<u64>> {
+        let files = self.list_or_nothing(&Dir::Content(first).path())?;
+        let mut found: Vec<u64> = files.iter().filter_map(|file| names::parse_unfinished(file)).collect();
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    pub(super) fn drop_unfinished(&self, first: u8, number: u64) -> Result<u64> {
+        let path = names::unfinished_path(first, number);
+        let taken = match self.sys.open(&path, Open::Read) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
+            fd => {
+                let file = Handle::new(&self.sys, fd.map_err(|e| fail("open", &path, e))?);
+                self.sys.allocated(file.fd).map_err(|e| fail("look into", &path, e))?
+            }
+        };
+        match self.sys.unlink(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
+            other => other.map_err(|e| fail("remove", path, e))?,
+        }
+        self.sync_content_dir(first).map(|()| taken)
     }
 
     pub(super) fn sync_content_dir(&self, first: u8) -> Result<()> {

@@ -178,6 +178,14 @@ impl Blocker for FileBlocker {
         self.list_tables()
     }
 
+    fn unfinished_contents(&self, first: u8) -> Result<Vec<u64>> {
+        self.list_unfinished(first)
+    }
+
+    fn remove_unfinished(&self, first: u8, number: u64) -> Result<u64> {
+        self.drop_unfinished(first, number)
+    }
+
     fn inventory(&self, part: u8) -> Result<Inventory> {
         self.list_part(part)
     }

@@ -1,7 +1,6 @@
 //! Paths of the file backend, and what a path stands for (format.md, "Store layout").
 
 use crate::blocker::{Object, RecordKey, VolumeId};
-use crate::digest::Digest;
 use crate::error::{Error, Result};
 
 /// The store's root, as [`Sys`](crate::blocker::sys::Sys) names it.
@@ -102,9 +101,9 @@ pub(super) fn object_path(object: Object, part: u32) -> String {
     }
 }
 
-/// Path of a content object before it is whole.
-pub(super) fn unfinished_path(digest: Digest, number: u64) -> String {
-    format!("{}/t.{number:016x}", Dir::Content(digest.0[0]).path())
+/// Path of a content object before it is whole; its digest begins with `first`.
+pub(super) fn unfinished_path(first: u8, number: u64) -> String {
+    format!("{}/t.{number:016x}", Dir::Content(first).path())
 }
 
 /// Path of a volume's lock file.
@@ -170,6 +169,11 @@ pub(super) fn parse_table(file: &str) -> Option<Object> {
         }
         _ => None,
     }
+}
+
+/// The number of a content object that is not whole yet.
+pub(super) fn parse_unfinished(file: &str) -> Option<u64> {
+    hex(file.strip_prefix("t.")?, 16)
 }
 
 /// The volume to whose lock a file below `data` belongs: the lock file, or the link beside it.

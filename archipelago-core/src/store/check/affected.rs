@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::content::Names;
 use super::seen::{Seen, key};
 use super::types::{Affected, ByteRange};
 use super::walk::{Map, Place, place, read};
 use crate::blocker::{Blocker, Object};
+use crate::digest::Digest;
 use crate::error::Result;
 use crate::format::header::{Header, Root};
 use crate::format::node::{Entry, Extent, Node, Pointer, Source};
@@ -23,11 +25,13 @@ pub(super) struct Lost {
     pub(super) nodes: HashMap<Place, usize>,
     /// Stretches of objects that are not there: from, to, finding.
     pub(super) stretches: HashMap<Object, Vec<(u64, u64, usize)>>,
+    /// Digests that lead nowhere.
+    pub(super) digests: HashMap<Digest, usize>,
 }
 
 impl Lost {
     pub(super) fn is_empty(&self) -> bool {
-        self.nodes.is_empty() && self.stretches.is_empty()
+        self.nodes.is_empty() && self.stretches.is_empty() && self.digests.is_empty()
     }
 }
 
@@ -36,6 +40,7 @@ pub(super) struct Locator<'a> {
     blocker: &'a dyn Blocker,
     contents: &'a Contents,
     lost: &'a Lost,
+    names: Names<'a>,
     /// Subtrees with nothing lost beneath.
     whole: Seen,
     buffer: Vec<u8>,
@@ -84,7 +89,8 @@ impl Search<'_> {
 
 impl<'a> Locator<'a> {
     pub(super) fn new(blocker: &'a dyn Blocker, contents: &'a Contents, lost: &'a Lost) -> Locator<'a> {
-        Locator { blocker, contents, lost, whole: Seen::new(), buffer: vec![0; MAX_NODE] }
+        let names = Names::new(blocker);
+        Locator { blocker, contents, lost, names, whole: Seen::new(), buffer: vec![0; MAX_NODE] }
     }
 
     /// What a map loses, by finding. `overlay` is what is not folded into its tree.
@@ -178,13 +184,27 @@ impl<'a> Locator<'a> {
         for extent in list {
             let first = (block << search.map.shift) + (u64::from(extent.start) << SECTOR_SHIFT);
             let len = u64::from(extent.len) * SECTOR;
-            let (object, at) = match extent.source {
-                Source::Zero => continue,
-                // A digest that is nowhere is no stretch of anything.
-                Source::Content(digest) => match self.contents.resolve(self.blocker, digest) {
-                    Ok(place) => (place.object, place.base + (u64::from(extent.start) << SECTOR_SHIFT)),
-                    Err(_) => continue,
+            // A slot that was moved is as good as its digest.
+            let source = match extent.source {
+                Source::Data { owner, epoch } => match self.names.moved(owner, epoch, block) {
+                    Some(digest) => Source::Content(digest),
+                    None => extent.source,
                 },
+                other => other,
+            };
+            let (object, at) = match source {
+                Source::Zero => continue,
+                Source::Content(digest) => {
+                    if let Some(number) = self.lost.digests.get(&digest) {
+                        whole = false;
+                        search.lose(*number, first, first + len);
+                        continue;
+                    }
+                    match self.contents.resolve(self.blocker, digest) {
+                        Ok(place) => (place.object, place.base + (u64::from(extent.start) << SECTOR_SHIFT)),
+                        Err(_) => continue,
+                    }
+                }
                 Source::Data { owner, epoch } => (Object::Data(owner, epoch), first),
                 Source::Log { owner, segment, offset, .. } => (Object::Log(owner, segment), u64::from(offset)),
             };

@@ -11,11 +11,12 @@ use super::{FindingKind, Severity, all_objects, altered};
 use crate::blocker::{Object, VolumeId};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::format::redirect::{ENTRY, RedirectEntry, place};
+use crate::format::index::Slot;
+use crate::format::redirect::{ENTRY, RedirectEntry, RedirectHead, place};
 use crate::limits::COMPOSE_PIECE;
 use crate::store::catalog;
 use crate::store::collect::marks::Marks;
-use crate::store::content::redirect::Redirects;
+use crate::store::content::redirect::{self, Redirects};
 use crate::store::shared::Shared;
 use crate::store::sums::{Altered, Counts, Throttle, Walk, named};
 
@@ -125,6 +126,8 @@ impl Reading<'_> {
                         self.progress.data_total += read;
                         self.spend(read)?;
                     }
+                    // Told already by who looked at all tables.
+                    Err(Error::Damaged { .. } | Error::TooNew { .. }) if all => {}
                     Err(error @ (Error::Damaged { .. } | Error::TooNew { .. })) => {
                         let detail = super::text_of(error);
                         problems.push(Problem::new(FindingKind::Altered, Severity::Damage, object, detail, None));
@@ -139,10 +142,14 @@ impl Reading<'_> {
     /// Compares one slot with its digest, if it has one; returns the bytes read. An error is one of the table.
     fn slot(&mut self, redirects: &mut Redirects<'_>, (owner, epoch): (VolumeId, u64), block: u64) -> Result<u64> {
         let _operation = self.shared.operations.begin();
-        let Some(shift) = redirects.head(owner, epoch)? else { return Ok(0) };
-        let Some(RedirectEntry { digest, len, moved: false }) = redirects.entry(owner, epoch, block)? else {
+        let Some(RedirectHead { shift, .. }) = redirects.head(owner, epoch)? else { return Ok(0) };
+        if redirects.entry(owner, epoch, block)?.is_none() {
             return Ok(0);
-        };
+        }
+        // As it is now: it may have been moved or forgotten since its neighbours were looked at.
+        let slot = Slot { owner, epoch, block, len: 1, shift };
+        let entry = redirect::read_entry(&*self.shared.blocker, &slot)?;
+        let Some(RedirectEntry { digest, len, moved: false }) = entry else { return Ok(0) };
         let object = Object::Data(owner, epoch);
         let detail = format!("the block there is not the content {digest} that it was");
         self.compare(object, block << shift, u64::from(len), digest, detail)

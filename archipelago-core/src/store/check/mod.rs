@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `catalogue` | records and names |
 //! | `walk`, `seen` | trees, each node once |
+//! | `content` | digests that maps name, and the tables and leases of content |
 //! | `named` | data objects, journal segments and epochs that maps name |
 //! | `data` | the data itself, on request |
 //! | `affected` | which bytes of which maps are lost |
@@ -16,6 +17,7 @@
 
 mod affected;
 mod catalogue;
+mod content;
 mod data;
 mod named;
 mod repair;
@@ -27,6 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use self::affected::{Locator, Lost, all_of, overlay_of};
 use self::catalogue::{Catalogue, Problem, is_held, read_header};
+use self::content::Hidden;
 use self::repair::{Fix, Target};
 use self::walk::{Map, Walker, kind_of, text_of};
 use crate::blocker::{Object, VolumeId};
@@ -41,7 +44,8 @@ use crate::store::shared::Shared;
 use crate::store::sums::Altered;
 
 pub use types::{
-    Affected, ByteRange, CheckOptions, CheckProgress, CheckReport, DataReport, Finding, FindingKind, Repair, Severity,
+    Affected, ByteRange, CheckOptions, CheckProgress, CheckReport, ContentFigures, DataReport, Finding, FindingKind,
+    Repair, Severity,
 };
 
 /// Times that a map is looked at again because it changed meanwhile.
@@ -76,6 +80,10 @@ struct Work<'a> {
     /// Live epochs as replayed.
     epochs: BTreeMap<VolumeId, u64>,
     unreadable: bool,
+    /// Stretches of data that may lie elsewhere, but nobody can tell; with the number of their problem.
+    hidden: Vec<Hidden>,
+    /// Tables of the content index that were not finished.
+    unfinished: Vec<u64>,
 }
 
 /// Every object of the store, sorted.
@@ -109,6 +117,8 @@ pub(super) fn check(
         spoken_of: BTreeSet::new(),
         epochs: BTreeMap::new(),
         unreadable: false,
+        hidden: Vec::new(),
+        unfinished: Vec::new(),
     };
     match candidates {
         Some(candidates) => work.everything(options, &candidates)?,
@@ -217,6 +227,7 @@ impl Work<'_> {
         self.problems = problems;
         self.report.aside = self.shared.blocker.mend().map_or(Ok(Vec::new()), |m| m.aside())?;
         self.walker.progress.maps_total = (headers.len() + trashed.len()) as u64;
+        self.content(candidates)?;
         // Snapshots first: what they share with a volume is then known to be named by another map than its owner's.
         let mut volumes = Vec::new();
         for id in headers {
@@ -249,6 +260,20 @@ impl Work<'_> {
         }
         self.conclude()?;
         self.leaks(candidates);
+        Ok(())
+    }
+
+    /// Looks at the tables of content, before maps are walked: what they name is looked for in those that are whole.
+    fn content(&mut self, candidates: &[Object]) -> Result<()> {
+        let hashed: Vec<_> = candidates.iter().filter_map(collect::redirected).collect();
+        let walker = &mut self.walker;
+        let looked = content::look(self.shared, &hashed, &mut || walker.report(), &mut self.report)?;
+        walker.names.use_tables(looked.tables);
+        let before = self.problems.len();
+        self.hidden = looked.hidden;
+        self.hidden.iter_mut().for_each(|hidden| hidden.problem += before);
+        self.unfinished = looked.unfinished;
+        self.problems.extend(looked.problems);
         Ok(())
     }
 
@@ -355,6 +380,11 @@ impl Work<'_> {
             self.problems.push(problem);
         }
         lost.nodes.extend(bad.into_iter().map(|(place, number)| (place, first + number)));
+        let missing = std::mem::take(&mut self.walker.missing);
+        lost.digests.extend(missing.into_iter().map(|(digest, number)| (digest, first + number)));
+        for Hidden { epoch: (owner, epoch), from, to, problem } in self.hidden.drain(..) {
+            lost.stretches.entry(Object::Data(owner, epoch)).or_default().push((from, to, problem));
+        }
         let (problems, blocker) = (&mut self.problems, &*self.shared.blocker);
         self.walker.named.verify(blocker, &mut |cut| {
             let (kind, detail) = (kind_of(&cut.error, FindingKind::Cut), text_of(cut.error));
@@ -376,6 +406,7 @@ impl Work<'_> {
             .values()
             .copied()
             .chain(lost.stretches.values().flatten().map(|(_, _, number)| *number))
+            .chain(lost.digests.values().copied())
             .collect();
         let (problems, walker) = (&mut self.problems, &mut self.walker);
         losers(self.shared, &self.cache, &self.done, lost, &mut |found| {
@@ -387,8 +418,14 @@ impl Work<'_> {
             walker.report()
         })?;
         let mut number = 0;
-        self.problems.retain(|problem| {
-            let keep = !numbers.contains(&number) || !problem.finding.affected.is_empty();
+        self.problems.retain_mut(|problem| {
+            let finding = &mut problem.finding;
+            let mut keep = !numbers.contains(&number) || !finding.affected.is_empty();
+            if !keep && finding.kind == FindingKind::Redirect {
+                // Nobody reads by it, but a collection cannot tell what the epoch holds.
+                (finding.severity, keep) = (Severity::Leak, true);
+                finding.detail.push_str("; no map needs it");
+            }
             number += 1;
             keep
         });
@@ -443,6 +480,9 @@ impl Work<'_> {
             }
         }
         self.report.leaks_checked = true;
+        for id in std::mem::take(&mut self.unfinished) {
+            self.problems.extend(content::unfinished(&*self.shared.blocker, id).ok().flatten());
+        }
         for object in candidates {
             // Its blocks may be content that no map names by its place.
             if let Object::Data(owner, epoch) | Object::Sum(owner, epoch) = object

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::format::owner::ShortOwner;
 use crate::limits::MAX_NAME;
 use crate::store::catalog;
+use crate::store::content::{self, Leases, redirect};
 use crate::store::shared::Shared;
 
 /// What the collector takes away.
@@ -18,6 +19,13 @@ pub(super) enum Target {
     Header(VolumeId),
     /// A name that does not count.
     Name(String),
+    /// A content object that was not finished.
+    Unfinished {
+        /// First byte of its digest.
+        first: u8,
+        /// Its number.
+        number: u64,
+    },
 }
 
 /// What is done about a finding.
@@ -57,6 +65,24 @@ pub(super) enum Fix {
     },
     /// Moves what cannot be read out of the way.
     Aside(Vec<Entry>),
+    /// Makes what a damaged table of the content index may have said anew.
+    Index(u64),
+    /// Forgets what a redirect table says of a block that lies in its place.
+    Entry {
+        /// The volume.
+        owner: VolumeId,
+        /// Its epoch.
+        epoch: u64,
+        /// The block.
+        block: u64,
+    },
+    /// Ends a claim whose leases cannot be read.
+    Lease {
+        /// The claim.
+        claim: u64,
+        /// Its part.
+        part: u64,
+    },
     /// Raises the epoch of a volume past one that other maps name.
     Epoch {
         /// The volume.
@@ -77,6 +103,9 @@ impl Fix {
             Fix::Relink { id, .. } => format!("enter it again as catalog/h.{id}"),
             Fix::Bind { name, .. } => format!("bind the name {name}"),
             Fix::Aside(_) => "move it to lost/".into(),
+            Fix::Index(_) => "make it anew from the redirect tables".into(),
+            Fix::Entry { .. } => "forget the entry; hashing finds it again".into(),
+            Fix::Lease { .. } => "end the claim; what it was told may be collected, and is asked for again".into(),
             Fix::Epoch { above, .. } => format!("raise the epoch of the volume past {above}"),
         }
     }
@@ -89,6 +118,9 @@ impl Fix {
                 let gone = match target {
                     Target::Object(object) => shared.blocker.len(*object)?.is_none(),
                     Target::Header(id) => !catalog::exists(shared, *id)?,
+                    Target::Unfinished { first, number } => {
+                        !shared.blocker.unfinished_contents(*first)?.contains(number)
+                    }
                     Target::Name(name) => matches!(leads_to(shared, name), Ok(Leads::Nowhere | Leads::To(_))),
                 };
                 if gone { Ok("collected it".into()) } else { Err(Error::Busy("the collector left it: it".into())) }
@@ -127,6 +159,15 @@ impl Fix {
             }
             Fix::Bind { id, name } => bind(shared, *id, name),
             Fix::Aside(entries) => aside(shared, entries),
+            Fix::Index(id) => {
+                content::replace_index(shared, *id).map(|()| "made it anew from the redirect tables".into())
+            }
+            Fix::Entry { owner, epoch, block } => {
+                redirect::forget_damaged(&*shared.blocker, *owner, *epoch, *block).map(|()| "forgot the entry".into())
+            }
+            Fix::Lease { claim, part } => {
+                Leases::drop_damaged(shared, *claim, *part).map(|()| "ended the claim".into())
+            }
             Fix::Epoch { id, above } => epoch(shared, *id, *above),
         }
     }

@@ -15,7 +15,7 @@ pub(super) struct Seen {
 
 impl Seen {
     /// An empty set of at most `bytes` bytes.
-    fn with_limit(bytes: usize) -> Seen {
+    pub(super) fn with_limit(bytes: usize) -> Seen {
         Seen { slots: vec![0; 1024], used: 0, most: (bytes / 8).max(1024) }
     }
 

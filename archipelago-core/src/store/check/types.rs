@@ -87,6 +87,14 @@ pub enum FindingKind {
     Cut,
     /// Data is not what was written, as its checksum or digest says, or cannot be read.
     Altered,
+    /// A content block that maps name leads nowhere.
+    Content,
+    /// A table of the content index is not what was written.
+    Index,
+    /// A redirect table is not what was written: what was hashed of an epoch, and which of its blocks lie elsewhere.
+    Redirect,
+    /// Leases of an upload cannot be read. While they cannot, no content is collected.
+    Lease,
     /// A map names an epoch that its owner may still overwrite.
     Epoch,
     /// An object that nothing names.
@@ -169,6 +177,27 @@ pub struct DataReport {
     pub unknown: u64,
 }
 
+/// What there is of content, counted by a check of everything.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct ContentFigures {
+    /// Content objects.
+    pub objects: u64,
+    /// Tables of the index that are whole.
+    pub tables: u64,
+    /// Their entries.
+    pub entries: u64,
+    /// Entries that a redirect table confirms; the others are hints that came to nothing, and go when tables are merged.
+    pub confirmed: u64,
+    /// Redirect tables that are whole.
+    pub redirects: u64,
+    /// Blocks of which they have digests.
+    pub slots: u64,
+    /// Of these, blocks that are read elsewhere.
+    pub moved: u64,
+    /// Files of leases.
+    pub leases: u64,
+}
+
 /// What a check found.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct CheckReport {
@@ -184,6 +213,8 @@ pub struct CheckReport {
     pub entries: u64,
     /// Data objects and journal segments that maps name.
     pub objects: u64,
+    /// What there is of content.
+    pub content: ContentFigures,
     /// Names of volumes that are open, here or elsewhere, and were checked as of their last checkpoint.
     pub in_use: Vec<String>,
     /// Headers that an earlier repair set aside, as paths in the store. Leaks are not looked for while there are any.

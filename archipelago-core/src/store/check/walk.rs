@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::IoSliceMut;
 use std::sync::Arc;
 
+use super::content::Names;
 use super::named::Named;
 use super::seen::{Seen, key};
 use super::types::{CheckProgress, FindingKind};
 use crate::blocker::{Blocker, Object, VolumeId};
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::header::Root;
 use crate::format::log::SEGMENT_HEAD;
@@ -64,6 +66,10 @@ pub(super) struct Walker<'a> {
     pub(super) named: Named,
     /// Nodes that cannot be used, with their number in `troubles`.
     pub(super) bad: HashMap<Place, usize>,
+    /// Where content is.
+    pub(super) names: Names<'a>,
+    /// Digests that lead nowhere, with their number in `troubles`.
+    pub(super) missing: HashMap<Digest, usize>,
     /// What is wrong.
     pub(super) troubles: Vec<Trouble>,
     /// How far the walk is.
@@ -79,6 +85,8 @@ impl<'a> Walker<'a> {
             seen: Seen::new(),
             named: Named::default(),
             bad: HashMap::new(),
+            names: Names::new(blocker),
+            missing: HashMap::new(),
             troubles: Vec::new(),
             progress: CheckProgress::default(),
             report,
@@ -199,13 +207,35 @@ impl<'a> Walker<'a> {
         for (slot, entry) in entries {
             let block = base + u64::from(*slot);
             match entry {
-                Entry::Owned { owner, epoch } => self.named.data(map.id, *owner, *epoch, (block + 1) << map.shift),
+                Entry::Owned { owner, epoch } => {
+                    self.named.data(map.id, *owner, *epoch, (block + 1) << map.shift);
+                    self.moved(*owner, *epoch, block);
+                }
                 Entry::Extents(list) => self.extents(map, object, block, list),
                 Entry::ExtentNode(pointer) => self.node(map, pointer, None, block)?,
-                Entry::Content(_) => {}
+                Entry::Content(digest) => self.digest(digest),
             }
         }
         Ok(())
+    }
+
+    /// A map names a block by its digest.
+    fn digest(&mut self, digest: &Digest) {
+        if self.missing.contains_key(digest) || self.troubles.len() >= MAX_BAD {
+            return;
+        }
+        if let Some(detail) = self.names.lack(digest) {
+            self.missing.insert(*digest, self.troubles.len());
+            let object = Object::Content(*digest).to_string();
+            self.trouble(FindingKind::Content, object, detail, None);
+        }
+    }
+
+    /// A map names a slot, which may have to be read through its digest.
+    fn moved(&mut self, owner: VolumeId, epoch: u64, block: u64) {
+        if let Some(digest) = self.names.moved(owner, epoch, block) {
+            self.digest(&digest);
+        }
     }
 
     /// Changes that are not folded into the tree.
@@ -226,9 +256,11 @@ impl<'a> Walker<'a> {
                 continue;
             }
             match extent.source {
-                Source::Zero | Source::Content(_) => {}
+                Source::Zero => {}
+                Source::Content(digest) => self.digest(&digest),
                 Source::Data { owner, epoch } => {
                     self.named.data(map.id, owner, epoch, (block << map.shift) + (end << SECTOR_SHIFT));
+                    self.moved(owner, epoch, block);
                 }
                 Source::Log { owner, epoch, segment, offset } => {
                     let len = u64::from(extent.len) * SECTOR;

@@ -21,6 +21,8 @@ pub struct Candidates {
     pub objects: Vec<Object>,
     /// Epochs that were hashed: blocks of theirs are content too.
     pub hashed: Vec<(VolumeId, u64)>,
+    /// All epochs with a redirect table, also those that are no candidates.
+    pub redirects: Vec<(VolumeId, u64)>,
     /// Tables of the content index that are not finished.
     pub unfinished: Vec<u64>,
     /// There is content of any kind.
@@ -42,7 +44,7 @@ pub struct Candidates {
 }
 
 /// The epoch whose blocks a table has digests of.
-fn redirected(object: &Object) -> Option<(VolumeId, u64)> {
+pub(crate) fn redirected(object: &Object) -> Option<(VolumeId, u64)> {
     if let Object::Redirect(owner, epoch) = *object { Some((owner, epoch)) } else { None }
 }
 
@@ -76,7 +78,9 @@ impl Candidates {
         found.unfinished = index::unfinished(blocker)?;
         found.content = !blocker.content_tables()?.is_empty() || found.objects.iter().any(|o| redirected(o).is_some());
         for first in 0..=u8::MAX {
-            found.content = found.content || !blocker.contents(first)?.is_empty();
+            found.content = found.content
+                || !blocker.contents(first)?.is_empty()
+                || !blocker.unfinished_contents(first)?.is_empty();
         }
         found.trash = blocker.trashed()?;
         let named = found.names(shared, step)?;
@@ -92,8 +96,10 @@ impl Candidates {
         }
         found.newest_packs = newest.into_iter().map(|(owner, number)| Object::Pack(owner, number)).collect();
         // Blocks of an epoch that was hashed are content: maps may name them by their digest, and uploads be told that they
-        // are there. So such an epoch goes as a whole, when nobody needs any of its digests.
+        // are there. So such an epoch is looked at block by block.
         let hashed: HashSet<(VolumeId, u64)> = found.objects.iter().filter_map(redirected).collect();
+        found.redirects = hashed.iter().copied().collect();
+        found.redirects.sort_unstable();
         found.objects.retain(|object| match (object, floors.get(&object.volume())) {
             (Object::Redirect(..) | Object::Content(_) | Object::Index(_) | Object::Lease(..), _) => false,
             (Object::Data(owner, epoch) | Object::Sum(owner, epoch), _) if hashed.contains(&(*owner, *epoch)) => false,

@@ -4,12 +4,12 @@
 use std::collections::HashSet;
 use std::io::IoSlice;
 
+use super::Planted;
 use super::candidates::Candidates;
 use super::marks::Marks;
 use super::pace::Pace;
 use super::report::{Amount, CollectOptions, CollectPhase, CollectReport};
 use crate::blocker::{LockMode, LockOutcome, Object, VolumeId};
-use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::lease::LEN;
 use crate::limits::{ATOM, CONTENT_SWEEP, MAX_COMPARISONS};
@@ -45,20 +45,37 @@ pub struct ContentSweep<'a, 'b> {
     pub leases: &'a mut Leases,
     /// Only count.
     pub dry_run: bool,
-    /// Do not look at the leases: a planted bug.
-    pub no_leases: bool,
+    /// Steps that are left out.
+    pub planted: Planted,
     /// How fast.
     pub pace: &'a mut Pace<'b>,
     /// What was done.
     pub report: &'a mut CollectReport,
+    /// Slots that would be moved if this did more than count.
+    pub would_move: HashSet<(VolumeId, u64, u64)>,
 }
 
-impl ContentSweep<'_, '_> {
+impl<'a, 'b> ContentSweep<'a, 'b> {
+    /// Nothing done yet.
+    pub fn new(
+        shared: &'a Shared,
+        marks: &'a mut Marks,
+        leases: &'a mut Leases,
+        dry_run: bool,
+        planted: Planted,
+        pace: &'a mut Pace<'b>,
+        report: &'a mut CollectReport,
+    ) -> ContentSweep<'a, 'b> {
+        ContentSweep { shared, marks, leases, dry_run, planted, pace, report, would_move: HashSet::new() }
+    }
+
     /// All of it. Any cut leaves what the next collection finds by listing.
     pub fn run(&mut self, candidates: &Candidates) -> Result<()> {
+        self.mark_moved(&candidates.redirects)?;
         self.pace.phase(CollectPhase::Sweep, 256 + candidates.hashed.len() as u64)?;
         for first in 0..=u8::MAX {
             self.objects(first)?;
+            self.unfinished(first)?;
             self.pace.advance()?;
         }
         let mut gone = HashSet::new();
@@ -68,12 +85,14 @@ impl ContentSweep<'_, '_> {
             }
             self.pace.advance()?;
         }
+        let rest: Vec<_> = candidates.hashed.iter().copied().filter(|epoch| !gone.contains(epoch)).collect();
+        self.thin(&rest)?;
         self.tables(candidates, &gone)
     }
 
     /// Marks what was leased since the last call; whether there was any.
-    fn read_leases(&mut self) -> Result<bool> {
-        if self.no_leases {
+    pub fn read_leases(&mut self) -> Result<bool> {
+        if self.planted.no_leases {
             return Ok(false);
         }
         read_leases(self.shared, self.leases, self.marks)
@@ -105,7 +124,25 @@ impl ContentSweep<'_, '_> {
         Ok(())
     }
 
-    fn freed(&mut self, objects: u64, bytes: u64) -> Result<()> {
+    /// Content objects whose writer died. Who puts content holds the lock until it is whole.
+    fn unfinished(&mut self, first: u8) -> Result<()> {
+        let blocker = &*self.shared.blocker;
+        if blocker.unfinished_contents(first)?.is_empty() {
+            return Ok(());
+        }
+        let (mut count, mut freed) = (0, 0);
+        {
+            let _lock = lock(blocker, LockMode::Exclusive)?;
+            for number in blocker.unfinished_contents(first)?.into_iter().take(CONTENT_SWEEP) {
+                let bytes = if self.dry_run { 0 } else { blocker.remove_unfinished(first, number)? };
+                self.report.content.add(bytes);
+                (count, freed) = (count + 1, freed + bytes);
+            }
+        }
+        self.freed(count, freed)
+    }
+
+    pub fn freed(&mut self, objects: u64, bytes: u64) -> Result<()> {
         self.pace.progress.objects += objects;
         self.pace.progress.bytes += bytes;
         self.pace.spend(objects, bytes)
@@ -120,9 +157,10 @@ impl ContentSweep<'_, '_> {
             // Without the lock, for there may be many.
             let (marks, pace) = (&*self.marks, &mut *self.pace);
             let mut needed = false;
-            let read = redirect::for_each(blocker, owner, epoch, &mut |digest: Digest, bytes| {
+            let read = redirect::for_each(blocker, owner, epoch, &mut |_, entry, bytes| {
                 pace.spend(0, bytes)?;
-                needed |= marks.needs(&digest);
+                // What was moved is not here.
+                needed |= !entry.moved && marks.needs(&entry.digest);
                 Ok(!needed)
             });
             match read {

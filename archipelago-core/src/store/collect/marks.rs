@@ -248,6 +248,28 @@ impl Marks {
         }
     }
 
+    /// Whether anything of a block of a data object is marked, or may be.
+    pub fn any(&self, owner: VolumeId, epoch: u64, block: u64) -> bool {
+        let Some(data) = self.data.get(&(owner, epoch)) else { return false };
+        let Some(groups) = &data.groups else { return true };
+        let slot = (block & (FANOUT - 1)) as u8;
+        groups.get(&(block >> FANOUT_SHIFT)).is_some_and(|group| {
+            group.whole[usize::from(slot / 64)] >> (slot % 64) & 1 == 1 || group.parts.contains_key(&slot)
+        })
+    }
+
+    /// Takes back all marks of a block of a data object: maps name it, but nobody reads it there.
+    pub fn unmark(&mut self, owner: VolumeId, epoch: u64, block: u64) {
+        let Some(DataMarks { groups: Some(groups), .. }) = self.data.get_mut(&(owner, epoch)) else { return };
+        let slot = (block & (FANOUT - 1)) as u8;
+        if let Some(group) = groups.get_mut(&(block >> FANOUT_SHIFT)) {
+            group.whole[usize::from(slot / 64)] &= !(1 << (slot % 64));
+            if let Some(part) = group.parts.remove(&slot) {
+                self.used = self.used.saturating_sub(ENTRY + 8 * part.len() as u64);
+            }
+        }
+    }
+
     /// Bytes of marked nodes in a pack, or of marked data in a data object; `None` where that is not known.
     pub fn bytes(&self, object: Object) -> Option<u64> {
         match object {
@@ -416,6 +438,20 @@ mod tests {
             mark(&mut marks);
             assert!(!marks.take_touched());
         }
+    }
+
+    #[test]
+    fn marks_of_a_block_are_found_and_taken_back() {
+        let mut marks = Marks::new(1 << 20);
+        marks.blocks(OWNER, 1, 17, 1, 1 << 100);
+        marks.sectors(OWNER, 1, 17, 300, 5, 6);
+        let marked = |marks: &Marks| (0..400).filter(|block| marks.any(OWNER, 1, *block)).collect::<Vec<_>>();
+        assert_eq!(marked(&marks), [228, 300]);
+        assert!(!marks.any(OWNER, 2, 228));
+        marks.unmark(OWNER, 1, 300);
+        assert_eq!((marked(&marks), marks.bytes(Object::Data(OWNER, 1))), (vec![228], Some(128 << 10)));
+        marks.unmark(OWNER, 1, 228);
+        assert_eq!((marked(&marks), marks.bytes(Object::Data(OWNER, 1))), (vec![], Some(0)));
     }
 
     proptest! {

@@ -7,6 +7,7 @@
 //! | `mark`, `marks` | walking maps; the sets of what they name |
 //! | `digests` | the digests that are needed |
 //! | `sweep`, `content` | taking away the rest; of content |
+//! | `slots` | inside epochs that were hashed: duplicates, and blocks that nobody needs |
 //! | `pace` | rate, progress, stopping |
 //! | `report` | what callers give and get |
 //!
@@ -32,15 +33,17 @@ use crate::store::shared::Shared;
 
 mod candidates;
 mod content;
-mod digests;
+pub(crate) mod digests;
 pub(crate) mod mark;
 pub(crate) mod marks;
 mod pace;
 mod report;
 mod rounds;
+mod slots;
 mod space;
 mod sweep;
 
+pub(crate) use candidates::redirected;
 pub use report::{Amount, CollectOptions, CollectPhase, CollectProgress, CollectReport, Rate, SpaceByKind};
 pub(crate) use space::by_kind;
 
@@ -55,6 +58,10 @@ pub struct Planted {
     pub no_second_look: bool,
     /// Do not look at leases.
     pub no_leases: bool,
+    /// Do not ask again between moving slots and punching them.
+    pub no_question: bool,
+    /// Do not make durable that slots were moved before they are punched.
+    pub unsynced_moves: bool,
 }
 
 /// The right to collect, which one process at a time has.
@@ -136,9 +143,7 @@ fn run(
     sweep.nameless(&candidates, &roots.pinned)?;
     sweep.objects(&candidates)?;
     if let Some(mut leases) = leases {
-        let (dry_run, no_leases) = (options.dry_run, planted.no_leases);
-        let (marks, leases) = (&mut marks, &mut leases);
-        ContentSweep { shared, marks, leases, dry_run, no_leases, pace, report }.run(&candidates)?;
+        ContentSweep::new(shared, &mut marks, &mut leases, options.dry_run, planted, pace, report).run(&candidates)?;
     }
     let mut sweep = Sweep { shared, marks: &marks, dry_run: options.dry_run, pace, report };
     sweep.trash(&candidates, &roots.pinned)?;

@@ -101,6 +101,9 @@ pub struct CollectReport {
     pub tables: Amount,
     /// Files of leases removed, of claims that ended or were not used.
     pub leases: Amount,
+    /// Blocks that were hashed and are kept elsewhere too, and are read from there from now on; `bytes` of content. The room that
+    /// becomes free is counted with the holes.
+    pub duplicates: Amount,
     /// Data objects in which holes were made where no map names anything; `bytes` of holes.
     pub holes: Amount,
     /// Journal segments removed.
@@ -150,6 +153,22 @@ pub struct SpaceByKind {
     pub segments: Amount,
     /// Node packs.
     pub packs: Amount,
+    /// Content objects.
+    pub content: Amount,
+    /// Tables of the content index, and leases.
+    pub tables: Amount,
+    /// Bytes that are not known to be zero, of all maps together as of their last checkpoints: what they would take if each had
+    /// its own.
+    pub mapped: u64,
     /// Of all these objects, those of maps that are removed or gone. Others may use some of them.
     pub removed: Amount,
+}
+
+impl SpaceByKind {
+    /// How many times as large what all maps hold is as the room for it: data, journals and content. Counts what they share by
+    /// cloning, by snapshots and by content alike. `None` while nothing takes room.
+    pub fn dedup_ratio(&self) -> Option<f64> {
+        let taken = self.data.bytes + self.segments.bytes + self.content.bytes;
+        (taken > 0).then(|| self.mapped as f64 / taken as f64)
+    }
 }

@@ -5,9 +5,13 @@ use std::collections::HashSet;
 use super::candidates::COLLECTOR;
 use super::kind_of;
 use super::report::SpaceByKind;
-use crate::blocker::RecordKey;
+use crate::blocker::{Object, RecordKey};
 use crate::error::{Error, Result};
+use crate::format::header::{Header, Root};
+use crate::limits::SECTOR;
+use crate::mapper::tree::Tree;
 use crate::store::shared::Shared;
+use crate::store::usage::readable;
 
 /// See [`crate::Store::space_by_kind`].
 pub fn by_kind(shared: &Shared) -> Result<SpaceByKind> {
@@ -21,6 +25,9 @@ pub fn by_kind(shared: &Shared) -> Result<SpaceByKind> {
     };
     for id in &headers {
         by.headers.add(length(RecordKey::Header(*id))?);
+        if let Some((header, _)) = readable(shared, *id)?.filter(|(header, _)| !header.removed) {
+            by.mapped += folded(&header)? * SECTOR;
+        }
     }
     for id in blocker.trashed()? {
         by.trash.add(length(RecordKey::Trash(id))?);
@@ -34,5 +41,24 @@ pub fn by_kind(shared: &Shared) -> Result<SpaceByKind> {
             }
         }
     }
+    for first in 0..=u8::MAX {
+        for digest in blocker.contents(first)? {
+            by.content.add(blocker.allocated(Object::Content(digest))?);
+        }
+    }
+    for table in blocker.content_tables()? {
+        by.tables.add(blocker.allocated(table)?);
+    }
     Ok(by)
+}
+
+/// Sectors that the tree of a map names.
+fn folded(header: &Header) -> Result<u64> {
+    match &header.root {
+        Root::Empty => Ok(0),
+        Root::Node { pointer, .. } => Ok(pointer.mapped),
+        Root::Inline(_) => {
+            Ok(Tree::from_root(&format!("catalog/h.{}", header.id), &header.root, header.block_shift)?.mapped())
+        }
+    }
 }

@@ -91,7 +91,7 @@ impl Sweep<'_, '_> {
     }
 
     /// Makes holes in a data object of a sealed epoch where no map names anything, if that frees enough.
-    fn holes(&mut self, object: Object, owner: VolumeId, epoch: u64) -> Result<()> {
+    pub fn holes(&mut self, object: Object, owner: VolumeId, epoch: u64) -> Result<()> {
         let Some(live) = self.marks.bytes(object) else {
             self.report.unknown += 1;
             return Ok(());

@@ -1,15 +1,17 @@
 //! What a collector needs of content: the digests that leases hold, and the end of claims that are too old.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::IoSlice;
 
 use crate::blocker::{Blocker, LockMode, Object};
 use crate::digest::Digest;
-use crate::error::Result;
-use crate::format::lease::{ATOMS, LEN, decode_atom};
+use crate::error::{Error, Result};
+use crate::format::lease::{ATOMS, LEN, LeaseHead, decode_atom};
 use crate::limits::ATOM;
 use crate::store::Store;
 use crate::store::content::claim::{read_head, remove_part};
 use crate::store::content::lock;
+use crate::store::content::redirect::patiently;
 use crate::store::shared::Shared;
 
 /// How far the leases were read. They are only appended to, so what is new since is read next.
@@ -42,6 +44,38 @@ impl Leases {
             }
         }
         Ok((leases, removed))
+    }
+
+    /// Looks whether a part is what was written.
+    pub(crate) fn verify(blocker: &dyn Blocker, claim: u64, part: u64) -> Result<()> {
+        let object = Object::Lease(claim, part);
+        patiently(|| {
+            if read_head(blocker, claim, part)?.is_none() {
+                return Ok(());
+            }
+            let mut bytes = vec![0; LEN as usize - ATOM];
+            let read = blocker.read_some(object, &mut bytes, ATOM as u64)?;
+            for (number, atom) in (1..).zip(bytes[..read].chunks_exact(ATOM)) {
+                decode_atom(&object.to_string(), atom, part, number)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Ends a part that is not what was written, and removes it: what it held may be collected, and whoever claimed is told anew
+    /// what is missing.
+    pub(crate) fn drop_damaged(shared: &Shared, claim: u64, part: u64) -> Result<()> {
+        let blocker = &*shared.blocker;
+        let _lock = lock(blocker, LockMode::Exclusive)?;
+        let object = Object::Lease(claim, part);
+        if Leases::verify(blocker, claim, part).is_ok() {
+            return Err(Error::Unsupported(format!("{object}: was changed since it was looked at; check again")));
+        }
+        // For those who have it open.
+        let head = LeaseHead { claim, part, ended: true, time: shared.now(), claimant: String::new() };
+        blocker.write(object, &[IoSlice::new(&head.encode()?)], 0)?;
+        blocker.sync(&[object])?;
+        blocker.remove(object)
     }
 
     /// Calls `each` with every digest that was leased since the last call, by claims that ended meanwhile too. Under the lock

@@ -22,11 +22,12 @@ use crate::mapper::fold::{Changed, Folder};
 use crate::mapper::pack::PackWriter;
 use crate::mapper::replay;
 use crate::merkle::TopHash;
-use crate::store::content::Relied;
+use crate::store::collect::digests::Digests;
 use crate::store::content::claim::Claim;
 use crate::store::content::index::{TableWriter, merge};
 use crate::store::content::reading::{Filled, Reader, Step, for_each_step};
 use crate::store::content::redirect::{self, Redirects};
+use crate::store::content::{Relied, lock};
 use crate::store::{Background, Store, catalog, open};
 use crate::volume::inner::Inner;
 
@@ -59,6 +60,18 @@ pub struct HashProgress {
     pub composed: u64,
     /// Blocks hashed whose content was in the store already, elsewhere.
     pub duplicates: u64,
+    /// Bytes that the map names of blocks that are not zeros, in whole sectors.
+    pub mapped: u64,
+    /// The same of those blocks whose content no block of the map before them had. Digests are remembered in 64 MiB, so with
+    /// many million blocks a few are taken for one that came before.
+    pub distinct: u64,
+}
+
+impl HashProgress {
+    /// How many times as large the blocks are as what is different in them; `None` if there are none.
+    pub fn dedup_ratio(&self) -> Option<f64> {
+        (self.distinct > 0).then(|| self.mapped as f64 / self.distinct as f64)
+    }
 }
 
 /// What came of hashing.
@@ -96,6 +109,7 @@ impl Store {
             found: Found::default(),
             progress: HashProgress { total: view.blocks(), ..HashProgress::default() },
             top: TopHash::default(),
+            seen: Digests::new(self.shared.random()?),
         };
         let pace = Pace { started: Instant::now(), limit: options.bytes_per_second };
         let ahead = self.shared.options.background == Background::Thread;
@@ -152,7 +166,9 @@ impl Pace {
 struct Found {
     /// Slots that the index does not have.
     entries: Vec<IndexEntry>,
-    /// Redirect tables written to.
+    /// Slots of which the redirect tables are to say the digest.
+    slots: Vec<(Slot, Digest)>,
+    /// Redirect tables to be made durable.
     tables: BTreeSet<Object>,
     /// Blocks of which the snapshot's tree is to name the digest.
     named: BTreeMap<u64, BlockMap>,
@@ -162,7 +178,7 @@ struct Found {
 
 impl Found {
     fn is_large(&self) -> bool {
-        self.bytes >= HASH_BATCH || self.entries.len() + self.named.len() >= BATCH_BLOCKS
+        self.bytes >= HASH_BATCH || self.slots.len() + self.entries.len() + self.named.len() >= BATCH_BLOCKS
     }
 }
 
@@ -174,6 +190,8 @@ struct Run<'a> {
     found: Found,
     progress: HashProgress,
     top: TopHash,
+    /// Digests of the blocks so far.
+    seen: Digests,
 }
 
 impl Run<'_> {
@@ -183,8 +201,9 @@ impl Run<'_> {
                 (0..count).for_each(|_| self.top.push(Digest::ZERO));
                 self.progress.blocks += count;
             }
-            Step::Known(digest, slot) => {
+            Step::Known(digest, slot, sectors) => {
                 self.top.push(digest);
+                self.measure(&digest, sectors);
                 if let Some((owner, epoch)) = slot {
                     self.find_again(digest, self.progress.blocks, owner, epoch)?;
                 }
@@ -199,11 +218,19 @@ impl Run<'_> {
         Ok(())
     }
 
+    fn measure(&mut self, digest: &Digest, sectors: u64) {
+        self.progress.mapped += sectors * SECTOR;
+        if self.seen.insert(digest) {
+            self.progress.distinct += sectors * SECTOR;
+        }
+    }
+
     /// A run before this one may have died between the redirect table and the index.
     fn find_again(&mut self, digest: Digest, block: u64, owner: VolumeId, epoch: u64) -> Result<()> {
         let shared = &self.store.shared;
         if shared.contents.look(&*shared.blocker, digest)?.is_none()
             && let Some(entry) = self.redirects.entry(owner, epoch, block)?
+            && !entry.moved
         {
             let slot = Slot { owner, epoch, block, len: entry.len, shift: self.inner.block_shift };
             self.found.entries.push(IndexEntry { digest, slot });
@@ -224,6 +251,7 @@ impl Run<'_> {
             self.found.named.insert(filled.block, map);
             return Ok(());
         }
+        self.measure(&digest, filled.mapped);
         let sectors = (content.len() as u64).div_ceil(SECTOR) as u16;
         map.set(0, sectors, Source::Content(digest));
         let Some((owner, epoch)) = filled.slot else {
@@ -234,7 +262,7 @@ impl Run<'_> {
             return Ok(());
         };
         let slot = Slot { owner, epoch, block: filled.block, len: content.len() as u32, shift: self.inner.block_shift };
-        self.redirects.set(&slot, digest)?;
+        self.found.slots.push((slot, digest));
         self.found.tables.insert(Object::Redirect(owner, epoch));
         let mut there = None;
         if filled.front.is_none_or(|front| front < sectors) {
@@ -257,6 +285,10 @@ impl Run<'_> {
     /// Makes what was found durable, in the order in which one relies on the other.
     fn settle(&mut self, last: bool) -> Result<()> {
         let blocker = self.inner.blocker();
+        for portion in std::mem::take(&mut self.found.slots).chunks(MAX_DIGEST_BATCH) {
+            let _lock = lock(blocker, LockMode::Shared)?;
+            portion.iter().try_for_each(|(slot, digest)| self.redirects.set(slot, *digest))?;
+        }
         let tables: Vec<_> = std::mem::take(&mut self.found.tables).into_iter().collect();
         blocker.sync(&tables)?;
         let mut entries = std::mem::take(&mut self.found.entries);

@@ -61,6 +61,17 @@ impl Tables {
         Err(Error::TooBusy("the content index is merged again and again".into()))
     }
 
+    /// The first slot of this content for which `counts` holds, in these tables.
+    pub fn find_among(
+        &self,
+        blocker: &dyn Blocker,
+        tables: &[IndexHead],
+        digest: Digest,
+        counts: &dyn Fn(&Slot) -> Result<bool>,
+    ) -> Result<Option<Slot>> {
+        Ok(self.find_in(blocker, tables, digest, counts)?.unwrap_or(None))
+    }
+
     fn find_in(
         &self,
         blocker: &dyn Blocker,
@@ -145,7 +156,7 @@ fn key_of(digest: &Digest) -> u64 {
 }
 
 /// The head of a table; `None` if it is not finished, or gone.
-fn head(blocker: &dyn Blocker, id: u64) -> Result<Option<IndexHead>> {
+pub fn head(blocker: &dyn Blocker, id: u64) -> Result<Option<IndexHead>> {
     let object = Object::Index(id);
     let mut bytes = [0; ATOM];
     if blocker.read_some(object, &mut bytes, 0)? < ATOM {
@@ -232,6 +243,17 @@ pub fn any(
         }
     }
     Ok(Some(false))
+}
+
+/// Calls `each` with all entries of a table, having verified its pages and their order. `false` for a table that is not
+/// finished, or gone.
+pub fn verify(blocker: &dyn Blocker, id: u64, each: &mut dyn FnMut(&IndexEntry) -> Result<()>) -> Result<bool> {
+    let Some(table) = head(blocker, id)? else { return Ok(false) };
+    let mut entries = Entries::new(blocker, table);
+    while let Some(entry) = entries.next()? {
+        each(&entry)?;
+    }
+    Ok(true)
 }
 
 /// All entries of a table, in order; `None` for a table that is not finished, or gone.

@@ -4,10 +4,12 @@
 //! |---|---|
 //! | `index` | tables that lead from a digest to a slot: written once, searched, merged |
 //! | `redirect` | from a slot to its digest |
+//! | `moved` | which slots are read through their digest, because they are not there any more |
 //! | `claim` | leases, and putting blocks: what uploads need before they have a map |
 //! | `collect` | what a collector needs: leases that hold, claims that are too old, deletion under the lock |
 //! | `object` | maps from lists of digests, and lists of digests of maps |
 //! | `hash`, `reading` | hashing a snapshot in place |
+//! | `rebuild` | the index anew, from the redirect tables |
 //!
 //! Nothing here is on the way of a write. docs/format.md, "Content", has the structures and their protocol.
 
@@ -18,23 +20,27 @@ use quick_cache::sync::Cache;
 use crate::blocker::{Blocker, LockGuard, LockMode, LockOutcome, Object, VolumeId};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::format::index::Slot;
+use crate::format::index::{IndexHead, Slot};
 use crate::limits::CONTENT_PLACES;
 
 mod claim;
 mod collect;
 mod hash;
 pub(crate) mod index;
+mod moved;
 mod object;
 mod reading;
+mod rebuild;
 pub(crate) mod redirect;
 
 pub use claim::{Claim, Put};
 pub use collect::Leases;
 pub use hash::{HashOptions, HashProgress, Hashed};
 pub use object::{DigestList, NewObject};
+pub(crate) use rebuild::replace_index;
 
 use index::Tables;
+use moved::Moves;
 
 /// Id whose lock guards content: shared while somebody leases and looks, exclusive while something is deleted.
 const CONTENT_LOCK: VolumeId = VolumeId(1);
@@ -61,7 +67,8 @@ impl Place {
         if there == 0 { (None, 0) } else { (Some((self.object, self.base + at)), there) }
     }
 
-    fn of_slot(slot: &Slot) -> Place {
+    /// Where the content of a slot is.
+    pub(crate) fn of_slot(slot: &Slot) -> Place {
         let object = Object::Data(slot.owner, slot.epoch);
         Place { object, base: slot.block << slot.shift, len: u64::from(slot.len) }
     }
@@ -71,11 +78,12 @@ impl Place {
 pub struct Contents {
     places: Cache<Digest, Place>,
     tables: Tables,
+    moves: Moves,
 }
 
 impl Default for Contents {
     fn default() -> Contents {
-        Contents { places: Cache::new(CONTENT_PLACES), tables: Tables::default() }
+        Contents { places: Cache::new(CONTENT_PLACES), tables: Tables::default(), moves: Moves::default() }
     }
 }
 
@@ -92,10 +100,17 @@ impl Contents {
         Ok(place)
     }
 
-    /// Forgets where blocks are. A process does so when it acknowledges: what was found before may be collected, and come
-    /// again elsewhere.
+    /// The digest through which a block of a sealed epoch is to be read, if its slot was moved. To be asked inside the
+    /// operation that reads it.
+    pub fn moved(&self, blocker: &dyn Blocker, owner: VolumeId, epoch: u64, block: u64) -> Result<Option<Digest>> {
+        self.moves.find(blocker, owner, epoch, block)
+    }
+
+    /// Forgets where blocks are. A process does so when it acknowledges: what was found before may be collected or moved, and
+    /// come again elsewhere.
     pub fn forget(&self) {
         self.places.clear();
+        self.moves.forget();
     }
 
     /// The tables of the index.
@@ -115,6 +130,23 @@ impl Contents {
         // Somebody may have moved it from a slot to an object meanwhile.
         Ok(blocker.content_len(digest)?.map(|len| Place { object: Object::Content(digest), base: 0, len }))
     }
+}
+
+/// Where the content of a slot is besides, if it is anywhere in these tables or an object: a place that is not moved itself. `passed`
+/// are slots that do not count.
+pub(crate) fn elsewhere(
+    blocker: &dyn Blocker,
+    tables: (&Tables, &[IndexHead]),
+    slot: &Slot,
+    digest: Digest,
+    passed: &dyn Fn(&Slot) -> bool,
+) -> Result<Option<Place>> {
+    if let Some(len) = blocker.content_len(digest)? {
+        return Ok(Some(Place { object: Object::Content(digest), base: 0, len }));
+    }
+    let same = |other: &Slot| (other.owner, other.epoch, other.block) == (slot.owner, slot.epoch, slot.block);
+    let counts = |other: &Slot| Ok(!same(other) && !passed(other) && redirect::confirms(blocker, other, digest)?);
+    Ok(tables.0.find_among(blocker, tables.1, digest, &counts)?.map(|slot| Place::of_slot(&slot)))
 }
 
 /// What a map that is about to be published relies on. It can be seen, but whoever made it may have died before it was

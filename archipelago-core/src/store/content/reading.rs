@@ -22,8 +22,8 @@ const AHEAD: usize = 2;
 pub enum Step {
     /// So many blocks of zeros.
     Zeros(u64),
-    /// A block whose digest is known, and the slot that it is, if it is one.
-    Known(Digest, Option<(VolumeId, u64)>),
+    /// A block whose digest is known, the slot that it is, if it is one, and the sectors that the map names of it.
+    Known(Digest, Option<(VolumeId, u64)>, u64),
     /// A block that was read.
     Read(Filled),
 }
@@ -40,6 +40,8 @@ pub struct Filled {
     pub slot: Option<(VolumeId, u64)>,
     /// Sectors that the map names without a gap from the first on, if it names no others.
     pub front: Option<u16>,
+    /// Sectors that the map names.
+    pub mapped: u64,
 }
 
 /// Goes through a map.
@@ -58,6 +60,8 @@ impl<'a> Reader<'a> {
 
     /// The next step; `None` at the end. A block that is read is read into `buffer`, which is taken only then.
     pub fn next(&mut self, buffer: &mut Option<Vec<u8>>) -> Result<Option<Step>> {
+        // A slot that was not moved when it was looked for is there until this ends.
+        let _operation = self.inner.shared.operations.begin();
         let (blocker, cache) = (self.inner.blocker(), &self.inner.shared.cache);
         let (blocks, shift) = (self.view.blocks(), self.view.tree.block_shift);
         if self.at >= blocks {
@@ -76,7 +80,7 @@ impl<'a> Reader<'a> {
         let slot = one_slot(&map);
         match known(&self.inner.shared, &mut self.redirects, &map, block, room, 1 << shift)? {
             Some(Digest::ZERO) => return Ok(Some(Step::Zeros(1))),
-            Some(digest) => return Ok(Some(Step::Known(digest, slot))),
+            Some(digest) => return Ok(Some(Step::Known(digest, slot, map.mapped()))),
             None => {}
         }
         let mut bytes = buffer.take().unwrap_or_default();
@@ -86,8 +90,10 @@ impl<'a> Reader<'a> {
             _ => None,
         };
         let filled = match slot {
-            Some((owner, epoch)) => self.read_slot(block, &map, room, owner, epoch, &mut bytes)?,
-            None => None,
+            Some((owner, epoch)) if self.inner.shared.contents.moved(blocker, owner, epoch, block)?.is_none() => {
+                self.read_slot(block, &map, room, owner, epoch, &mut bytes)?
+            }
+            _ => None,
         };
         let (len, slot) = match filled {
             Some(len) => (len, slot),
@@ -96,7 +102,7 @@ impl<'a> Reader<'a> {
                 (room as usize, None)
             }
         };
-        Ok(Some(Step::Read(Filled { block, bytes, len, slot, front })))
+        Ok(Some(Step::Read(Filled { block, bytes, len, slot, front, mapped: map.mapped() })))
     }
 
     /// Reads a whole slot; `None` if it holds anything that the map does not show.

@@ -2,24 +2,31 @@
 
 use std::collections::HashMap;
 use std::io::IoSlice;
+use std::time::Duration;
 
-use crate::blocker::{Blocker, Object, VolumeId};
+use crate::blocker::{Blocker, LockMode, Object, VolumeId};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::index::Slot;
 use crate::format::redirect::{ENTRY, RedirectEntry, RedirectHead, place};
 use crate::limits::ATOM;
+use crate::store::content::lock;
 
 /// Entries read at once: neighbours are asked for next.
 const WINDOW: u64 = 256;
 /// Epochs of which one reader keeps a window.
 const MAX_WINDOWS: usize = 64;
+/// Looks at a head or an entry that seems damaged before it is: somebody may just be writing it, and a file system may show
+/// half of that.
+const LOOKS: u32 = 5;
+/// Wait before the second look; doubled each time.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Reads redirect tables. Keeps a window of each table, so that going through a map costs a read per 256 blocks: for as
 /// long as one piece of work, not longer.
 pub struct Redirects<'a> {
     blocker: &'a dyn Blocker,
-    heads: HashMap<(VolumeId, u64), Option<u8>>,
+    heads: HashMap<(VolumeId, u64), Option<RedirectHead>>,
     windows: HashMap<(VolumeId, u64), (u64, Vec<u8>)>,
 }
 
@@ -29,22 +36,22 @@ impl<'a> Redirects<'a> {
         Redirects { blocker, heads: HashMap::new(), windows: HashMap::new() }
     }
 
-    /// `log2` of the block size of the table of an epoch, if there is one.
-    pub fn head(&mut self, owner: VolumeId, epoch: u64) -> Result<Option<u8>> {
+    /// The head of the table of an epoch, if there is one.
+    pub fn head(&mut self, owner: VolumeId, epoch: u64) -> Result<Option<RedirectHead>> {
         if let Some(known) = self.heads.get(&(owner, epoch)) {
             return Ok(*known);
         }
-        let shift = read_head(self.blocker, owner, epoch)?.map(|head| head.shift);
+        let head = read_head(self.blocker, owner, epoch)?;
         if self.heads.len() >= MAX_WINDOWS {
             self.heads.clear();
         }
-        self.heads.insert((owner, epoch), shift);
-        Ok(shift)
+        self.heads.insert((owner, epoch), head);
+        Ok(head)
     }
 
     /// What is known of a block, if anything.
     pub fn entry(&mut self, owner: VolumeId, epoch: u64, block: u64) -> Result<Option<RedirectEntry>> {
-        let Some(shift) = self.head(owner, epoch)? else { return Ok(None) };
+        let Some(RedirectHead { shift, .. }) = self.head(owner, epoch)? else { return Ok(None) };
         let object = Object::Redirect(owner, epoch);
         let first = block / WINDOW * WINDOW;
         if self.windows.get(&(owner, epoch)).is_none_or(|(at, _)| *at != first) {
@@ -61,34 +68,34 @@ impl<'a> Redirects<'a> {
         entry.map_or(Ok(None), |bytes| RedirectEntry::decode(&object.to_string(), bytes, block, shift))
     }
 
-    /// Notes an entry in the table of an epoch, which is made if need be. Durable after a sync of the table.
+    /// Notes an entry in the table of an epoch, which is made if need be, unless there is one. Durable after a sync of the table.
+    ///
+    /// The lock of content is held: an entry that is there may say that the slot was moved, and who has it exclusively may be
+    /// about to say so.
     pub fn set(&mut self, slot: &Slot, digest: Digest) -> Result<()> {
         let object = Object::Redirect(slot.owner, slot.epoch);
         match self.head(slot.owner, slot.epoch)? {
-            Some(shift) if shift != slot.shift => {
+            Some(RedirectHead { shift, .. }) if shift != slot.shift => {
                 let text = format!("it is of blocks of {} bytes, not {}", 1u64 << shift, 1u64 << slot.shift);
                 return Err(Error::damaged(object.to_string(), text));
             }
             Some(_) => {}
             None => {
                 self.make(slot)?;
-                self.heads.insert((slot.owner, slot.epoch), Some(slot.shift));
+                self.heads.remove(&(slot.owner, slot.epoch));
             }
         }
-        let entry = RedirectEntry { digest, len: slot.len, moved: false }.encode(slot.block);
-        self.blocker.write(object, &[IoSlice::new(&entry)], place(slot.block))?;
-        if let Some((first, bytes)) = self.windows.get_mut(&(slot.owner, slot.epoch))
-            && (*first..*first + WINDOW).contains(&slot.block)
-        {
-            let at = (slot.block - *first) as usize * ENTRY;
-            bytes[at..at + ENTRY].copy_from_slice(&entry);
+        self.windows.remove(&(slot.owner, slot.epoch));
+        if read_entry(self.blocker, slot)?.is_some() {
+            return Ok(());
         }
-        Ok(())
+        let entry = RedirectEntry { digest, len: slot.len, moved: false }.encode(slot.block);
+        self.blocker.write(object, &[IoSlice::new(&entry)], place(slot.block))
     }
 
     fn make(&self, slot: &Slot) -> Result<()> {
         let object = Object::Redirect(slot.owner, slot.epoch);
-        let head = RedirectHead { owner: slot.owner, epoch: slot.epoch, shift: slot.shift }.encode();
+        let head = RedirectHead { owner: slot.owner, epoch: slot.epoch, shift: slot.shift, moved: false }.encode();
         match self.blocker.create(object, &head, place(0)) {
             Err(Error::Exists(_)) => {}
             other => return other,
@@ -102,30 +109,55 @@ impl<'a> Redirects<'a> {
     }
 }
 
-/// Calls `each` with the digests that a table has, in order, and the bytes read since the call before, until it says `false`.
+/// Calls `each` with the entries that a table has, their blocks in order, and the bytes read since the call before, until it
+/// says `false`.
 pub fn for_each(
     blocker: &dyn Blocker,
     owner: VolumeId,
     epoch: u64,
-    each: &mut dyn FnMut(Digest, u64) -> Result<bool>,
+    each: &mut dyn FnMut(u64, RedirectEntry, u64) -> Result<bool>,
 ) -> Result<()> {
-    let object = Object::Redirect(owner, epoch);
-    let (Some(head), Some(len)) = (read_head(blocker, owner, epoch)?, blocker.len(object)?) else { return Ok(()) };
-    let mut bytes = vec![0; WINDOW as usize * ENTRY];
+    let Some(head) = read_head(blocker, owner, epoch)? else { return Ok(()) };
     let mut first = 0;
-    while place(first) < len {
-        let read = blocker.read_some(object, &mut bytes, place(first))?;
-        let mut fresh = read as u64;
-        for (block, entry) in (first..).zip(bytes[..read].chunks_exact(ENTRY)) {
-            if let Some(entry) = RedirectEntry::decode(&object.to_string(), entry, block, head.shift)?
-                && !each(entry.digest, std::mem::take(&mut fresh))?
-            {
+    while let Some(window) = window(blocker, &head, first)? {
+        let mut fresh = window.bytes;
+        for (block, entry) in window.entries {
+            if !each(block, entry, std::mem::take(&mut fresh))? {
                 return Ok(());
             }
         }
-        first += WINDOW;
+        first = window.next;
     }
     Ok(())
+}
+
+/// Some neighbouring entries of a table.
+pub struct Entries {
+    /// Blocks of which something is known, in order.
+    pub entries: Vec<(u64, RedirectEntry)>,
+    /// Bytes read.
+    pub bytes: u64,
+    /// The block to go on with.
+    pub next: u64,
+}
+
+/// Entries of block `first` and on; `None` behind the end of the table.
+pub fn window(blocker: &dyn Blocker, head: &RedirectHead, first: u64) -> Result<Option<Entries>> {
+    let object = Object::Redirect(head.owner, head.epoch);
+    patiently(|| {
+        let mut bytes = vec![0; WINDOW as usize * ENTRY];
+        let read = blocker.read_some(object, &mut bytes, place(first))?;
+        if read == 0 {
+            return Ok(None);
+        }
+        let mut entries = Vec::new();
+        for (block, entry) in (first..).zip(bytes[..read].chunks_exact(ENTRY)) {
+            if let Some(entry) = RedirectEntry::decode(&object.to_string(), entry, block, head.shift)? {
+                entries.push((block, entry));
+            }
+        }
+        Ok(Some(Entries { entries, bytes: read as u64, next: first + WINDOW }))
+    })
 }
 
 /// Whether the table of its epoch says at this moment that a slot has this content.
@@ -133,24 +165,83 @@ pub fn confirms(blocker: &dyn Blocker, slot: &Slot, digest: Digest) -> Result<bo
     if read_head(blocker, slot.owner, slot.epoch)?.is_none_or(|head| head.shift != slot.shift) {
         return Ok(false);
     }
-    let object = Object::Redirect(slot.owner, slot.epoch);
-    let mut bytes = [0; ENTRY];
-    blocker.read_some(object, &mut bytes, place(slot.block))?;
-    let entry = RedirectEntry::decode(&object.to_string(), &bytes, slot.block, slot.shift)?;
-    Ok(entry.is_some_and(|e| e.digest == digest && e.len == slot.len && !e.moved))
+    Ok(read_entry(blocker, slot)?.is_some_and(|e| e.digest == digest && e.len == slot.len && !e.moved))
 }
 
-fn read_head(blocker: &dyn Blocker, owner: VolumeId, epoch: u64) -> Result<Option<RedirectHead>> {
+/// What the table says of a slot at this moment.
+pub fn read_entry(blocker: &dyn Blocker, slot: &Slot) -> Result<Option<RedirectEntry>> {
+    let object = Object::Redirect(slot.owner, slot.epoch);
+    patiently(|| {
+        let mut bytes = [0; ENTRY];
+        blocker.read_some(object, &mut bytes, place(slot.block))?;
+        RedirectEntry::decode(&object.to_string(), &bytes, slot.block, slot.shift)
+    })
+}
+
+/// Says of a slot that it is not to be read any more. Durable after a sync of the table.
+///
+/// The lock of content is held exclusively, [`begin_moves`] was called, and the content is found elsewhere, durably.
+pub fn set_moved(blocker: &dyn Blocker, slot: &Slot, entry: &RedirectEntry) -> Result<()> {
+    let object = Object::Redirect(slot.owner, slot.epoch);
+    let moved = RedirectEntry { moved: true, ..*entry }.encode(slot.block);
+    blocker.write(object, &[IoSlice::new(&moved)], place(slot.block))
+}
+
+/// Says in the head of a table, durably, that slots may be moved: a reader that does not see that looks at no entry.
+pub fn begin_moves(blocker: &dyn Blocker, head: &RedirectHead) -> Result<()> {
+    let object = Object::Redirect(head.owner, head.epoch);
+    if !head.moved {
+        blocker.write(object, &[IoSlice::new(&RedirectHead { moved: true, ..*head }.encode())], 0)?;
+    }
+    // Also if it was there: who wrote it may have died before this.
+    blocker.sync(&[object])
+}
+
+/// Forgets what is known of a slot. Durable after a sync of the table. The lock of content is held exclusively.
+pub fn clear(blocker: &dyn Blocker, slot: &Slot) -> Result<()> {
+    blocker.write(Object::Redirect(slot.owner, slot.epoch), &[IoSlice::new(&[0; ENTRY])], place(slot.block))
+}
+
+/// Empties an entry that is not what was written, of a table without moved slots: then it says nothing of where anything is.
+pub fn forget_damaged(blocker: &dyn Blocker, owner: VolumeId, epoch: u64, block: u64) -> Result<()> {
     let object = Object::Redirect(owner, epoch);
-    let mut bytes = [0; ATOM];
-    if blocker.read_some(object, &mut bytes, 0)? < ATOM {
-        return Ok(None);
+    let _lock = lock(blocker, LockMode::Exclusive)?;
+    let head = read_head(blocker, owner, epoch)?.filter(|head| !head.moved);
+    let damaged = |shift| read_entry(blocker, &Slot { owner, epoch, block, len: 1, shift }).is_err();
+    if !head.is_some_and(|head| damaged(head.shift)) {
+        return Err(Error::Unsupported(format!("{object}: was changed since it was looked at; check again")));
     }
-    match RedirectHead::decode(&object.to_string(), &bytes)? {
-        Some(head) if (head.owner, head.epoch) != (owner, epoch) => {
-            let text = format!("it says that it is of epoch {} of {}", head.epoch, head.owner);
-            Err(Error::damaged(object.to_string(), text))
+    blocker.write(object, &[IoSlice::new(&[0; ENTRY])], place(block))?;
+    blocker.sync(&[object])
+}
+
+/// The head of the table of an epoch at this moment; `None` if there is none, or its making was cut short.
+pub fn read_head(blocker: &dyn Blocker, owner: VolumeId, epoch: u64) -> Result<Option<RedirectHead>> {
+    let object = Object::Redirect(owner, epoch);
+    patiently(|| {
+        let mut bytes = [0; ATOM];
+        if blocker.read_some(object, &mut bytes, 0)? < ATOM {
+            return Ok(None);
         }
-        found => Ok(found),
+        match RedirectHead::decode(&object.to_string(), &bytes)? {
+            Some(head) if (head.owner, head.epoch) != (owner, epoch) => {
+                let text = format!("it says that it is of epoch {} of {}", head.epoch, head.owner);
+                Err(Error::damaged(object.to_string(), text))
+            }
+            found => Ok(found),
+        }
+    })
+}
+
+/// Looks again at what seems damaged.
+pub fn patiently<T>(mut look: impl FnMut() -> Result<T>) -> Result<T> {
+    let mut pause = PAUSE;
+    for _ in 1..LOOKS {
+        match look() {
+            Err(Error::Damaged { .. }) => std::thread::sleep(pause),
+            other => return other,
+        }
+        pause *= 2;
     }
+    look()
 }

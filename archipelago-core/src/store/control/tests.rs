@@ -49,11 +49,15 @@ impl Handler for Scripted {
     fn handle(&self, request: Request) -> Answer {
         self.calls.fetch_add(1, Ordering::SeqCst);
         match request {
-            Request::Status => Answer::Status { volumes: vec!["disk-1".into(), "disk-2".into()], trouble: None },
+            Request::Status => {
+                Answer::Status { volumes: vec!["disk-1".into(), "disk-2".into()], work: Vec::new(), trouble: None }
+            }
             Request::Snapshot { snapshot, .. } => Answer::Info(Box::new(info(&snapshot))),
             Request::Info { volume, .. } => match volume.as_str() {
                 "panic" => panic!("on purpose"),
-                "huge" => Answer::Status { volumes: vec!["x".repeat(MAX_CONTROL_MESSAGE)], trouble: None },
+                "huge" => {
+                    Answer::Status { volumes: vec!["x".repeat(MAX_CONTROL_MESSAGE)], work: Vec::new(), trouble: None }
+                }
                 "gate" => {
                     self.gate.wait();
                     Answer::Done

@@ -116,15 +116,15 @@ pub(crate) fn scrub(
 /// What `status` says of it, until a whole pass finds nothing.
 fn note(shared: &Shared, report: &ScrubReport, whole: bool) {
     let lost: Vec<&Finding> = report.findings.iter().filter(|f| f.severity > Severity::Leak).collect();
-    let mut altered = shared.altered.lock();
     if let Some(first) = lost.first() {
         let more = if lost.len() > 1 { format!(", and {} more places", lost.len() - 1) } else { String::new() };
-        *altered = Some(format!(
+        let text = format!(
             "a scrub found data that is not what was written: {}: {}{more}; `archipelago check --data` says what is lost",
             first.object, first.detail
-        ));
+        );
+        shared.reports.trouble("scrub", Some(text));
     } else if whole {
-        *altered = None;
+        shared.reports.trouble("scrub", None);
     }
 }
 

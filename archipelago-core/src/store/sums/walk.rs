@@ -310,8 +310,8 @@ impl<'a> Walk<'a> {
     /// Whether a sector lies in a slot whose content is somewhere else: then nobody reads it.
     fn is_moved(&self, key: PageKey, sector: u64) -> Result<bool> {
         let mut redirects = Redirects::new(&*self.shared.blocker);
-        let Ok(Some(shift)) = redirects.head(key.owner, key.epoch) else { return Ok(false) };
-        let block = sector >> (u32::from(shift) - SECTOR_SHIFT);
+        let Ok(Some(head)) = redirects.head(key.owner, key.epoch) else { return Ok(false) };
+        let block = sector >> (u32::from(head.shift) - SECTOR_SHIFT);
         match redirects.entry(key.owner, key.epoch, block) {
             Ok(entry) => Ok(entry.is_some_and(|entry| entry.moved)),
             Err(Error::Damaged { .. } | Error::TooNew { .. }) => Ok(false),

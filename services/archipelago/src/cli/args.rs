@@ -386,6 +386,15 @@ pub struct Serve {
     /// Write a line to this descriptor (a pipe or file) when ready, instead of to standard output
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub ready_fd: Option<u32>,
+    /// Hash old snapshots every so many seconds, in the background [default: `serve.hash_interval` of the configuration, or never]
+    #[arg(long, value_name = "SECONDS")]
+    pub hash_interval: Option<u64>,
+    /// Read at most this much per second for that [default: `serve.hash_rate` of the configuration, or 16M]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub hash_rate: Option<u64>,
+    /// Hash snapshots that were taken so many seconds ago or more [default: `serve.hash_age` of the configuration, or 86400]
+    #[arg(long, value_name = "SECONDS")]
+    pub hash_age: Option<u64>,
 }
 
 /// `check`

@@ -69,6 +69,11 @@ fn print(context: &mut Context, report: CollectReport) -> Result<(), Failure> {
         }
     }
     table.print(out)?;
+    if report.duplicates.objects > 0 {
+        let (count, size) = (report.duplicates.objects, size::human(report.duplicates.bytes));
+        let kept = if report.dry_run { "would be kept" } else { "are kept" };
+        out.line(&format!("{count} blocks of {size} {kept} once instead of twice; their room is that of holes"))?;
+    }
     let verb = if report.dry_run { "Would free" } else { "Freed" };
     out.line(&format!("{verb} {}; {} maps keep what they use", exact(freed.bytes), report.maps))?;
     if report.pinned > 0 {

@@ -16,6 +16,7 @@ struct Document<'a> {
     top_hash: String,
     #[serde(flatten)]
     progress: HashProgress,
+    dedup_ratio: Option<f64>,
 }
 
 /// `hash`
@@ -35,7 +36,12 @@ pub fn run(context: &mut Context, args: &Hash) -> Result<(), Failure> {
         return interrupt.check();
     };
     if context.out.json {
-        let document = Document { name: &args.name, top_hash: top_hash.to_string(), progress: hashed.progress };
+        let document = Document {
+            name: &args.name,
+            top_hash: top_hash.to_string(),
+            progress: hashed.progress,
+            dedup_ratio: hashed.progress.dedup_ratio(),
+        };
         return context.out.document(&document);
     }
     context.out.line(&format!("{top_hash}  {}", args.name))

@@ -16,6 +16,8 @@ use super::super::args::Serve;
 use super::super::exit::Failure;
 use super::super::interrupt::SIGNALS;
 use crate::collector::Collector;
+use crate::config::Config;
+use crate::hasher::{HashPlan, Hasher};
 use crate::nbd::volume_device::StoreExports;
 use crate::nbd::{Endpoint, Server, ServerOptions};
 use crate::scrubber::Scrubber;
@@ -36,6 +38,7 @@ pub fn run(context: &mut Context, args: &Serve) -> Result<(), Failure> {
     let pid_file = args.pid_file.as_ref().or(context.config().pid_file.as_ref());
     let _pid_file = pid_file.map(|path| PidFile::create(path)).transpose()?;
     announce(context, args, &server.endpoints())?;
+    let hasher = plan(args, context.config()).map(|plan| Hasher::start(store.clone(), plan)).transpose()?;
     let collector = Collector::start(store.clone(), context.config())?;
     let scrubber = Scrubber::start(store, context.config(), args.scrub_rate)?;
 
@@ -43,12 +46,18 @@ pub fn run(context: &mut Context, args: &Serve) -> Result<(), Failure> {
     if let Some(signal) = signal {
         context.note(&format!("signal {signal}: finishing what is in flight; a second one ends at once"));
     }
-    drop((collector, scrubber));
+    drop((hasher, collector, scrubber));
     let stopped = server.stop();
     if stopped.cut > 0 {
         context.note(&format!("{} clients did not finish in time and were cut off", stopped.cut));
     }
     Ok(())
+}
+
+/// How snapshots are hashed in the background. Not at all unless it is asked for: everything is read once for it.
+fn plan(args: &Serve, config: &Config) -> Option<HashPlan> {
+    let interval = args.hash_interval.or(config.hash_interval).unwrap_or(0);
+    HashPlan::new(interval, args.hash_rate.or(config.hash_rate), args.hash_age.or(config.hash_age))
 }
 
 /// The first signal arrives in the iterator, the second ends the process.
@@ -152,7 +161,17 @@ mod tests {
     use super::*;
 
     fn args() -> Serve {
-        Serve { nbd: vec![], socket_mode: 0o600, allow_remote: false, pid_file: None, scrub_rate: None, ready_fd: None }
+        Serve {
+            nbd: vec![],
+            socket_mode: 0o600,
+            allow_remote: false,
+            pid_file: None,
+            scrub_rate: None,
+            ready_fd: None,
+            hash_interval: None,
+            hash_rate: None,
+            hash_age: None,
+        }
     }
 
     #[test]
@@ -169,6 +188,16 @@ mod tests {
         {
             assert!(matches!(endpoint(bad, &args()), Err(Failure::Usage(_))), "{bad}");
         }
+    }
+
+    #[test]
+    fn flags_win_over_the_configuration_and_nothing_is_hashed_unasked() {
+        assert_eq!(plan(&args(), &Config::default()), None);
+        let config = Config { hash_interval: Some(60), hash_rate: Some(7), ..Config::default() };
+        assert_eq!(plan(&args(), &config), HashPlan::new(60, Some(7), None));
+        let flags = Serve { hash_interval: Some(5), hash_age: Some(9), ..args() };
+        assert_eq!(plan(&flags, &config), HashPlan::new(5, Some(7), Some(9)));
+        assert_eq!(plan(&Serve { hash_interval: Some(0), ..args() }, &config), None);
     }
 
     #[test]

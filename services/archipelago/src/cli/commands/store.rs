@@ -46,6 +46,7 @@ struct StatusDocument {
     #[serde(flatten)]
     status: StoreStatus,
     kinds: SpaceByKind,
+    dedup_ratio: Option<f64>,
 }
 
 /// `status`
@@ -54,7 +55,7 @@ pub fn status(context: &mut Context) -> Result<(), Failure> {
     let (status, kinds) = (store.status()?, store.space_by_kind()?);
     let out = &mut context.out;
     if out.json {
-        return out.document(&StatusDocument { status, kinds });
+        return out.document(&StatusDocument { status, kinds, dedup_ratio: kinds.dedup_ratio() });
     }
     out.line(&format!("location:    {}", status.location))?;
     out.line(&format!("uuid:        {}", status.uuid))?;
@@ -64,6 +65,8 @@ pub fn status(context: &mut Context) -> Result<(), Failure> {
     out.line(&format!("trashed:     {}", status.trashed))?;
     out.line(&format!("size:        {}", exact(status.space.total)))?;
     out.line(&format!("free:        {}", exact(status.space.free)))?;
+    let ratio = kinds.dedup_ratio().map_or("-".into(), |ratio| format!("{ratio:.2}"));
+    out.line(&format!("mapped:      {}, {ratio} times what it takes", exact(kinds.mapped)))?;
     out.line("")?;
     let mut table = Table::new(&[("KIND", Align::Left), ("OBJECTS", Align::Right), ("SPACE", Align::Right)]);
     for (kind, amount) in [
@@ -73,6 +76,8 @@ pub fn status(context: &mut Context) -> Result<(), Failure> {
         ("checksums", kinds.sums),
         ("journals", kinds.segments),
         ("trees", kinds.packs),
+        ("content", kinds.content),
+        ("content index", kinds.tables),
         ("of removed", kinds.removed),
     ] {
         table.row(vec![kind.to_string(), amount.objects.to_string(), size::human(amount.bytes)]);
@@ -89,13 +94,13 @@ pub fn status(context: &mut Context) -> Result<(), Failure> {
         ("SINCE", Align::Left),
         ("VOLUMES", Align::Left),
     ]);
-    let mut troubles = Vec::new();
+    let mut notes = Vec::new();
     for process in status.processes {
-        troubles.extend(process.trouble.map(|trouble| format!("pid {}: {trouble}", process.owner.pid)));
         let owner = process.owner;
+        notes.extend(process.work.into_iter().chain(process.trouble).map(|text| format!("pid {}: {text}", owner.pid)));
         let volumes = if process.volumes.is_empty() { "-".into() } else { process.volumes.join(" ") };
         table.row(vec![owner.pid.to_string(), owner.host, owner.command, time(owner.since), volumes]);
     }
     table.print(out)?;
-    troubles.iter().try_for_each(|trouble| out.line(trouble))
+    notes.iter().try_for_each(|note| out.line(note))
 }

@@ -1,7 +1,9 @@
 //! One old map: its header, and its entries in pieces.
 
+use archipelago_core::merkle::TopHash;
+
 use super::OldStore;
-use super::digest::{Merkle, hex};
+use super::digest::{Digest, hex};
 use super::entry::{Entry, decode_v0, decode_v1, decode_v2};
 use super::error::LegacyError;
 use super::header::{
@@ -75,29 +77,28 @@ impl OldMap {
     }
 }
 
-/// Length of a list of digests up to its terminator or the end of the object, and its Merkle root.
-fn measure_list(object: &Object) -> Result<(u64, super::digest::Digest), LegacyError> {
-    let (mut count, mut merkle) = (0, Merkle::default());
+/// Length of a list of digests up to its terminator or the end of the object, and its top hash.
+fn measure_list(object: &Object) -> Result<(u64, Digest), LegacyError> {
+    let mut top = TopHash::default();
     let mut buf = vec![0; CHUNK as usize * ENTRY_V0];
     let mut at = 0;
     loop {
         let len = object.read(&mut buf, at)?;
         for bytes in buf[..len].as_chunks::<ENTRY_V0>().0 {
             if decode_v0(bytes).is_none() {
-                return Ok((count, merkle.root()));
+                return Ok((top.count(), top.finish().0));
             }
-            merkle.push(*bytes);
-            count += 1;
+            top.push(archipelago_core::Digest(*bytes));
         }
         if len < buf.len() {
-            return Ok((count, merkle.root()));
+            return Ok((top.count(), top.finish().0));
         }
         at += len as u64;
     }
 }
 
-/// Merkle root of an object taken for a list of digests; `None` if it holds no digest.
-pub fn root_of_list(object: &Object) -> Result<Option<super::digest::Digest>, LegacyError> {
+/// Top hash of an object taken for a list of digests; `None` if it holds no digest.
+pub fn root_of_list(object: &Object) -> Result<Option<Digest>, LegacyError> {
     let (count, root) = measure_list(object)?;
     Ok((count > 0).then_some(root))
 }
