@@ -9,7 +9,7 @@ use crate::error::{Owner, Result};
 use crate::format::header::{Header, LogPos};
 use crate::format::index::{IndexEntry, Slot};
 use crate::format::node::Source;
-use crate::format::redirect::RedirectEntry;
+use crate::format::redirect::{RedirectEntry, RedirectHead};
 use crate::mapper::cache::NodeCache;
 use crate::mapper::replay;
 use crate::mapper::tree::Tree;
@@ -85,8 +85,8 @@ impl Index {
     }
 }
 
-/// `log2` of the block size in the redirect table of an epoch.
-pub fn redirect_head(blocker: &dyn Blocker, owner: VolumeId, epoch: u64) -> Result<Option<u8>> {
+/// Head of the redirect table of an epoch.
+pub fn redirect_head(blocker: &dyn Blocker, owner: VolumeId, epoch: u64) -> Result<Option<RedirectHead>> {
     redirect::Redirects::new(blocker).head(owner, epoch)
 }
 
@@ -98,8 +98,8 @@ pub fn redirect_entry(blocker: &dyn Blocker, owner: VolumeId, epoch: u64, block:
 /// All digests of the redirect table of an epoch.
 pub fn redirect_digests(blocker: &dyn Blocker, owner: VolumeId, epoch: u64) -> Result<Vec<Digest>> {
     let mut digests = Vec::new();
-    redirect::for_each(blocker, owner, epoch, &mut |digest, _| {
-        digests.push(digest);
+    redirect::for_each(blocker, owner, epoch, &mut |_, entry, _| {
+        digests.push(entry.digest);
         Ok(true)
     })?;
     Ok(digests)

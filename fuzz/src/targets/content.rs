@@ -228,7 +228,8 @@ fn redirect_table(input: &[u8]) {
     head[..start.len()].copy_from_slice(start);
     if mode & 1 != 0 {
         let shift = 16 + start.get(5).copied().unwrap_or(0) % 11;
-        head = RedirectHead { owner: OWNER, epoch: EPOCH, shift }.encode().to_vec();
+        let moved = start.get(6).is_some_and(|flags| flags & 1 != 0);
+        head = RedirectHead { owner: OWNER, epoch: EPOCH, shift, moved }.encode().to_vec();
     } else if !is_zero(start) {
         seal(&mut head);
     }
@@ -265,7 +266,7 @@ fn as_it_is_read(table: &[u8], entries: &[u8]) {
     let blocks = entries.len().div_ceil(redirect::ENTRY) as u64 + 1;
     let one_by_one: Vec<_> = (0..blocks).map(|block| fuzzing::redirect_entry(&*blocker, OWNER, EPOCH, block)).collect();
     let shift = match fuzzing::redirect_head(&*blocker, OWNER, EPOCH) {
-        Ok(shift) => shift,
+        Ok(head) => head.map(|head| head.shift),
         Err(error) => return refused(&error),
     };
     let mut known = Vec::new();
@@ -296,7 +297,7 @@ fn as_it_is_read(table: &[u8], entries: &[u8]) {
 }
 
 fn redirect_seeds() -> Vec<Vec<u8>> {
-    let head = RedirectHead { owner: OWNER, epoch: EPOCH, shift: 22 }.encode();
+    let head = RedirectHead { owner: OWNER, epoch: EPOCH, shift: 22, moved: true }.encode();
     let entry = |block: u64| RedirectEntry {
         digest: Digest::of_bytes(&block.to_le_bytes()),
         len: 1 << (block % 23),
