@@ -3,7 +3,7 @@
 //! `archipelago-benches [--dir DIR] [--json] [GROUP...]`: groups are `meta` (bytes of snapshot and clone), `clone` (durable
 //! clones), `first` (first writes into a clone), `depth` (reads after a thousand snapshots), `hash` (hashing a snapshot), `digests` (ten
 //! million digests), `check` and `gc` (map entries that are checked, or walked by a collection, per second), `send` (what an incremental
-//! send reads) and `freeze` (how long snapshots stop writes); all of them without any.
+//! send reads), `sums` (what comparing checksums costs a read, and how fast a scrub goes) and `freeze` (how long snapshots stop writes); all of them without any.
 
 mod bars;
 mod count;
@@ -26,7 +26,7 @@ fn main() {
         }
     }
     let wanted = |name: &str| groups.is_empty() || groups.iter().any(|g| g == name);
-    let run: [(&str, Bar); 10] = [
+    let run: [(&str, Bar); 11] = [
         ("meta", bars::meta::run),
         ("clone", bars::clone::run),
         ("first", bars::first::run),
@@ -36,6 +36,7 @@ fn main() {
         ("check", bars::check::run),
         ("gc", bars::gc::run),
         ("send", bars::send::run),
+        ("sums", bars::sums::run),
         ("freeze", bars::freeze::run),
     ];
     for (name, job) in run {

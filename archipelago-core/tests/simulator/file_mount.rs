@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use archipelago_core::blocker::sim::SimDisk;
 use archipelago_core::blocker::sys::{Fd, Open, Sys};
-use archipelago_core::blocker::{LockMode, Space};
+use archipelago_core::blocker::{LockMode, Space, VolumeId};
 use parking_lot::Mutex;
 
-use crate::wire::{Lie, Planted, Turn, Wire, flip};
+use crate::wire::{Lie, Planted, Turn, Wire, flip, has_sums};
 
 /// One process's view of a shared [`SimDisk`].
 pub struct FileMount {
@@ -19,22 +19,33 @@ pub struct FileMount {
     fds: Mutex<BTreeMap<i32, String>>,
 }
 
-/// Files whose reads are checked against a checksum: nodes, records, and journals when they are replayed.
+/// Files whose reads are checked against a checksum: nodes, records, checksums, journals when they are replayed, and data
+/// that has checksums.
 #[derive(PartialEq, Eq)]
 enum Checked {
     No,
     Always,
     Journal,
+    /// Of this owner and epoch.
+    Data(VolumeId, u64),
 }
 
 fn checked(path: &str) -> Checked {
     let name = path.rsplit('/').next().unwrap_or(path);
-    if name.starts_with("pack.") || path.starts_with("catalog/") {
+    if name.starts_with("pack.") || name.starts_with("sum.") || path.starts_with("catalog/") {
         Checked::Always
     } else if name.starts_with("log.") {
         Checked::Journal
     } else {
-        Checked::No
+        data(name).unwrap_or(Checked::No)
+    }
+}
+
+fn data(name: &str) -> Option<Checked> {
+    let mut fields = name.strip_prefix("data.")?.split('.').map(|field| u64::from_str_radix(field, 16));
+    match (fields.next()?, fields.next()?) {
+        (Ok(owner), Ok(epoch)) => Some(Checked::Data(VolumeId(owner), epoch)),
+        _ => None,
     }
 }
 
@@ -80,6 +91,15 @@ impl FileMount {
         self.fds.lock().get(&fd.0).cloned().unwrap_or_default()
     }
 
+    /// What the disk has of the checksums of an epoch, past the counters of this process.
+    fn sums(&self, owner: VolumeId, epoch: u64, buf: &mut [u8], at: u64) -> usize {
+        let path = format!("data/{:02x}/sum.{owner}.{epoch:016x}", owner.0 as u8);
+        let Ok(fd) = self.disk.open(&path, Open::Read) else { return 0 };
+        let read = self.disk.preadv(fd, &mut [IoSliceMut::new(buf)], at).unwrap_or(0);
+        self.disk.close(fd);
+        read
+    }
+
     fn alive(&self) -> io::Result<()> {
         if self.wire.is_dead() { Err(gone()) } else { Ok(()) }
     }
@@ -111,6 +131,11 @@ impl Sys for FileMount {
         let kind = self.fds.lock().get(&fd.0).map_or(Checked::No, |path| checked(path));
         let lie = match kind {
             Checked::No => None,
+            Checked::Data(owner, epoch) => {
+                let len = bufs.iter().map(|b| b.len() as u64).sum();
+                let sums = |buf: &mut [u8], at| self.sums(owner, epoch, buf, at);
+                has_sums((owner, epoch), offset, len, sums).then(|| self.wire.checked_read(false)).flatten()
+            }
             kind => self.wire.checked_read(kind == Checked::Journal),
         };
         let n = self.disk.preadv(fd, bufs, offset)?;

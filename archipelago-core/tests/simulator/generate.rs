@@ -73,6 +73,7 @@ const KINDS: &[(u64, Kind)] = &[
     (10, |_| Op::List),
     (25, Generator::audit),
     (4, |_| Op::Check),
+    (12, |_| Op::Scrub),
     (12, |_| Op::Collect),
     (12, Generator::copy),
     (14, Generator::group),
@@ -180,6 +181,7 @@ impl Generator {
                 | Op::Flush { .. }
                 | Op::Background
                 | Op::Collect
+                | Op::Scrub
                 | Op::Compact { .. }
                 | Op::Hash { .. }
                 | Op::Exit

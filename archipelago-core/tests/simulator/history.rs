@@ -156,6 +156,8 @@ pub enum Op {
     Collect,
     /// Walks the whole store and says what is wrong with it.
     Check,
+    /// Compares sealed data with its checksums, and makes those that are missing.
+    Scrub,
     /// Sends a snapshot, as what differs from `from` if that is given, and receives it under another name.
     Copy {
         snapshot: String,
@@ -263,6 +265,7 @@ impl fmt::Display for Op {
             }
             Op::Collect => write!(f, "collect"),
             Op::Check => write!(f, "check"),
+            Op::Scrub => write!(f, "scrub"),
             Op::Copy { snapshot, from: None, name } => write!(f, "send {snapshot} and receive it as {name}"),
             Op::Copy { snapshot, from: Some(from), name } => {
                 write!(f, "send {snapshot} from {from} and receive it as {name}")

@@ -11,7 +11,7 @@ use archipelago_core::blocker::{
 use archipelago_core::{Digest, Error, Result};
 use parking_lot::Mutex;
 
-use crate::wire::{Lie, Planted, Turn, Wire, flip};
+use crate::wire::{Lie, Planted, Turn, Wire, flip, has_sums};
 
 type Locks = Arc<Mutex<(u64, BTreeMap<u64, Box<dyn LockGuard>>)>>;
 
@@ -80,6 +80,19 @@ impl MemoryMount {
         }
     }
 
+    /// How a read lies, if it does and somebody can notice.
+    fn lie(&self, object: Object, offset: u64, len: u64) -> Option<Lie> {
+        match object {
+            Object::Pack(..) | Object::Sum(..) => self.wire.checked_read(false),
+            Object::Log(..) => self.wire.checked_read(true),
+            Object::Data(owner, epoch) => {
+                let sums = |buf: &mut [u8], at| self.disk.read_some(Object::Sum(owner, epoch), buf, at).unwrap_or(0);
+                has_sums((owner, epoch), offset, len, sums).then(|| self.wire.checked_read(false)).flatten()
+            }
+            _ => None,
+        }
+    }
+
     fn alive(&self) -> Result<()> {
         if self.wire.is_dead() { Err(gone("look into")) } else { Ok(()) }
     }
@@ -105,11 +118,7 @@ impl Blocker for MemoryMount {
 
     fn read(&self, object: Object, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()> {
         self.look()?;
-        let lie = match object {
-            Object::Pack(..) => self.wire.checked_read(false),
-            Object::Log(..) => self.wire.checked_read(true),
-            _ => None,
-        };
+        let lie = self.lie(object, offset, bufs.iter().map(|b| b.len() as u64).sum());
         self.disk.read(object, bufs, offset)?;
         match lie {
             None => {}
@@ -176,7 +185,20 @@ impl Blocker for MemoryMount {
 
     fn read_some(&self, object: Object, buf: &mut [u8], offset: u64) -> Result<usize> {
         self.look()?;
-        self.disk.read_some(object, buf, offset)
+        let lie = match object {
+            Object::Data(..) | Object::Sum(..) => self.lie(object, offset, buf.len() as u64),
+            _ => None,
+        };
+        let there = self.disk.read_some(object, buf, offset)?;
+        match lie {
+            None => {}
+            Some(Lie::Bit(bit)) => flip(&mut [IoSliceMut::new(&mut buf[..there])], bit),
+            Some(Lie::Misdirected) => {
+                buf.fill(0);
+                self.disk.read_some(object, &mut buf[..there], offset + 512)?;
+            }
+        }
+        Ok(there)
     }
 
     fn put(&self, digest: Digest, bytes: &[u8]) -> Result<bool> {

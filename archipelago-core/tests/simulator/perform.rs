@@ -7,7 +7,7 @@ use archipelago_core::limits::SECTOR;
 use archipelago_core::store::content::HashOptions;
 use archipelago_core::{
     CheckOptions, CloneOptions, CollectOptions, CompactOptions, CreateOptions, Error, Finding, FindingKind, Kind,
-    ListOptions, MapSource, Mode, ResumeToken, SendOptions, Severity, Store, Volume, WriteFlags,
+    ListOptions, MapSource, Mode, ResumeToken, ScrubOptions, SendOptions, Severity, Store, Volume, WriteFlags,
 };
 
 use crate::history::{Op, PROCESSES, Step, fill, twin};
@@ -281,6 +281,7 @@ impl World {
             }
             Op::Collect => self.collect(p)?,
             Op::Check => self.check(p, false)?,
+            Op::Scrub => self.scrub(p)?,
             Op::Copy { snapshot, from, name } => {
                 // Here only if it found no room before.
                 let resume = match store.receive_status(name) {
@@ -362,6 +363,17 @@ impl World {
             None => Ok(()),
             Some(finding) => wrong(format!("check found {finding:?}")),
         }
+    }
+
+    /// A scrub finds nothing wrong, for nothing that is stored was altered.
+    fn scrub(&mut self, p: usize) -> Done<()> {
+        let store = self.process(p)?.store.clone();
+        let report = store.scrub(&ScrubOptions { rate: None, anywhere: true }, &mut |_| true)?;
+        let wrong_bytes = report.altered + report.healed + report.unstable + report.broken;
+        if wrong_bytes > 0 || !report.findings.is_empty() {
+            return wrong(format!("a scrub found {report:?}"));
+        }
+        Ok(())
     }
 
     /// Takes away what nothing needs any more.

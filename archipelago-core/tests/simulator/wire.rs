@@ -3,6 +3,10 @@
 
 use std::sync::LazyLock;
 
+use archipelago_core::VolumeId;
+use archipelago_core::format::sums::{SECTORS, SumAtom};
+use archipelago_core::limits::{ATOM, SECTOR};
+
 use parking_lot::Mutex;
 
 /// Print every call that changes something?
@@ -155,6 +159,24 @@ impl Wire {
         state.hit = true;
         Some(lie)
     }
+}
+
+/// Whether each sector of a range of a data object has a checksum, of which `read` fills a buffer from an offset on: whoever reads it
+/// notices a lie.
+pub fn has_sums(
+    (owner, epoch): (VolumeId, u64),
+    offset: u64,
+    len: u64,
+    read: impl Fn(&mut [u8], u64) -> usize,
+) -> bool {
+    len > 0
+        && (offset / SECTOR..(offset + len).div_ceil(SECTOR)).all(|sector| {
+            let number = sector / SECTORS as u64;
+            let mut atom = [0; ATOM];
+            read(&mut atom, number * ATOM as u64) == ATOM
+                && SumAtom::decode("", &atom, owner, epoch, number)
+                    .is_ok_and(|atom| atom.get(sector as usize % SECTORS).is_some())
+        })
 }
 
 /// Flips a bit of the bytes in `bufs`.

@@ -200,8 +200,8 @@ impl World {
         self.disk.clear_failures();
         let read_wrongly = hit && matches!(step.fault, Some(Fault::ReadError { .. } | Fault::Corrupt { .. }));
         let result = match result {
-            // A check says in its report what it could not read.
-            Err(Trouble::Wrong(_)) if read_wrongly && step.op == Op::Check => Ok(Outcome::Done),
+            // A check or scrub says in its report what it could not read.
+            Err(Trouble::Wrong(_)) if read_wrongly && matches!(step.op, Op::Check | Op::Scrub) => Ok(Outcome::Done),
             Err(Trouble::Wrong(text)) if !hit || !matches!(step.fault, Some(Fault::Kill { .. })) => {
                 return Err(Trouble::Wrong(text));
             }
@@ -330,6 +330,12 @@ impl World {
                         self.state = effect.after;
                         for name in &targets {
                             self.state.get_mut(name).into_iter().for_each(|map| map.lose());
+                        }
+                        if opens_for_a_moment(&step.op) {
+                            // Nobody heard of it when the volume was closed again, and the process refuses what could not be
+                            // synced for as long as it lives.
+                            self.exit(p);
+                            return self.settle_doubts(p, &Allowed::just(&self.state.clone()), &targets, true);
                         }
                         Ok(())
                     }
@@ -572,6 +578,11 @@ impl World {
         self.nothing_lost().map_err(|e| Trouble::Wrong(format!("after the last collection: {e}")))?;
         self.check_nothing_left(0)
     }
+}
+
+/// What opens a volume that nobody has open, does something to it, and drops it again.
+fn opens_for_a_moment(op: &Op) -> bool {
+    matches!(op, Op::Snapshot { .. } | Op::Group { .. } | Op::Resize { .. } | Op::Rename { .. })
 }
 
 /// Whether an operation changes which maps there are, or how long they are.

@@ -23,7 +23,7 @@ use crate::store::content::Contents;
 pub(super) struct Lost {
     /// Nodes that cannot be used.
     pub(super) nodes: HashMap<Place, usize>,
-    /// Stretches of objects that are not there: from, to, finding.
+    /// Stretches of objects that are not there, or not what was written: from, to, finding; in order and disjoint.
     pub(super) stretches: HashMap<Object, Vec<(u64, u64, usize)>>,
     /// Digests that lead nowhere.
     pub(super) digests: HashMap<Digest, usize>,
@@ -192,7 +192,7 @@ impl<'a> Locator<'a> {
                 },
                 other => other,
             };
-            let (object, at) = match source {
+            let (object, at, len) = match source {
                 Source::Zero => continue,
                 Source::Content(digest) => {
                     if let Some(number) = self.lost.digests.get(&digest) {
@@ -200,15 +200,18 @@ impl<'a> Locator<'a> {
                         search.lose(*number, first, first + len);
                         continue;
                     }
-                    match self.contents.resolve(self.blocker, digest) {
-                        Ok(place) => (place.object, place.base + (u64::from(extent.start) << SECTOR_SHIFT)),
-                        Err(_) => continue,
+                    let Ok(place) = self.contents.resolve(self.blocker, digest) else { continue };
+                    match place.part(u64::from(extent.start) << SECTOR_SHIFT, len as usize) {
+                        (Some((object, at)), there) => (object, at, there as u64),
+                        (None, _) => continue,
                     }
                 }
-                Source::Data { owner, epoch } => (Object::Data(owner, epoch), first),
-                Source::Log { owner, segment, offset, .. } => (Object::Log(owner, segment), u64::from(offset)),
+                Source::Data { owner, epoch } => (Object::Data(owner, epoch), first, len),
+                Source::Log { owner, segment, offset, .. } => (Object::Log(owner, segment), u64::from(offset), len),
             };
-            for (from, to, number) in self.lost.stretches.get(&object).into_iter().flatten() {
+            let stretches = self.lost.stretches.get(&object).map_or(&[][..], |all| &all[..]);
+            let first_of = stretches.partition_point(|(_, to, _)| *to <= at);
+            for (from, to, number) in stretches[first_of..].iter().take_while(|(from, ..)| *from < at + len) {
                 let (from, to) = ((*from).max(at), (*to).min(at + len));
                 if from < to {
                     whole = false;

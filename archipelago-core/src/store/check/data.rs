@@ -180,12 +180,12 @@ impl Reading<'_> {
         Ok(())
     }
 
-    /// Hashes bytes of an object, twice if they are not what they should be; returns how many were read.
+    /// Hashes bytes of an object, twice if they are not what they should be; returns how many there were.
     fn compare(&mut self, object: Object, at: u64, len: u64, digest: Digest, detail: String) -> Result<u64> {
         let blocker = &*self.shared.blocker;
-        let mut read = 0;
-        let mut wrong = String::new();
+        let (mut read, mut wrong) = (0, String::new());
         for _ in 0..2 {
+            read = 0;
             let mut sha = Sha256::new();
             let hashed = (|| {
                 let mut done = 0;
@@ -216,12 +216,14 @@ impl Reading<'_> {
     }
 }
 
-/// Findings by object, so that a block that is not its digest because of a sector that is not its checksum is told once.
+/// Stretches by object, in order and disjoint: a block that is not its digest because of a sector that is not its checksum is told
+/// once.
 pub(super) fn merged(stretches: Vec<Altered>) -> Vec<Altered> {
     let mut by_object: BTreeMap<Object, Vec<Altered>> = BTreeMap::new();
     stretches.into_iter().for_each(|one| by_object.entry(one.object).or_default().push(one));
     let mut kept = Vec::new();
-    for (_, all) in by_object {
+    for (_, mut all) in by_object {
+        all.sort_by_key(|one| one.from);
         let covered = |slot: &Altered| all.iter().any(|one| !one.content && one.from < slot.to && slot.from < one.to);
         kept.extend(all.iter().filter(|one| !one.content || !covered(one)).cloned());
     }

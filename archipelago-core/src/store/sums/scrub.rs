@@ -56,7 +56,7 @@ pub struct ScrubReport {
     pub verified: u64,
     /// Got a checksum.
     pub made: u64,
-    /// Got none, for two readings differed.
+    /// Got none, for two readings differed, or a sync of the data failed before.
     pub unstable: u64,
     /// Was right only when it was read again.
     pub healed: u64,
@@ -68,7 +68,7 @@ pub struct ScrubReport {
     pub broken: u64,
     /// Epochs left out because there was no memory to tell which of their sectors maps name.
     pub unknown: u64,
-    /// Why maps could not be read; what they alone name was left out.
+    /// Why maps could not be read, and what they alone name was left out; and of which data objects no checksums were made.
     pub unreadable: Vec<String>,
     /// Data that is not what was written, with the bytes of the maps that lose it.
     pub findings: Vec<Finding>,
@@ -106,6 +106,7 @@ pub(crate) fn scrub(
     // Also what was found before an error, which would hide it otherwise.
     report.findings = check::altered(shared, std::mem::take(&mut walk.altered))?;
     report.interrupted = pace.stopped;
+    report.unreadable.append(&mut walk.refused);
     note(shared, &report, done.is_ok());
     match done {
         Err(_) if pace.stopped => Ok(report),
@@ -145,7 +146,7 @@ fn pass(
     pace.at.total = total;
     // The time that the walk took is not saved for a burst.
     pace.throttle = Throttle::new(options.rate);
-    let start = if options.anywhere && total > 0 { shared.random()? % total & !(SECTOR - 1) } else { 0 };
+    let start = if options.anywhere && total > 0 { (shared.random()? % total) & !(SECTOR - 1) } else { 0 };
     for task in around(tasks, start) {
         let len = shared.blocker.len(Object::Data(task.owner, task.epoch))?.unwrap_or(0);
         let live = marks.live(task.owner, task.epoch, len);

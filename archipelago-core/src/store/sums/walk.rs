@@ -109,6 +109,15 @@ pub(crate) struct Counts {
     pub(crate) broken: u64,
 }
 
+/// Whether all of a data object is stored, so that checksums of it may be believed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Durable {
+    Unasked,
+    Yes,
+    /// A sync of it failed in this process: what it shows may be stored nowhere.
+    No,
+}
+
 /// A walk under way.
 pub(crate) struct Walk<'a> {
     shared: &'a Shared,
@@ -121,8 +130,10 @@ pub(crate) struct Walk<'a> {
     pub(crate) altered: Vec<Altered>,
     first: Vec<u8>,
     second: Vec<u8>,
-    /// The data object was synced since the walk came to it.
-    synced: bool,
+    /// Of the data object at hand.
+    made_durable: Durable,
+    /// Data objects of which nothing was made, and why.
+    pub(crate) refused: Vec<String>,
     /// Bytes with new checksums since these were synced.
     unsynced: u64,
 }
@@ -138,7 +149,8 @@ impl<'a> Walk<'a> {
             altered: Vec::new(),
             first: vec![0; (PAGE_SECTORS << SECTOR_SHIFT) as usize],
             second: Vec::new(),
-            synced: false,
+            made_durable: Durable::Unasked,
+            refused: Vec::new(),
             unsynced: 0,
         }
     }
@@ -157,7 +169,7 @@ impl<'a> Walk<'a> {
         ranges: &[Range<u64>],
         spend: &mut Spend<'_>,
     ) -> Result<()> {
-        self.synced = false;
+        self.made_durable = Durable::Unasked;
         let mut runs: Vec<Range<u64>> = Vec::new();
         let mut page = 0;
         for range in ranges {
@@ -197,9 +209,8 @@ impl<'a> Walk<'a> {
             self.counts.broken += broken + u64::from(page.is_err());
             let mut page = page.unwrap_or_default();
             let first = key.first();
-            if self.make && !self.synced && runs.iter().any(|run| !page.all(run.start - first..run.end - first)) {
-                blocker.sync(&[Object::Data(key.owner, key.epoch)])?;
-                self.synced = true;
+            if self.make && runs.iter().any(|run| !page.all(run.start - first..run.end - first)) {
+                self.make_durable(key)?;
             }
             let mut new = Vec::new();
             for run in runs.drain(..) {
@@ -218,6 +229,21 @@ impl<'a> Walk<'a> {
             }
         }
         spend(&self.counts, read)
+    }
+
+    fn make_durable(&mut self, key: PageKey) -> Result<()> {
+        if self.made_durable != Durable::Unasked {
+            return Ok(());
+        }
+        self.made_durable = match self.shared.blocker.sync(&[Object::Data(key.owner, key.epoch)]) {
+            Ok(()) => Durable::Yes,
+            Err(error @ Error::Poisoned(_)) => {
+                self.refused.push(error.to_string());
+                Durable::No
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(())
     }
 
     /// Reads neighbouring sectors and compares them. Those without a checksum get one if two readings agree: a disk that was
@@ -240,7 +266,7 @@ impl<'a> Walk<'a> {
             let sum = crc32c::crc32c(bytes);
             match page.get(sector - first) {
                 Some(known) if known == sum => self.counts.verified += SECTOR,
-                None if !self.make => self.counts.without += SECTOR,
+                None if !self.make || self.made_durable == Durable::No => self.counts.without += SECTOR,
                 known => again.push((sector, sum, known)),
             }
         }

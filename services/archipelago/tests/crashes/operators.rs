@@ -255,17 +255,18 @@ fn choose_for_looking(_: &mut Realm, scene: &Scene<'_>, random: &mut Random) -> 
     Plan::new(&arguments, Names::new())
 }
 
-/// Collects, repairs, and hashes snapshots.
+/// Collects, repairs, scrubs, and hashes snapshots.
 pub fn keep_house(realm: &mut Realm, scene: &Scene<'_>, random: &mut Random) -> Result<(), String> {
     operate(realm, choose_for_the_house, scene, random)
 }
 
 fn choose_for_the_house(_: &mut Realm, scene: &Scene<'_>, random: &mut Random) -> Plan {
-    match random.below(10) {
+    match random.below(12) {
         0..=2 => Plan::new(&["gc"], Names::new()),
         3 => Plan::new(&["gc", "--grace", "0"], Names::new()),
         4 => Plan::new(&["gc", "--dry-run"], Names::new()),
         5..=6 => Plan::new(&["check", "--repair"], Names::new()),
+        7..=8 => Plan::new(&["scrub"], Names::new()),
         _ => {
             let (name, _, content) = &scene.pinned[random.below(scene.pinned.len() as u64) as usize];
             Plan { hashed: Some(content.clone()), ..Plan::new(&["hash", name, "--json"], Names::new()) }
