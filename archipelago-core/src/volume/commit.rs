@@ -172,11 +172,17 @@ impl Inner {
     fn checkpoint_locked(&self, writer: &Writer) -> Result<()> {
         self.fold_jobs(writer)?;
         // What is captured from here on is newer than all that was folded, and older than what is queued later.
+        let mut composed = false;
         for _ in 0..COMPOSE_TRIES {
             if writer.overfull.lock().is_empty() {
                 break;
             }
             self.compose(writer)?;
+            composed = true;
+        }
+        if composed {
+            // So that the journal speaks of it before the place up to which it is folded, and nothing is left behind that place.
+            self.flush()?;
         }
         let (earlier, job) = {
             let mut commit = writer.commit.lock();

@@ -81,3 +81,24 @@ fn what_a_collection_that_was_cut_short_left_of_an_unfinished_snapshot_is_not_gi
         }
     }
 }
+
+#[test]
+fn a_block_in_many_pieces_is_received() {
+    let name = |name: &str| name.to_string();
+    for from in [None, Some(name("base-1"))] {
+        let script = [
+            (0, Op::Create { name: name("volume"), size: 9 << 16, block: 8 << 16 }, None),
+            (0, Op::Snapshot { volume: name("volume"), name: name("empty-1") }, None),
+            (0, Op::Write { name: name("volume"), offset: 0, len: 4096, fua: false }, None),
+            (0, Op::Scatter { name: name("volume"), offset: 4096, count: 70 }, None),
+            (0, Op::Snapshot { volume: name("volume"), name: name("snapshot") }, None),
+            (0, Op::Snapshot { volume: name("volume"), name: name("base-1") }, None),
+            (1, Op::Copy { snapshot: name("snapshot"), from, name: name("copy-1") }, None),
+            (1, Op::Copy { snapshot: name("snapshot"), from: Some(name("empty-1")), name: name("copy-2") }, None),
+            (2, Op::Audit { name: name("copy-1"), other: name("copy-2") }, None),
+        ];
+        for backend in [Backend::File, Backend::Memory] {
+            run(backend, 0, &steps(&script), Bugs::default()).unwrap_or_else(|f| panic!("{backend:?}: {}", f.what));
+        }
+    }
+}
