@@ -25,7 +25,11 @@ impl Handler for Recorder {
         requests.push(request);
         match requests.len() % 6 {
             0 => Answer::Done,
-            1 => Answer::Status { volumes: vec!["volume-1".into()], trouble: Some("a disk".into()) },
+            1 => Answer::Status {
+                volumes: vec!["volume-1".into()],
+                work: vec!["hashing snap-1, 7%".into()],
+                trouble: Some("a disk".into()),
+            },
             2 => Answer::Acknowledged { unsettled: Vec::new() },
             3 => Answer::Pins { pins: Vec::new(), next: Some(7) },
             4 => Answer::Header { header: "00".into() },

@@ -1,7 +1,9 @@
 //! Maps of the original Archipelago.
 
+use archipelago_core::Digest;
 use archipelago_core::limits::MAX_VOLUME_SIZE;
-use archipelago_service::import::legacy::digest::{Merkle, sha256};
+use archipelago_core::merkle::TopHash;
+use archipelago_service::import::legacy::digest::sha256;
 use archipelago_service::import::legacy::entry::{Entry, decode_v0, decode_v1, decode_v2};
 use archipelago_service::import::legacy::header::{
     ENTRY_V0, ENTRY_V1, ENTRY_V2, HEADER_LEN, HEADER_V1, Recognised, Version, header_v0, recognise,
@@ -28,9 +30,9 @@ fn check_map(input: &[u8]) {
         Ok(Recognised::List) => {
             let list = bytes.as_chunks::<ENTRY_V0>().0;
             let digests: Vec<_> = list.iter().take_while(|digest| decode_v0(digest).is_some()).collect();
-            let mut merkle = Merkle::default();
-            digests.iter().for_each(|digest| merkle.push(**digest));
-            merkle.root();
+            let mut top = TopHash::default();
+            digests.iter().for_each(|digest| top.push(Digest(**digest)));
+            top.finish();
             match header_v0(digests.len() as u64, None) {
                 Ok(header) => header,
                 Err(_) => return assert!(digests.is_empty()),

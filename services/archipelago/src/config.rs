@@ -196,7 +196,6 @@ mod tests {
         let text = "store = 'file:/srv/store'\nnode_cache = '128M'\nmax_unfolded = 33554432\n\
             [serve]\nnbd = ['unix:/run/a.sock', 'tcp:127.0.0.1:10809']\npid_file = '/run/a.pid'\n\
             gc_interval = 600\ngc_rate = '8M'\nscrub_interval = 86400\nscrub_rate = '1M'\n\
-
             hash_interval = 60\nhash_rate = '4M'\nhash_age = 30\n";
         let (config, warnings) = merged(&[text]);
         let expected = Config {
