@@ -27,7 +27,7 @@ impl Handler for Recorder {
             0 => Answer::Done,
             1 => Answer::Status {
                 volumes: vec!["volume-1".into()],
-                work: vec!["hashing".into()],
+                work: vec!["hashing snap-1, 7%".into()],
                 trouble: Some("a disk".into()),
             },
             2 => Answer::Acknowledged { unsettled: Vec::new() },
