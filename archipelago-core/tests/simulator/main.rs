@@ -10,6 +10,7 @@
 //! | `SIM_BACKEND` | only this one: `file` or `memory` |
 //! | `SIM_KEEP` | of the history only the operations of these numbers; `-` behind one: without what goes wrong in it |
 //! | `SIM_THREADS` | threads (default: one for each processor) |
+//! | `SIM_SHRINK` | 0: a history that fails is shown as it is |
 //! | `SIM_LEDGER` | a line is appended to this file |
 //! | `SIM_TRACE` | prints each operation and each call that changes something; nothing is shrunk |
 //! | `SIM_SHOW` | prints each history before it runs |
@@ -86,7 +87,10 @@ fn histories_with_faults_leave_what_the_reference_allows() {
                         Ok(counts) => total.lock().unwrap().add(&counts),
                         Err(failure) => {
                             stop.store(true, Ordering::Relaxed);
-                            let (history, failure) = shrink::shrink(backend, &history, failure, Bugs::default());
+                            let (history, failure) = match variable::<u8>("SIM_SHRINK") {
+                                Some(0) => (history, failure),
+                                _ => shrink::shrink(backend, &history, failure, Bugs::default()),
+                            };
                             failures.lock().unwrap().push(shrink::report(backend, &history, operations, &failure));
                         }
                     }

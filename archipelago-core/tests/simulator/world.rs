@@ -76,6 +76,8 @@ pub struct World {
     /// Names that a rename was to give or to take when something struck it. An entry may be left that leads to a volume of another
     /// name; while that is open, nobody can tell that its owner is not about to make the entry count, and it is refused.
     stale: BTreeSet<String>,
+    /// Processes in which a call failed although the operation was done. If that was a sync, later syncs of the object are refused.
+    soured: BTreeSet<usize>,
     /// Processes started so far: each has ids of its own.
     started: u64,
 }
@@ -97,6 +99,7 @@ impl World {
             neighbours: Neighbours::new(),
             bugs,
             stale: BTreeSet::new(),
+            soured: BTreeSet::new(),
             started: 0,
         })
     }
@@ -127,10 +130,12 @@ impl World {
 
     /// A process ends in order.
     pub fn exit(&mut self, p: usize) {
+        self.soured.remove(&p);
         self.procs[p] = None;
     }
 
     fn kill(&mut self, p: usize) {
+        self.soured.remove(&p);
         if let Some(process) = self.procs[p].take() {
             process.kill();
         }
@@ -232,6 +237,17 @@ impl World {
             }
             Ok(Outcome::Done) => effect.after.clone(),
             Err(Trouble::Engine(Error::NoSpace(_))) if self.full => return self.no_space(p, step, effect, open),
+            Err(Trouble::Engine(Error::Poisoned(_))) if !self.soured.is_empty() => {
+                let mut allowed = effect.during;
+                allowed.states.extend([self.state.clone(), effect.after]);
+                if changes_names(&step.op) {
+                    // Whether it happened stays open until the power is cut.
+                    let seed = self.rng.below(8);
+                    return self.cut(self.disk.steps(), seed, 0, &allowed, None);
+                }
+                let targets = self.targets(&step.op, open);
+                return self.give_up_soured(&allowed, targets);
+            }
             Err(trouble) => return Err(trouble),
         };
         if let Some(Fault::Cut { at, seed, again, tries }) = step.fault {
@@ -328,6 +344,7 @@ impl World {
                     Ok(Outcome::Done) if step.op != Op::Exit => {
                         // It was done all the same. What no flush covered may have been lost silently.
                         self.state = effect.after;
+                        self.soured.insert(p);
                         for name in &targets {
                             self.state.get_mut(name).into_iter().for_each(|map| map.lose());
                         }
@@ -451,6 +468,18 @@ impl World {
         }
     }
 
+    /// The processes in which a sync may have failed unheard end, whatever comes of closing what they have open.
+    fn give_up_soured(&mut self, allowed: &Allowed, mut targets: BTreeSet<String>) -> Done<()> {
+        let soured = self.soured.clone();
+        for p in &soured {
+            targets.extend(self.held(*p));
+            self.give_up(*p);
+            self.exit(*p);
+        }
+        let p = soured.first().copied().unwrap_or(0);
+        self.settle_doubts(p, allowed, &targets, true)
+    }
+
     /// A process is killed.
     fn die(&mut self, p: usize, allowed: &Allowed, lost: bool) -> Done<()> {
         let held = self.held(p);
@@ -565,6 +594,9 @@ impl World {
             process.pause(false);
         }
         self.read_open()?;
+        if !self.soured.is_empty() {
+            self.give_up_soured(&Allowed::just(&self.state.clone()), BTreeSet::new())?;
+        }
         self.close_all()?;
         let state = self.state.clone();
         self.examine(0, &Allowed::just(&state), After::Nothing, None)?;
