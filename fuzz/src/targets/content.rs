@@ -288,7 +288,10 @@ fn as_it_is_read(table: &[u8], entries: &[u8]) {
     }
     // The last entry may be cut: whoever goes through all of them does not see it.
     match fuzzing::redirect_digests(&*blocker, OWNER, EPOCH) {
-        Ok(digests) => assert!(known == digests || entries.len() % redirect::ENTRY != 0 && known.starts_with(&digests)),
+        Ok(digests) => {
+            let cut = !entries.len().is_multiple_of(redirect::ENTRY);
+            assert!(known == digests || cut && known.starts_with(&digests));
+        }
         Err(error) => {
             refused(&error);
             assert!(one_by_one.iter().any(Result::is_err), "{error}");
