@@ -16,8 +16,8 @@ use crate::store::shared::Shared;
 const ACKNOWLEDGE_TIME: Duration = Duration::from_secs(25);
 /// How long a process may take for a page of its pins.
 const PINS_TIME: Duration = Duration::from_secs(10);
-/// How long a process that does not listen any more may take to be gone.
-const LEAVING_TIME: Duration = Duration::from_secs(2);
+/// How long a process that does not listen any more may take to be gone: on a busy machine the last of its work takes its time.
+const LEAVING_TIME: Duration = Duration::from_secs(10);
 /// How long a process may be too busy to be asked.
 const BUSY_TIME: Duration = Duration::from_secs(5);
 /// Wait between two attempts.
