@@ -1,5 +1,6 @@
 //! What the fuzz targets reach that is nobody else's business: decoders that are not part of the public interface.
 
+use std::cell::Cell;
 use std::os::unix::net::UnixStream;
 use std::sync::Weak;
 
@@ -13,8 +14,24 @@ use crate::format::redirect::{RedirectEntry, RedirectHead};
 use crate::mapper::cache::NodeCache;
 use crate::mapper::replay;
 use crate::mapper::tree::Tree;
+use crate::store::content::moved::Moves;
 use crate::store::content::{Leases, index, redirect};
 use crate::store::control::Handler;
+
+thread_local! {
+    static ALONE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does `work` without a second look at what seems damaged: nobody is just writing it.
+pub fn alone(work: impl FnOnce()) {
+    ALONE.set(true);
+    work();
+    ALONE.set(false);
+}
+
+pub(crate) fn is_alone() -> bool {
+    ALONE.get()
+}
 
 /// What a replay made of a header and its journals.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +88,12 @@ pub struct Index(index::Tables);
 impl Index {
     /// All entries of a table, as a merge reads them; `None` if it does not count.
     pub fn entries(blocker: &dyn Blocker, id: u64) -> Result<Option<Vec<IndexEntry>>> {
-        index::entries(blocker, id)
+        let mut entries = Vec::new();
+        let whole = index::verify(blocker, id, &mut |entry| {
+            entries.push(*entry);
+            Ok(())
+        })?;
+        Ok(whole.then_some(entries))
     }
 
     /// Where the index has this content, whether the slot confirms it or not.
@@ -85,7 +107,7 @@ impl Index {
     }
 }
 
-/// Head of the redirect table of an epoch.
+/// The head of the redirect table of an epoch.
 pub fn redirect_head(blocker: &dyn Blocker, owner: VolumeId, epoch: u64) -> Result<Option<RedirectHead>> {
     redirect::Redirects::new(blocker).head(owner, epoch)
 }
@@ -95,14 +117,20 @@ pub fn redirect_entry(blocker: &dyn Blocker, owner: VolumeId, epoch: u64, block:
     redirect::Redirects::new(blocker).entry(owner, epoch, block)
 }
 
-/// All digests of the redirect table of an epoch.
-pub fn redirect_digests(blocker: &dyn Blocker, owner: VolumeId, epoch: u64) -> Result<Vec<Digest>> {
-    let mut digests = Vec::new();
-    redirect::for_each(blocker, owner, epoch, &mut |_, entry, _| {
-        digests.push(entry.digest);
+/// All entries of the redirect table of an epoch.
+pub fn redirect_entries(blocker: &dyn Blocker, owner: VolumeId, epoch: u64) -> Result<Vec<(u64, RedirectEntry)>> {
+    let mut entries = Vec::new();
+    redirect::for_each(blocker, owner, epoch, &mut |block, entry, _| {
+        entries.push((block, entry));
         Ok(true)
     })?;
-    Ok(digests)
+    Ok(entries)
+}
+
+/// For each of the first blocks of an epoch the digest through which it is to be read, if it was moved.
+pub fn moved(blocker: &dyn Blocker, owner: VolumeId, epoch: u64, blocks: u64) -> Vec<Result<Option<Digest>>> {
+    let moves = Moves::default();
+    (0..blocks).map(|block| moves.find(blocker, owner, epoch, block)).collect()
 }
 
 /// Whether the redirect table says that a slot has this content.

@@ -1,4 +1,4 @@
-//! Content addressing: tables of the index, redirect tables, files of leases.
+//! Content addressing: tables of the index, redirect tables, files of leases. And checksums.
 
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use archipelago_core::blocker::{Blocker, Object};
 use archipelago_core::format::index::{self, IndexEntry, IndexHead, PAGE, PAGE_ENTRIES, Slot};
 use archipelago_core::format::lease::{self, ATOM_DIGESTS, LeaseHead, MAX_CLAIMANT};
 use archipelago_core::format::redirect::{self, RedirectEntry, RedirectHead};
+use archipelago_core::format::sums::{SECTORS, SumAtom};
 use archipelago_core::fuzzing::{self, Index};
 use archipelago_core::limits::{ATOM, MAX_INDEX_TABLES, MAX_VOLUME_SIZE};
 use archipelago_core::{Digest, Error, VolumeId};
@@ -243,7 +244,7 @@ fn redirect_table(input: &[u8]) {
         Err(error) => refused(&error),
     }
     head.resize(redirect::FIRST as usize, 0);
-    as_it_is_read(&[&head[..], &entries].concat(), &entries);
+    fuzzing::alone(|| as_it_is_read(&[&head[..], &entries].concat(), &entries));
 }
 
 fn one_form_of_entries(entries: &[u8], shift: u8) {
@@ -265,32 +266,42 @@ fn as_it_is_read(table: &[u8], entries: &[u8]) {
     let blocker = store(object, table);
     let blocks = entries.len().div_ceil(redirect::ENTRY) as u64 + 1;
     let one_by_one: Vec<_> = (0..blocks).map(|block| fuzzing::redirect_entry(&*blocker, OWNER, EPOCH, block)).collect();
-    let shift = match fuzzing::redirect_head(&*blocker, OWNER, EPOCH) {
-        Ok(head) => head.map(|head| head.shift),
+    let head = match fuzzing::redirect_head(&*blocker, OWNER, EPOCH) {
+        Ok(head) => head,
         Err(error) => return refused(&error),
     };
+    for (read, moved) in one_by_one.iter().zip(fuzzing::moved(&*blocker, OWNER, EPOCH, blocks)) {
+        match (moved, read) {
+            (Ok(digest), Ok(entry)) => {
+                let counts = head.is_some_and(|head| head.moved);
+                assert_eq!(digest, entry.filter(|entry| counts && entry.moved).map(|entry| entry.digest));
+            }
+            (Ok(digest), Err(_)) => assert!(digest.is_none(), "a damaged entry says where something is"),
+            (Err(error), _) => refused(&error),
+        }
+    }
     let mut known = Vec::new();
     for (block, read) in (0..).zip(&one_by_one) {
         match read {
             Ok(None) => {}
             Ok(Some(entry)) => {
-                let shift = shift.expect("a table without a head says nothing");
+                let shift = head.expect("a table without a head says nothing").shift;
                 let slot = Slot { owner: OWNER, epoch: EPOCH, block, len: entry.len, shift };
                 let confirmed =
                     |slot, digest| fuzzing::redirect_confirms(&*blocker, &slot, digest).expect("it was read");
                 assert_eq!(confirmed(slot, entry.digest), !entry.moved);
                 assert!(!confirmed(slot, Digest::ZERO) || entry.digest == Digest::ZERO);
                 assert!(!confirmed(Slot { len: entry.len ^ 1, ..slot }, entry.digest));
-                known.push(entry.digest);
+                known.push((block, *entry));
             }
             Err(error) => refused(error),
         }
     }
     // The last entry may be cut: whoever goes through all of them does not see it.
-    match fuzzing::redirect_digests(&*blocker, OWNER, EPOCH) {
-        Ok(digests) => {
+    match fuzzing::redirect_entries(&*blocker, OWNER, EPOCH) {
+        Ok(read) => {
             let cut = !entries.len().is_multiple_of(redirect::ENTRY);
-            assert!(known == digests || cut && known.starts_with(&digests));
+            assert!(known == read || cut && known.starts_with(&read));
         }
         Err(error) => {
             refused(&error);
@@ -435,5 +446,61 @@ fn lease_seeds() -> Vec<Vec<u8>> {
         seeds.extend([0, 3, 7].map(|mode| with_mode(mode, &file)));
     }
     seeds.push(with_mode(7, &head(false, &"n\u{e4}".repeat(42))));
+    seeds
+}
+
+/// An atom of checksums of sectors: mode, then its bytes. Mode bit 0 puts the checksum right, bit 1 magic, version and place.
+pub const SUMS: Target =
+    Target { name: "sums", check: sums, seeds: sums_seeds, max_len: 1 + ATOM + 8, memory: 16 << 10, cost: 1 };
+
+/// Number of the atom.
+const NUMBER: u64 = 9;
+
+fn sums(input: &[u8]) {
+    let (mode, bytes) = mode(input);
+    let mut bytes = bytes.to_vec();
+    if mode & 3 != 0 {
+        bytes.resize(ATOM, 0);
+    }
+    if mode & 2 != 0 && !is_zero(&bytes) {
+        bytes[..8].copy_from_slice(b"ASUM\x01\0\0\0");
+        for (field, value) in bytes[8..32].chunks_exact_mut(8).zip([OWNER.0, EPOCH, NUMBER]) {
+            field.copy_from_slice(&value.to_le_bytes());
+        }
+    }
+    if mode & 1 != 0 && !is_zero(&bytes) {
+        seal(&mut bytes);
+    }
+    let read = match SumAtom::decode("sum", &bytes, OWNER, EPOCH, NUMBER) {
+        Ok(read) => read,
+        Err(error) => return refused(&error),
+    };
+    // What says nothing may be of any length: a file may end in it.
+    assert!(read.encode(OWNER, EPOCH, NUMBER)[..] == bytes[..] || read.is_empty() && is_zero(&bytes));
+    let known = (0..SECTORS).filter(|sector| read.get(*sector).is_some()).count();
+    assert_eq!(read.is_empty(), known == 0);
+    assert!((SECTORS..128).all(|sector| read.get(sector).is_none()));
+    if !read.is_empty() {
+        for (owner, epoch, number) in [(VolumeId(1), EPOCH, NUMBER), (OWNER, 4, NUMBER), (OWNER, EPOCH, 8)] {
+            SumAtom::decode("sum", &bytes, owner, epoch, number).expect_err("of another place");
+        }
+    }
+    // A checksum more changes no other.
+    let at = usize::from(mode) % SECTORS;
+    let mut more = read;
+    more.set(at, 7);
+    let again =
+        SumAtom::decode("sum", &more.encode(OWNER, EPOCH, NUMBER), OWNER, EPOCH, NUMBER).expect("what was written");
+    assert!((0..SECTORS).all(|sector| again.get(sector) == if sector == at { Some(7) } else { read.get(sector) }));
+}
+
+fn sums_seeds() -> Vec<Vec<u8>> {
+    let mut seeds = vec![with_mode(0, &[]), with_mode(0, &[0; ATOM])];
+    for sectors in [&[0usize][..], &[111], &[0, 5, 111], &(0..SECTORS).collect::<Vec<_>>()] {
+        let mut atom = SumAtom::default();
+        sectors.iter().for_each(|sector| atom.set(*sector, *sector as u32 * 0x0101_0101));
+        let bytes = atom.encode(OWNER, EPOCH, NUMBER);
+        seeds.extend([0, 1, 3].map(|mode| with_mode(mode, &bytes)));
+    }
     seeds
 }

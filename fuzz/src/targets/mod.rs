@@ -50,6 +50,7 @@ pub const ALL: &[&Target] = &[
     &content::INDEX_TABLE,
     &content::REDIRECT_TABLE,
     &content::LEASE_FILE,
+    &content::SUMS,
     &text::FILE_NAME,
 ];
 

@@ -154,6 +154,7 @@ pub const FILE_NAME: Target = Target {
             "pack.0123456789abcdef.ffffffff",
             "data.0123456789abcdef.0000000000000007.00000001",
             "redirect.0123456789abcdef.0000000000000003",
+            "sum.0123456789abcdef.0000000000000003",
             "lock.0123456789abcdef",
             "owner.0123456789abcdef",
             "h.0123456789abcdef",

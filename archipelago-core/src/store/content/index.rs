@@ -256,17 +256,6 @@ pub fn verify(blocker: &dyn Blocker, id: u64, each: &mut dyn FnMut(&IndexEntry) 
     Ok(true)
 }
 
-/// All entries of a table, in order; `None` for a table that is not finished, or gone.
-#[cfg(feature = "fuzzing")]
-pub fn entries(blocker: &dyn Blocker, id: u64) -> Result<Option<Vec<IndexEntry>>> {
-    let Some(table) = head(blocker, id)? else { return Ok(None) };
-    let (mut entries, mut all) = (Entries::new(blocker, table), Vec::new());
-    while let Some(entry) = entries.next()? {
-        all.push(entry);
-    }
-    Ok(Some(all))
-}
-
 /// The tables that are not finished.
 pub fn unfinished(blocker: &dyn Blocker) -> Result<Vec<u64>> {
     let mut found = Vec::new();

@@ -27,7 +27,7 @@ mod claim;
 mod collect;
 mod hash;
 pub(crate) mod index;
-mod moved;
+pub(crate) mod moved;
 mod object;
 mod reading;
 mod rebuild;
