@@ -15,7 +15,7 @@ use crate::site::{MIB, Site};
 /// Maps that an operator keeps at most.
 const KEPT: usize = 5;
 /// Options with which a command is another one, for the tally.
-const KINDS: [&str; 3] = ["--group", "--repair", "--dry-run"];
+const KINDS: [&str; 4] = ["--group", "--repair", "--dry-run", "--data"];
 
 /// Names of the volumes under load, and how far their loads are.
 pub const LOADED: [&str; 3] = ["loaded-0", "loaded-1", "loaded-2"];
@@ -242,7 +242,7 @@ pub fn look_around(realm: &mut Realm, scene: &Scene<'_>, random: &mut Random) ->
 fn choose_for_looking(_: &mut Realm, scene: &Scene<'_>, random: &mut Random) -> Plan {
     let snapshot = &scene.pinned[random.below(scene.pinned.len() as u64) as usize].0;
     let file = scene.site.text("exported");
-    let arguments = match random.below(8) {
+    let arguments = match random.below(9) {
         0 => vec!["status"],
         1 => vec!["list", "--usage"],
         2 => vec!["mapinfo", snapshot],
@@ -250,6 +250,7 @@ fn choose_for_looking(_: &mut Realm, scene: &Scene<'_>, random: &mut Random) -> 
         4 => vec!["send", snapshot],
         5 => vec!["send", "golden-2", "--from", "golden"],
         6 => vec!["check"],
+        7 => vec!["check", "--data"],
         _ => vec!["export", snapshot, &file, "--force"],
     };
     Plan::new(&arguments, Names::new())

@@ -99,9 +99,9 @@ impl Run {
 
     /// A fresh volume, a clone of an imported image, and a volume of small blocks.
     fn new(site: Site, disk: Option<Disk>, random: &mut Random) -> Run {
-        // Small, so that checkpoints run all the time; and the server collects as often as it can be told to.
+        // Small, so that checkpoints run all the time; and the server collects and hashes as often as it can be told to.
         fs::create_dir_all(site.path("xdg/archipelago")).unwrap();
-        let configuration = "max_unfolded = \"2M\"\n[serve]\ngc_interval = 1\n";
+        let configuration = "max_unfolded = \"2M\"\n[serve]\ngc_interval = 1\nhash_interval = 1\nhash_age = 0\n";
         fs::write(site.path("xdg/archipelago/archipelago.toml"), configuration).unwrap();
         let numbers = Numbers::new(0);
         let mut image = vec![0; SIZE as usize];
@@ -456,11 +456,13 @@ impl Run {
         check_hash(&said, content).map_err(|e| format!("hash {name}: {e}"))
     }
 
-    /// A server can tell only here that a collection of its own failed.
+    /// A server can tell only here that a collection of its own failed, or that it could not hash.
     fn read_log(&mut self) -> Result<(), String> {
         let log = self.site.log();
-        if log.contains("archipelago: collection: ") {
-            return Err(format!("a collection of the server failed{log}"));
+        if let Some(what) =
+            ["collection: ", "hashing"].iter().find(|what| log.contains(&format!("archipelago: {what}")))
+        {
+            return Err(format!("the server had trouble with {what}{log}"));
         }
         let collected = log.matches("archipelago: collected ").count() as u64;
         self.figures.collections += collected - self.collected;
