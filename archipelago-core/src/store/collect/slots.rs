@@ -215,6 +215,6 @@ impl ContentSweep<'_, '_> {
         })?;
         let data = Object::Data(owner, epoch);
         let (shared, marks) = (self.shared, &*self.marks);
-        Sweep { shared, marks, dry_run, pace: self.pace, report: self.report }.holes(data, owner, epoch)
+        Sweep { shared, marks, dry_run, pace: self.pace, report: self.report }.holes(data)
     }
 }
