@@ -56,7 +56,7 @@ pub const FIRST_SEGMENT_SIZE: u64 = 1 << 20;
 pub const RESERVED_SEGMENT: u64 = 32 << 10;
 /// Journal bytes not yet folded into the tree: replay of this much takes under a second.
 pub const MAX_UNFOLDED: u64 = 32 << 20;
-/// Bytes of memory for the maps of blocks that were changed since they were last folded. A block takes 140 bytes and 48 for each extent past
+/// Bytes of memory for the maps of blocks that were changed since they were last folded. A block takes 112 bytes and 48 for each extent past
 /// the first, so this is half a million blocks written as a whole, which hardly any journal tells of, or as many
 /// scattered sectors as [`MAX_UNFOLDED`] holds in blocks of 64 extents. Slows writers down as that does.
 pub const MAX_OVERLAY: u64 = 64 << 20;

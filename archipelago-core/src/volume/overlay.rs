@@ -183,7 +183,7 @@ mod tests {
         use crate::store::content::NewObject;
         use crate::store::{Background, CloneOptions, InitOptions, Store, StoreOptions};
         use crate::volume::Mode;
-        let (shift, count) = (16, 1_000_000u64);
+        let (shift, count) = (16, 700_000u64);
         let blocker = MemoryBlocker::new();
         Store::init_on(blocker.clone(), &InitOptions { block_size: 1 << shift, ..InitOptions::default() }).unwrap();
         let options = StoreOptions { background: Background::Manual, ..StoreOptions::default() };

@@ -6,6 +6,7 @@ use archipelago_core::blocker::file::{FileBlocker, FileOptions};
 use archipelago_core::blocker::memory::MemoryBlocker;
 use archipelago_core::blocker::sim::{Crashable, SimDisk};
 use archipelago_core::blocker::{Blocker, Object};
+use archipelago_core::limits::{HOLE_SLACK, PAGE_SLACK};
 use archipelago_core::{CloneOptions, CollectOptions, CreateOptions, InitOptions, Mode, Store};
 
 use crate::store::{BLOCK, collect, everything, fill, options, read_all, room};
@@ -107,6 +108,8 @@ fn cut_everywhere<D: Crashable>(disk: &Arc<D>, blocker: impl Fn(&Arc<D>) -> Arc<
     }
     assert!(holes.iter().all(|count| *count > 0), "holes in data, journals and packs: {holes:?}");
     let (kept, taken) = (everything(&blocker(disk)), room(&blocker(disk)));
+    // Holes that were cut short leave at most what is not worth a hole.
+    let slack = HOLE_SLACK * holes[0] + PAGE_SLACK * (holes[1] + holes[2]);
     let last = disk.steps();
     assert!(last > first + 5);
     for step in first..=last {
@@ -119,7 +122,8 @@ fn cut_everywhere<D: Crashable>(disk: &Arc<D>, blocker: impl Fn(&Arc<D>) -> Arc<
             collect(&store);
             check(&store, &content, &what);
             assert_eq!(everything(&blocker), kept, "{what}");
-            assert_eq!(room(&blocker), taken, "{what}");
+            let room = room(&blocker);
+            assert!(room >= taken && room <= taken + slack, "{what}: {room} bytes, {taken} without the cut");
             assert_eq!(blocker.trashed().unwrap(), Vec::new(), "{what}");
         }
     }

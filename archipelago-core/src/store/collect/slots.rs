@@ -78,7 +78,7 @@ impl ContentSweep<'_, '_> {
         }
         if changed && !self.planted.no_question && !self.planted.no_waiting {
             // Whoever looked before the slots were moved or forgotten has read them when this returns, and nobody remembers.
-            rounds::acknowledge(self.shared, false)?;
+            rounds::acknowledge(self.shared, false, self.pace)?;
         }
         for (owner, epoch) in readable {
             self.punch(owner, epoch)?;
