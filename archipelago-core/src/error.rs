@@ -123,6 +123,11 @@ pub enum Error {
     /// Another writer took the volume over.
     #[error("{0}: this process no longer owns the volume")]
     Stale(String),
+    /// The registration of this process in the store was taken away, so that nobody asks it any more what it needs.
+    #[error(
+        "procs/p.{0}: the registration of this process is gone, so it changes nothing any more; open the store again"
+    )]
+    Unregistered(String),
     /// No store at that place.
     #[error("{0}: no store here; make one with `archipelago init`")]
     NoStore(String),
@@ -158,7 +163,7 @@ impl Error {
             Error::Damaged { .. } | Error::Poisoned(_) => libc::EIO,
             Error::TooNew { .. } | Error::Unsupported(_) => libc::EOPNOTSUPP,
             Error::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
-            Error::Stale(_) => libc::ESTALE,
+            Error::Stale(_) | Error::Unregistered(_) => libc::ESTALE,
             Error::Timeout(_) => libc::ETIMEDOUT,
             Error::TooBusy(_) => libc::EAGAIN,
         }

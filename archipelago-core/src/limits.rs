@@ -56,6 +56,12 @@ pub const FIRST_SEGMENT_SIZE: u64 = 1 << 20;
 pub const RESERVED_SEGMENT: u64 = 32 << 10;
 /// Journal bytes not yet folded into the tree: replay of this much takes under a second.
 pub const MAX_UNFOLDED: u64 = 32 << 20;
+/// Bytes of memory for the maps of blocks that were changed since they were last folded. A block takes 112 bytes and 48 for each extent past
+/// the first, so this is half a million blocks written as a whole, which hardly any journal tells of, or as many
+/// scattered sectors as [`MAX_UNFOLDED`] holds in blocks of 64 extents. Slows writers down as that does.
+pub const MAX_OVERLAY: u64 = 64 << 20;
+/// Blocks of which one step of a discard or of writing zeroes changes the maps: about one twelfth of [`MAX_OVERLAY`].
+pub const MAX_ZEROED_BLOCKS: u64 = 32 << 10;
 /// Largest write that goes into the journal with its data; one bit per 512 bytes of it fits a 64-bit word.
 pub const MAX_LOGGED_WRITE: usize = 32 << 10;
 /// Bytes of a large request that are admitted at once: whoever stops changes for a moment waits for no more of it, some 100 us.
@@ -133,6 +139,9 @@ pub const MAX_ROUNDS: usize = 64;
 pub const MAX_COLLECTED_NAMES: usize = 10_000;
 /// Bytes of dead data in an object that are left there: finding them again costs more than they take.
 pub const HOLE_SLACK: u64 = 64 << 10;
+/// The same for node packs and journal segments, of which there are many, each mostly small: above what file systems take for the
+/// list of extents of a small file.
+pub const PAGE_SLACK: u64 = 16 << 10;
 /// The same as a fraction (1/N) of what the object holds: file systems round, and need room for the list of extents.
 pub const HOLE_SLACK_FRACTION: u64 = 64;
 /// Bytes punched by one call, so that the file system is not held up for long.

@@ -15,6 +15,8 @@ pub enum Bug {
     BlockNotFolded,
     /// A sector in the journal is overwritten in place although the checksum of its record still counts.
     FoldedTooFar,
+    /// A collection takes the last page of what lies in a journal or a node pack for unused.
+    PageNotMarked,
 }
 
 #[cfg(feature = "planted")]

@@ -3,7 +3,8 @@
 //! `archipelago-benches [--dir DIR] [--json] [GROUP...]`: groups are `meta` (bytes of snapshot and clone), `clone` (durable
 //! clones), `first` (first writes into a clone), `depth` (reads after a thousand snapshots), `hash` (hashing a snapshot), `digests` (ten
 //! million digests), `check` and `gc` (map entries that are checked, or walked by a collection, per second), `send` (what an incremental
-//! send reads), `sums` (what comparing checksums costs a read, and how fast a scrub goes) and `freeze` (how long snapshots stop writes); all of them without any.
+//! send reads), `sums` (what comparing checksums costs a read, and how fast a scrub goes), `freeze` (how long snapshots stop writes) and
+//! `space` (what snapshots that come and go leave behind); all of them without any.
 
 mod bars;
 mod count;
@@ -26,7 +27,7 @@ fn main() {
         }
     }
     let wanted = |name: &str| groups.is_empty() || groups.iter().any(|g| g == name);
-    let run: [(&str, Bar); 11] = [
+    let run: [(&str, Bar); 12] = [
         ("meta", bars::meta::run),
         ("clone", bars::clone::run),
         ("first", bars::first::run),
@@ -38,6 +39,7 @@ fn main() {
         ("send", bars::send::run),
         ("sums", bars::sums::run),
         ("freeze", bars::freeze::run),
+        ("space", bars::space::run),
     ];
     for (name, job) in run {
         if wanted(name) {

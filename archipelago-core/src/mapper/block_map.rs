@@ -65,6 +65,11 @@ impl BlockMap {
         &self.extents
     }
 
+    /// Bytes that it takes beside itself.
+    pub fn heap(&self) -> usize {
+        if self.extents.spilled() { self.extents.capacity() * size_of::<Extent>() } else { 0 }
+    }
+
     /// Whether the whole block is zero.
     pub fn is_empty(&self) -> bool {
         self.extents.is_empty()

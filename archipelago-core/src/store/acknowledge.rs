@@ -14,6 +14,9 @@ use crate::limits::MAX_LIST_PAGE;
 /// control connection gives for an answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Longest wait without asking whether to go on.
+const SLICE: Duration = Duration::from_millis(50);
+
 /// A volume with map changes of a sealed epoch that are in no journal yet, for want of room or because a sync failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unsettled {
@@ -26,13 +29,26 @@ pub struct Unsettled {
 impl Shared {
     /// Waits until everything that began before this call has ended: operations, and reads and writes of all open volumes.
     /// With `packs` all node packs are closed first: no pack that exists now is appended to any more when this returns.
-    pub fn acknowledge(&self, packs: bool) -> Result<Vec<Unsettled>> {
+    /// `go_on` is asked meanwhile; an error of it ends the waiting.
+    pub fn acknowledge(&self, packs: bool, go_on: &mut dyn FnMut() -> Result<()>) -> Result<Vec<Unsettled>> {
         let deadline = Instant::now() + PATIENCE;
         let late = |what: String| Error::Timeout(format!("{what}, which a collection waits for,"));
+        let mut within = |done: &mut dyn FnMut(Instant) -> bool| -> Result<bool> {
+            loop {
+                let now = Instant::now();
+                if done(deadline.min(now + SLICE)) {
+                    return Ok(true);
+                }
+                if now >= deadline {
+                    return Ok(false);
+                }
+                go_on()?;
+            }
+        };
         if packs {
             // Before the wait: a fold that has appended to a pack and not yet named its nodes in the header is waited for.
             for inner in self.all_open() {
-                if !inner.close_pack(deadline) {
+                if !within(&mut |until| inner.close_pack(until))? {
                     return Err(late(format!("a checkpoint of {}", inner.name())));
                 }
             }
@@ -42,7 +58,7 @@ impl Shared {
         // the second time, and who used it meanwhile is waited for behind that.
         for _ in 0..2 {
             self.contents.forget();
-            if !self.operations.wait(deadline) {
+            if !within(&mut |until| self.operations.wait(until))? {
                 return Err(late("an operation that began before".into()));
             }
         }

@@ -156,6 +156,7 @@ pub fn check_writable(shared: &Shared) -> Result<()> {
 /// Publishes new maps, all or none.
 pub fn publish_many(shared: &Shared, headers: &[Header]) -> Result<()> {
     check_writable(shared)?;
+    shared.check_registered()?;
     let batch: Vec<_> = headers.iter().map(|h| (h.id, h.name.clone(), h.encode())).collect();
     match shared.blocker.create_named(&batch) {
         Err(Error::Exists(_)) => {

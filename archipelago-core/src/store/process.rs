@@ -34,7 +34,7 @@ pub struct Registration {
     /// Until the server has it.
     listener: Option<UnixListener>,
     /// Holds the lock.
-    _record: File,
+    record: File,
 }
 
 impl Registration {
@@ -71,7 +71,7 @@ impl Registration {
             Owner { pid: std::process::id(), host: host(), command: command(), since: crate::time::now(), process };
         let record = make_record(&dir, &owner, mode, group)?;
         // From here on, dropping it clears away what is there.
-        let mut this = Registration { owner, dir, server: None, listener: None, _record: record };
+        let mut this = Registration { owner, dir, server: None, listener: None, record };
         match this.listen(mode, group).and_then(|()| this.publish()) {
             Ok(()) => Ok(Some(this)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -87,6 +87,11 @@ impl Registration {
     /// This process as others are told of it; `since` is the time of the registration.
     pub fn owner(&self) -> Owner {
         self.owner.clone()
+    }
+
+    /// Whether others can still find the record. Once it is gone no collector asks this process any more what it needs.
+    pub fn stands(&self) -> bool {
+        self.record.metadata().is_ok_and(|found| found.nlink() > 0)
     }
 
     /// Control connections that are served at this moment.

@@ -290,6 +290,7 @@ impl Store {
         let old = header.name.clone();
         let kind = Kind::Snapshot;
         let snapshot = Header { kind, name: name.to_string(), log: None, received: Received::From(origin), ..header };
+        shared.check_registered()?;
         shared.blocker.commit_record(RecordKey::Header(id), version, &snapshot.encode())?;
         shared.blocker.unbind_name(&old)?;
         catalog::describe(shared, &snapshot, None)

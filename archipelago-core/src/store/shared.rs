@@ -133,6 +133,15 @@ impl Shared {
         }
     }
 
+    /// Refuses once the registration of this process was taken away: what it would commit now might name what a collector, which
+    /// does not know of it, is just removing. Asked before headers are committed and maps are published.
+    pub fn check_registered(&self) -> Result<()> {
+        match self.registration.get() {
+            Some(registration) if !registration.stands() => Err(Error::Unregistered(registration.id().to_string())),
+            _ => Ok(()),
+        }
+    }
+
     /// A volume that this process has open for writing.
     pub fn opened(&self, id: VolumeId) -> Option<Arc<Inner>> {
         let found = self.open.lock().get(&id).and_then(Weak::upgrade);
@@ -210,7 +219,9 @@ impl Handler for Shared {
                 }
                 Request::Info { id, volume: name } => info(volume(id, name)?.info()?),
                 Request::Group { group, id, volume, step } => self.group_step(group, id, volume, step)?,
-                Request::Acknowledge { packs } => Answer::Acknowledged { unsettled: self.acknowledge(*packs)? },
+                Request::Acknowledge { packs } => {
+                    Answer::Acknowledged { unsettled: self.acknowledge(*packs, &mut || Ok(()))? }
+                }
                 Request::Pins { after } => self.pinned(*after),
                 Request::Collected => {
                     self.blocker.close_idle();

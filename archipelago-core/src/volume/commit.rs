@@ -79,7 +79,7 @@ impl Inner {
             }
         }
         let most = self.shared.options.max_unfolded;
-        let unfolded = writer.journal.unfolded();
+        let unfolded = self.pressure(writer);
         if unfolded < most / 2 {
             return Ok(());
         }
@@ -91,7 +91,7 @@ impl Inner {
             return Ok(());
         }
         crate::sync::sleep(Duration::from_millis(1));
-        while writer.journal.unfolded() >= most {
+        while self.pressure(writer) >= most {
             self.check()?;
             if writer.no_room.load(Ordering::Acquire) {
                 return Err(Error::NoSpace(self.name()));
@@ -317,7 +317,7 @@ impl Inner {
             worked = true;
         }
         let jobs = !writer.jobs.lock().is_empty();
-        let long = writer.journal.unfolded() >= self.shared.options.max_unfolded / 2;
+        let long = self.pressure(writer) >= self.shared.options.max_unfolded / 2;
         let scattered = !writer.overfull.lock().is_empty();
         if jobs || long || scattered {
             if long {

@@ -9,7 +9,7 @@ use crate::blocker::{Blocker, LockGuard, Object, RecordKey, VolumeId};
 use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind, LogStart};
 use crate::format::node::{Extent, Source};
-use crate::limits::{COMPOSE_EXTENTS, SECTOR_SHIFT};
+use crate::limits::{COMPOSE_EXTENTS, MAX_OVERLAY, MAX_ZEROED_BLOCKS, SECTOR_SHIFT};
 use crate::mapper::block_map::{self, BlockMap, Runs};
 use crate::mapper::fold::Changed;
 use crate::mapper::journal::Journal;
@@ -282,6 +282,22 @@ impl Inner {
         }
     }
 
+    /// Calls `each` with the parts of a range, in order, and whether it is the last: each changes the maps of a bounded number of
+    /// blocks, so that writers are slowed down between two of them if need be.
+    pub fn in_pieces(&self, offset: u64, len: u64, each: &mut dyn FnMut(u64, u64, bool) -> Result<()>) -> Result<()> {
+        self.check_range(offset, len)?;
+        let (most, end) = (MAX_ZEROED_BLOCKS << self.block_shift, offset + len);
+        let mut at = offset;
+        loop {
+            let until = end.min((at / most + 1) * most);
+            each(at, until - at, until == end)?;
+            if until == end {
+                return Ok(());
+            }
+            at = until;
+        }
+    }
+
     /// After an error that leaves it open what is on the disk, nothing is promised until the volume is opened again.
     pub fn fail_stop<T>(&self, result: Result<T>) -> Result<T> {
         if let Err(error) = &result
@@ -409,11 +425,18 @@ impl Inner {
         Ok(())
     }
 
+    /// How much waits to be folded, as bytes of journal: what its records take, or their map in memory if that is nearer its limit.
+    pub fn pressure(&self, writer: &Writer) -> u64 {
+        let memory = self.overlay.taken() as f64 / MAX_OVERLAY as f64;
+        writer.journal.unfolded().max((memory * self.shared.options.max_unfolded as f64) as u64)
+    }
+
     /// Changes the header durably.
     pub fn commit_header(&self, change: impl FnOnce(&mut Header)) -> Result<()> {
         let mut state = self.header.lock();
         let mut header = state.header.clone();
         change(&mut header);
+        self.fail_stop(self.shared.check_registered())?;
         let result = self.blocker().commit_record(RecordKey::Header(self.id), state.version, &header.encode());
         state.version = self.fail_stop(result)?;
         state.header = header;

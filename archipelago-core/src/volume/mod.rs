@@ -130,12 +130,17 @@ impl Volume {
 
     /// Frees the room of the whole 4 KiB sectors inside the range, which read as zeros from then on; the rest of the range is left as it is.
     pub fn discard(&self, offset: u64, len: u64) -> Result<()> {
-        self.writable()?.discard(offset, len)
+        let inner = self.writable()?;
+        inner.in_pieces(offset, len, &mut |offset, len, _| inner.discard(offset, len))
     }
 
     /// Makes the range read as zeros. With `allocate` room is kept for it.
     pub fn write_zeroes(&self, offset: u64, len: u64, allocate: bool, flags: WriteFlags) -> Result<()> {
-        self.writable()?.write_zeroes(offset, len, allocate, flags)
+        let inner = self.writable()?;
+        inner.in_pieces(offset, len, &mut |offset, len, last| {
+            let flags = if last { flags } else { WriteFlags::default() };
+            inner.write_zeroes(offset, len, allocate, flags)
+        })
     }
 
     /// The ranges of `offset..offset+len` in order, neighbours of the same kind joined, at most `max` of them (then they end early).

@@ -9,6 +9,7 @@ mod content;
 mod cuts;
 mod full;
 mod history;
+mod holes;
 mod slots;
 mod store;
 

@@ -101,6 +101,11 @@ fn an_epoch_used_twice_is_found() {
 }
 
 #[test]
+fn a_page_of_a_journal_or_pack_freed_too_early_is_found() {
+    must_be_found_in_engine("a page that is in use and becomes a hole", Bug::PageNotMarked);
+}
+
+#[test]
 fn a_record_overwritten_before_it_was_folded_is_found() {
     must_be_found_in_engine("a logged sector overwritten in place", Bug::FoldedTooFar);
 }

@@ -20,6 +20,7 @@ pub mod gc;
 pub mod hash;
 pub mod meta;
 pub mod send;
+pub mod space;
 pub mod sums;
 
 /// How a measurement ends.

@@ -103,7 +103,9 @@ impl FileBlocker {
     /// Makes the store's directories, durably; those that are there stay as they are. The 256 directories below `data`
     /// are made when something first goes into them: all of them ahead took 15 to 300 ms on ext4.
     pub fn make_layout(&self) -> Result<()> {
-        for dir in [names::CATALOG, names::TRASH, names::DATA, names::PROCS] {
+        // The last is that of the store's own locks: a collection needs one, also where there is no room for a directory.
+        let locks = names::Dir::of_volume(VolumeId(0)).path();
+        for dir in [names::CATALOG, names::TRASH, names::DATA, names::PROCS, &locks] {
             match self.sys.mkdir(dir) {
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(fail("create", dir, e)),
                 _ => {}

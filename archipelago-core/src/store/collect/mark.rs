@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::format::header::{Header, Root};
 use crate::format::log::{Body, RecordHead, RunKind};
 use crate::format::node::{self, Entry, Extent, Node, Pointer, Source};
-use crate::limits::{FANOUT_SHIFT, MAX_NODE};
+use crate::limits::{FANOUT_SHIFT, MAX_NODE, SECTOR_SHIFT};
 use crate::mapper::replay;
 use crate::mapper::tree::{check_level, span};
 
@@ -171,7 +171,10 @@ impl<'a> Marker<'a> {
                 Source::Data { owner, epoch } => {
                     self.marks.sectors(owner, epoch, block_shift, block, extent.start, extent.len);
                 }
-                Source::Log { owner, segment, .. } => self.marks.segment(owner, segment),
+                Source::Log { owner, segment, offset, .. } => {
+                    let start = u64::from(offset);
+                    self.marks.logged(owner, segment, start, start + (u64::from(extent.len) << SECTOR_SHIFT));
+                }
             }
         }
     }
@@ -204,5 +207,5 @@ fn record(marks: &mut Marks, owner: VolumeId, block_shift: u8, head: &RecordHead
 fn head_bytes(head: &RecordHead) -> u64 {
     let Body::Map(runs) = &head.body else { return 512 };
     let logged = runs.iter().filter(|run| run.kind == RunKind::Logged);
-    512 + logged.map(|run| u64::from(run.len) << crate::limits::SECTOR_SHIFT).sum::<u64>()
+    512 + logged.map(|run| u64::from(run.len) << SECTOR_SHIFT).sum::<u64>()
 }

@@ -1,15 +1,17 @@
-//! What maps name, as sets that stay small: tree nodes by their place in a pack, journal segments as a whole, data as one
-//! bit per block and, where a block is used in part, one bit per sector.
+//! What maps name, as sets that stay small: tree nodes by their place in a pack, journal segments as a whole or by their pages,
+//! data as one bit per block and, where a block is used in part, one bit per sector.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::BuildHasherDefault;
 use std::ops::Range;
 
 use super::digests::Digests;
+use super::pages::Pages;
 use crate::blocker::{Object, VolumeId};
 use crate::digest::Digest;
+use crate::format::log::SEGMENT_HEAD;
 use crate::format::node::Pointer;
-use crate::limits::{FANOUT, FANOUT_SHIFT, SECTOR_SHIFT};
+use crate::limits::{FANOUT, FANOUT_SHIFT, SECTOR_SHIFT, SEGMENT_SIZE};
 use crate::volume::overlay::BlockHasher;
 
 /// No node is shorter, so two nodes of a pack never begin within the same 32 bytes: one bit for each is enough.
@@ -23,7 +25,14 @@ const ENTRY: u64 = 48;
 #[derive(Default)]
 struct PackMarks {
     chunks: BTreeMap<u32, Box<[u64; CHUNK]>>,
-    bytes: u64,
+    pages: Pages,
+    watched: bool,
+}
+
+/// What is used of one journal segment.
+struct LogMarks {
+    /// `None`: all of it, because its records are still to be replayed, or there was no memory for more.
+    pages: Option<Pages>,
     watched: bool,
 }
 
@@ -49,9 +58,9 @@ struct DataMarks {
 /// Everything that the maps marked so far name.
 pub struct Marks {
     packs: HashMap<(VolumeId, u32), PackMarks>,
-    logs: HashMap<VolumeId, BTreeSet<u32>>,
+    logs: HashMap<(VolumeId, u32), LogMarks>,
     data: HashMap<(VolumeId, u64), DataMarks>,
-    /// Bytes that the bits of data may take, and take.
+    /// Bytes that the bits of data and journals may take, and take.
     budget: u64,
     used: u64,
     /// Digests, if they are asked for.
@@ -82,6 +91,9 @@ impl Marks {
         for ((owner, number), marks) in &mut self.packs {
             marks.watched = self.watched.contains(&Object::Pack(*owner, *number));
         }
+        for ((owner, number), marks) in &mut self.logs {
+            marks.watched = self.watched.contains(&Object::Log(*owner, *number));
+        }
         for ((owner, epoch), marks) in &mut self.data {
             marks.watched = self.watched.contains(&Object::Data(*owner, *epoch));
         }
@@ -108,7 +120,7 @@ impl Marks {
             return false;
         }
         *word |= mask;
-        pack.bytes += u64::from(pointer.len);
+        pack.pages.mark(u64::from(pointer.offset), u64::from(pointer.offset) + u64::from(pointer.len));
         self.touched |= pack.watched;
         true
     }
@@ -138,10 +150,25 @@ impl Marks {
         self.digests.as_ref().is_none_or(|digests| digests.contains(digest))
     }
 
-    /// Marks a journal segment.
+    /// Marks a journal segment as a whole: it is replayed.
     pub fn segment(&mut self, owner: VolumeId, number: u32) {
-        if self.logs.entry(owner).or_default().insert(number) {
-            self.touched |= self.watched.contains(&Object::Log(owner, number));
+        let (log, used) = log_of(&mut self.logs, &self.watched, owner, number);
+        self.used += used;
+        if log.pages.take().is_some() {
+            self.touched |= log.watched;
+        }
+    }
+
+    /// Marks bytes `start..end` of a journal segment: what lies there is not replayed any more, and read by its place.
+    pub fn logged(&mut self, owner: VolumeId, number: u32, start: u64, end: u64) {
+        let (log, used) = log_of(&mut self.logs, &self.watched, owner, number);
+        self.used += used;
+        let Some(pages) = &mut log.pages else { return };
+        if self.used > self.budget {
+            log.pages = None;
+            self.touched |= log.watched;
+        } else if pages.mark(start, end) {
+            self.touched |= log.watched;
         }
     }
 
@@ -241,7 +268,7 @@ impl Marks {
     /// Whether anything in an object is marked.
     pub fn contains(&self, object: Object) -> bool {
         match object {
-            Object::Log(owner, number) => self.logs.get(&owner).is_some_and(|numbers| numbers.contains(&number)),
+            Object::Log(owner, number) => self.logs.contains_key(&(owner, number)),
             Object::Pack(owner, number) => self.packs.contains_key(&(owner, number)),
             Object::Data(owner, epoch) | Object::Sum(owner, epoch) => self.data.contains_key(&(owner, epoch)),
             Object::Redirect(..) | Object::Content(_) | Object::Index(_) | Object::Lease(..) => true,
@@ -270,16 +297,16 @@ impl Marks {
         }
     }
 
-    /// Bytes of marked nodes in a pack, or of marked data in a data object; `None` where that is not known.
+    /// Bytes of marked data in a data object, or of pages with anything marked in a pack or segment; `None` where that is not known,
+    /// or all of it is needed.
     pub fn bytes(&self, object: Object) -> Option<u64> {
         match object {
-            Object::Log(..)
-            | Object::Redirect(..)
-            | Object::Sum(..)
-            | Object::Content(_)
-            | Object::Index(_)
-            | Object::Lease(..) => None,
-            Object::Pack(owner, number) => Some(self.packs.get(&(owner, number)).map_or(0, |pack| pack.bytes)),
+            Object::Redirect(..) | Object::Sum(..) | Object::Content(_) | Object::Index(_) | Object::Lease(..) => None,
+            Object::Log(owner, number) => match self.logs.get(&(owner, number)) {
+                None => Some(0),
+                Some(log) => log.pages.as_ref().map(Pages::bytes),
+            },
+            Object::Pack(owner, number) => Some(self.packs.get(&(owner, number)).map_or(0, |pack| pack.pages.bytes())),
             Object::Data(owner, epoch) => match self.data.get(&(owner, epoch)) {
                 None => Some(0),
                 Some(data) => {
@@ -302,7 +329,7 @@ impl Marks {
     pub fn live(&self, owner: VolumeId, epoch: u64, end: u64) -> Vec<Range<u64>> {
         let mut live = Vec::new();
         let mut at = 0;
-        for dead in self.dead(owner, epoch, end) {
+        for dead in self.dead_data(owner, epoch, end) {
             if dead.start > at {
                 live.push(at..dead.start);
             }
@@ -314,8 +341,25 @@ impl Marks {
         live
     }
 
-    /// The ranges of bytes before `end` of a data object that nothing marked names, in order; none where that is not known.
-    pub fn dead(&self, owner: VolumeId, epoch: u64, end: u64) -> Vec<Range<u64>> {
+    /// The ranges of bytes before `end` of an object that nothing marked names, in order and as far as they can be punched; none
+    /// where that is not known.
+    pub fn dead(&self, object: Object, end: u64) -> Vec<Range<u64>> {
+        match object {
+            Object::Data(owner, epoch) => self.dead_data(owner, epoch, end),
+            Object::Pack(owner, number) => {
+                self.packs.get(&(owner, number)).map_or(Vec::new(), |pack| pack.pages.dead(end))
+            }
+            Object::Log(owner, number) => {
+                let pages = self.logs.get(&(owner, number)).and_then(|log| log.pages.as_ref());
+                pages.map_or(Vec::new(), |pages| pages.dead(end))
+            }
+            Object::Redirect(..) | Object::Sum(..) | Object::Content(_) | Object::Index(_) | Object::Lease(..) => {
+                Vec::new()
+            }
+        }
+    }
+
+    fn dead_data(&self, owner: VolumeId, epoch: u64, end: u64) -> Vec<Range<u64>> {
         let Some(DataMarks { block_shift, groups: Some(groups), .. }) = self.data.get(&(owner, epoch)) else {
             return Vec::new();
         };
@@ -360,6 +404,24 @@ impl Group {
     }
 }
 
+/// The marks of a journal segment, and the memory that they may take if they are new.
+fn log_of<'a>(
+    logs: &'a mut HashMap<(VolumeId, u32), LogMarks>,
+    watched: &HashSet<Object>,
+    owner: VolumeId,
+    number: u32,
+) -> (&'a mut LogMarks, u64) {
+    let mut used = 0;
+    let marks = logs.entry((owner, number)).or_insert_with(|| {
+        used = ENTRY + size_of::<LogMarks>() as u64 + Pages::cost(SEGMENT_SIZE);
+        let mut pages = Pages::default();
+        // Its head says which one it is, and is looked at by `check`.
+        pages.mark(0, u64::from(SEGMENT_HEAD));
+        LogMarks { pages: Some(pages), watched: watched.contains(&Object::Log(owner, number)) }
+    });
+    (marks, used)
+}
+
 /// The marks of a data object, and the memory that they took if they are new.
 fn data_of<'a>(
     data: &'a mut HashMap<(VolumeId, u64), DataMarks>,
@@ -400,7 +462,9 @@ mod tests {
             assert!(marks.node(&pointer(offset)));
             assert!(!marks.node(&pointer(offset)));
         }
-        assert_eq!(marks.bytes(Object::Pack(OWNER, 3)), Some(200));
+        let pack = Object::Pack(OWNER, 3);
+        assert_eq!(marks.bytes(pack), Some(3 * 4096));
+        assert_eq!(marks.dead(pack, 1 << 26), [4096..1 << 20, (1 << 20) + 4096..(1 << 26) - 4096]);
         assert!(marks.contains(Object::Pack(OWNER, 3)) && !marks.contains(Object::Pack(OWNER, 2)));
     }
 
@@ -412,8 +476,30 @@ mod tests {
         }
         assert!(marks.contains(Object::Data(OWNER, 1)));
         assert_eq!(marks.bytes(Object::Data(OWNER, 1)), None);
-        assert_eq!(marks.dead(OWNER, 1, 1 << 40), Vec::new());
+        assert_eq!(marks.dead(Object::Data(OWNER, 1), 1 << 40), Vec::new());
         assert!(marks.used < 2000);
+    }
+
+    #[test]
+    fn a_segment_is_used_by_pages_until_its_records_are_replayed() {
+        let (mut marks, log) = (Marks::new(1 << 20), Object::Log(OWNER, 5));
+        marks.logged(OWNER, 5, 9 * 512, 9 * 512 + 4096);
+        assert_eq!(marks.bytes(log), Some(3 * 4096), "the head, and two pages");
+        assert_eq!(marks.dead(log, 1 << 20), [3 * 4096..1 << 20]);
+        marks.watch([log]);
+        marks.logged(OWNER, 5, 1 << 19, (1 << 19) + 4096);
+        assert!(marks.take_touched());
+        marks.segment(OWNER, 5);
+        assert!(marks.take_touched());
+        marks.segment(OWNER, 5);
+        marks.logged(OWNER, 5, 0, 1 << 20);
+        assert!(!marks.take_touched());
+        assert_eq!((marks.bytes(log), marks.dead(log, 1 << 20)), (None, Vec::new()));
+        assert!(marks.contains(log) && !marks.contains(Object::Log(OWNER, 4)));
+        // Without memory for more it counts as a whole too.
+        marks.used = marks.budget;
+        marks.logged(OWNER, 6, 512, 4096);
+        assert_eq!(marks.bytes(Object::Log(OWNER, 6)), None);
     }
 
     #[test]
@@ -467,7 +553,7 @@ mod tests {
             prop_assert_eq!(marks.bytes(Object::Data(OWNER, 1)), Some(live << SECTOR_SHIFT));
             if live > 0 {
                 let mut seen = vec![true; 5000];
-                for range in marks.dead(OWNER, 1, 5000 << SECTOR_SHIFT) {
+                for range in marks.dead(Object::Data(OWNER, 1), 5000 << SECTOR_SHIFT) {
                     prop_assert!(range.start < range.end);
                     seen[(range.start >> SECTOR_SHIFT) as usize..(range.end >> SECTOR_SHIFT) as usize].fill(false);
                 }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `candidates` | what may be taken away: all that there was when the collection began, and that nobody appends to |
 //! | `rounds` | waiting for what other processes had under way, and hearing what they read by |
-//! | `mark`, `marks` | walking maps; the sets of what they name |
+//! | `mark`, `marks`, `pages` | walking maps; the sets of what they name |
 //! | `digests` | the digests that are needed |
 //! | `sweep`, `content` | taking away the rest; of content |
 //! | `slots` | inside epochs that were hashed: duplicates, and blocks that nobody needs |
@@ -37,6 +37,7 @@ pub(crate) mod digests;
 pub(crate) mod mark;
 pub(crate) mod marks;
 mod pace;
+mod pages;
 mod report;
 mod rounds;
 mod slots;
@@ -109,7 +110,7 @@ fn run(
     let mut leases = candidates.content.then(|| content::begin(shared, options, report)).transpose()?;
     pace.phase(CollectPhase::Wait, 0)?;
     if !planted.no_waiting {
-        candidates.keep(&rounds::acknowledge(shared, true)?);
+        candidates.keep(&rounds::acknowledge(shared, true, pace)?);
     }
     if !options.dry_run {
         for group in &candidates.groups {
@@ -130,7 +131,7 @@ fn run(
     if candidates.content && !planted.no_waiting {
         // Readers that closed just before their pins were asked for: nobody remembers where their content was.
         pace.phase(CollectPhase::Wait, 0)?;
-        rounds::acknowledge(shared, false)?;
+        rounds::acknowledge(shared, false, pace)?;
     }
     report.maps = roots.maps;
     if !options.dry_run {
@@ -169,7 +170,7 @@ fn settle(
     for _ in 0..MAX_ROUNDS {
         pace.phase(CollectPhase::Wait, 0)?;
         if !planted.no_waiting {
-            rounds::acknowledge(shared, false)?;
+            rounds::acknowledge(shared, false, pace)?;
         }
         pace.phase(CollectPhase::Mark, 0)?;
         // Of uploads: what their maps come to name is no reason for another round.
@@ -254,10 +255,10 @@ impl Roots {
     /// in the middle of a commit, and a power cut would bring back the version before, with all that it names. Whoever
     /// commits another version makes this one durable himself first.
     fn make_durable(&self, shared: &Shared, candidates: &Candidates, marks: &Marks, pace: &mut Pace<'_>) -> Result<()> {
-        let nothing = !candidates.content
-            && candidates.trash.is_empty()
-            && candidates.nameless.is_empty()
-            && candidates.objects.iter().all(|o| !matches!(o, Object::Data(..)) && marks.contains(*o));
+        let mut nothing = !candidates.content && candidates.trash.is_empty() && candidates.nameless.is_empty();
+        for object in &candidates.objects {
+            nothing = nothing && marks.contains(*object) && sweep::waste(shared, marks, *object)?.is_none();
+        }
         if nothing {
             return Ok(());
         }
@@ -274,7 +275,7 @@ impl Roots {
 
     /// Marks what readers read by.
     fn pins(&mut self, shared: &Shared, marks: &mut Marks, pace: &mut Pace<'_>) -> Result<()> {
-        rounds::pins(shared, &mut |pin| {
+        rounds::pins(shared, pace, &mut |pin, pace| {
             let header = pin.decode()?;
             if self.trash.contains(&header.id) && self.pinned.insert(header.id) {
                 self.maps += 1;

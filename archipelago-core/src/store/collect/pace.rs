@@ -77,7 +77,8 @@ impl<'a> Pace<'a> {
         }
     }
 
-    fn ask(&mut self) -> Result<()> {
+    /// Tells how far it is; errors when the collection should stop.
+    pub fn ask(&mut self) -> Result<()> {
         self.quiet = 0;
         self.stopped |= !(self.report)(&self.progress);
         if self.stopped { Err(Error::Timeout("the collection was stopped, and".into())) } else { Ok(()) }

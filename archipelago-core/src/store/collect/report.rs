@@ -104,7 +104,7 @@ pub struct CollectReport {
     /// Blocks that were hashed and are kept elsewhere too, and are read from there from now on; `bytes` of content. The room that
     /// becomes free is counted with the holes.
     pub duplicates: Amount,
-    /// Data objects in which holes were made where no map names anything; `bytes` of holes.
+    /// Data objects, journal segments and node packs in which holes were made where no map names anything; `bytes` of holes.
     pub holes: Amount,
     /// Journal segments removed.
     pub segments: Amount,

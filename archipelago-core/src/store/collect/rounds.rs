@@ -1,8 +1,11 @@
 //! Asking the other processes: that what was under way has ended, and which headers they read by.
 
 use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+use super::pace::Pace;
 use crate::blocker::VolumeId;
 use crate::error::{Error, Owner, Result};
 use crate::store::Background;
@@ -20,16 +23,19 @@ const PINS_TIME: Duration = Duration::from_secs(10);
 const LEAVING_TIME: Duration = Duration::from_secs(10);
 /// How long a process may be too busy to be asked.
 const BUSY_TIME: Duration = Duration::from_secs(5);
+/// Longest wait for an answer without asking whether to go on.
+const SLICE: Duration = Duration::from_millis(50);
 /// Wait between two attempts.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Waits until everything that any process of the store had begun before this call has ended. With `packs` they close
 /// their node packs. Processes that are dead, or come later, are not asked: the ones have nothing under way, the others
 /// nothing that is older than this. Returns the volumes with map changes that are in no journal yet, each with the oldest epoch of these.
-pub fn acknowledge(shared: &Shared, packs: bool) -> Result<Vec<(VolumeId, u64)>> {
-    let mut all = shared.acknowledge(packs).and_then(volumes).map_err(|e| unanswered(&shared.owner(), &e))?;
+pub fn acknowledge(shared: &Shared, packs: bool, pace: &mut Pace<'_>) -> Result<Vec<(VolumeId, u64)>> {
+    let own = shared.acknowledge(packs, &mut || pace.ask());
+    let mut all = own.and_then(volumes).map_err(|e| unanswered(&shared.owner(), &e))?;
     for owner in others(shared)? {
-        match ask(shared, &owner, &Request::Acknowledge { packs }, ACKNOWLEDGE_TIME)? {
+        match ask(shared, &owner, &Request::Acknowledge { packs }, ACKNOWLEDGE_TIME, pace)? {
             Some(Answer::Acknowledged { unsettled }) => {
                 all.extend(volumes(unsettled).map_err(|e| unanswered(&owner, &e))?);
             }
@@ -46,19 +52,23 @@ fn volumes(unsettled: Vec<Unsettled>) -> Result<Vec<(VolumeId, u64)>> {
 }
 
 /// Calls `each` with every pinned header of every process.
-pub fn pins(shared: &Shared, each: &mut dyn FnMut(PinnedHeader) -> Result<()>) -> Result<()> {
+pub fn pins(
+    shared: &Shared,
+    pace: &mut Pace<'_>,
+    each: &mut dyn FnMut(PinnedHeader, &mut Pace<'_>) -> Result<()>,
+) -> Result<()> {
     let mut after = Some(0);
     while let Some(number) = after {
         let (page, next) = shared.pins.page(number);
-        page.into_iter().try_for_each(&mut *each)?;
+        page.into_iter().try_for_each(|pin| each(pin, pace))?;
         after = next;
     }
     for owner in others(shared)? {
         let mut after = Some(0);
         while let Some(number) = after {
-            match ask(shared, &owner, &Request::Pins { after: number }, PINS_TIME)? {
+            match ask(shared, &owner, &Request::Pins { after: number }, PINS_TIME, pace)? {
                 Some(Answer::Pins { pins, next }) => {
-                    pins.into_iter().try_for_each(&mut *each)?;
+                    pins.into_iter().try_for_each(|pin| each(pin, pace))?;
                     after = next.filter(|next| *next > number);
                 }
                 Some(_) => return Err(unanswered(&owner, &"its answer is not understood")),
@@ -87,22 +97,33 @@ fn others(shared: &Shared) -> Result<Vec<Owner>> {
 }
 
 /// Asks one process; `None` if it is gone. Whoever lives and gives no answer ends the collection.
-fn ask(shared: &Shared, owner: &Owner, request: &Request, time: Duration) -> Result<Option<Answer>> {
+fn ask(
+    shared: &Shared,
+    owner: &Owner,
+    request: &Request,
+    time: Duration,
+    pace: &mut Pace<'_>,
+) -> Result<Option<Answer>> {
     // In a simulation nobody moves while this waits.
     let patient = shared.options.background != Background::Manual;
-    shared.peers.get().map_or(Ok(None), |peers| ask_until_gone(&**peers, owner, request, time, patient))
+    shared.peers.get().map_or(Ok(None), |peers| ask_until_gone(peers, owner, request, time, patient, pace))
 }
 
 fn ask_until_gone(
-    peers: &dyn Peers,
+    peers: &Arc<dyn Peers>,
     owner: &Owner,
     request: &Request,
     time: Duration,
     patient: bool,
+    pace: &mut Pace<'_>,
 ) -> Result<Option<Answer>> {
     let begun = Instant::now();
     loop {
-        let error = match peers.ask(&owner.process, request, time) {
+        let answer = match patient {
+            true => ask_beside(peers, owner, request, time, pace)?,
+            false => peers.ask(&owner.process, request, time),
+        };
+        let error = match answer {
             Ok(answer) => return Ok(Some(answer)),
             Err(_) if !peers.alive(&owner.process) => return Ok(None),
             Err(error) => error,
@@ -120,6 +141,30 @@ fn ask_until_gone(
             return Err(unanswered(owner, &error));
         }
         std::thread::sleep(PAUSE);
+        pace.ask()?;
+    }
+}
+
+/// Asks in a thread of its own, so that a collection which should stop does not wait for somebody who stands still. The outer
+/// error is that of `pace`; the thread ends by itself then, when its time is over.
+fn ask_beside(
+    peers: &Arc<dyn Peers>,
+    owner: &Owner,
+    request: &Request,
+    time: Duration,
+    pace: &mut Pace<'_>,
+) -> Result<Result<Answer>> {
+    let (send, answered) = channel();
+    let (peers, process, request) = (peers.clone(), owner.process.clone(), request.clone());
+    let question = move || drop(send.send(peers.ask(&process, &request, time)));
+    let failed = |e| Error::io("start", "a thread that asks a process", e);
+    std::thread::Builder::new().name("question".into()).spawn(question).map_err(failed)?;
+    loop {
+        match answered.recv_timeout(SLICE) {
+            Ok(answer) => return Ok(answer),
+            Err(RecvTimeoutError::Timeout) => pace.ask()?,
+            Err(RecvTimeoutError::Disconnected) => return Ok(Err(Error::NotOpen(owner.to_string()))),
+        }
     }
 }
 
@@ -138,6 +183,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
+    use crate::store::collect::Rate;
 
     /// A process that has closed its sockets, and is registered for some more looks at it.
     struct Ending {
@@ -172,8 +218,10 @@ mod tests {
         let process = "0000000000000002".to_string();
         let owner = Owner { pid: 2, host: "here".into(), command: "test".into(), since: 0, process };
         let ask = |kind| {
-            let peers = Ending { looks: AtomicU32::new(2), kind };
-            ask_until_gone(&peers, &owner, &Request::Acknowledge { packs: false }, ACKNOWLEDGE_TIME, true)
+            let peers: Arc<dyn Peers> = Arc::new(Ending { looks: AtomicU32::new(2), kind });
+            let (request, mut go_on) = (Request::Acknowledge { packs: false }, |_: &_| true);
+            let pace = &mut Pace::new(Rate::default(), &mut go_on);
+            ask_until_gone(&peers, &owner, &request, ACKNOWLEDGE_TIME, true, pace)
         };
         for closed in [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset, ErrorKind::ConnectionRefused] {
             assert!(ask(closed).unwrap().is_none(), "{closed}");
@@ -188,5 +236,51 @@ mod tests {
         for wrong in ["", "a1", "00000000000000A1", "+0000000000000a1", "0000000000000000", "volume-1"] {
             named(wrong).unwrap_err();
         }
+    }
+
+    /// A process that gives no answer before the test is over.
+    struct Standing(std::sync::Mutex<std::sync::mpsc::Receiver<()>>);
+
+    impl Peers for Standing {
+        fn own(&self) -> &str {
+            "0000000000000001"
+        }
+
+        fn processes(&self) -> Result<Vec<Owner>> {
+            Ok(Vec::new())
+        }
+
+        fn describe(&self, _: &str) -> Option<Owner> {
+            None
+        }
+
+        fn alive(&self, _: &str) -> bool {
+            true
+        }
+
+        fn ask(&self, _: &str, _: &Request, _: Duration) -> Result<Answer> {
+            // Until the other end is dropped.
+            let _ = self.0.lock().map(|released| released.recv());
+            Ok(Answer::Done)
+        }
+    }
+
+    #[test]
+    fn a_collection_that_should_stop_waits_for_no_answer() {
+        let process = "0000000000000002".to_string();
+        let owner = Owner { pid: 2, host: "here".into(), command: "test".into(), since: 0, process };
+        let (release, released) = channel::<()>();
+        let peers: Arc<dyn Peers> = Arc::new(Standing(std::sync::Mutex::new(released)));
+        let mut asked = 0;
+        let mut go_on = |_: &_| {
+            asked += 1;
+            asked < 3
+        };
+        let pace = &mut Pace::new(Rate::default(), &mut go_on);
+        let request = Request::Acknowledge { packs: false };
+        let answer = ask_until_gone(&peers, &owner, &request, ACKNOWLEDGE_TIME, true, pace);
+        // If it had waited for the answer it would wait still.
+        assert!(answer.is_err() && pace.stopped);
+        drop(release);
     }
 }

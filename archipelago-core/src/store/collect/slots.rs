@@ -78,7 +78,7 @@ impl ContentSweep<'_, '_> {
         }
         if changed && !self.planted.no_question && !self.planted.no_waiting {
             // Whoever looked before the slots were moved or forgotten has read them when this returns, and nobody remembers.
-            rounds::acknowledge(self.shared, false)?;
+            rounds::acknowledge(self.shared, false, self.pace)?;
         }
         for (owner, epoch) in readable {
             self.punch(owner, epoch)?;
@@ -215,6 +215,6 @@ impl ContentSweep<'_, '_> {
         })?;
         let data = Object::Data(owner, epoch);
         let (shared, marks) = (self.shared, &*self.marks);
-        Sweep { shared, marks, dry_run, pace: self.pace, report: self.report }.holes(data, owner, epoch)
+        Sweep { shared, marks, dry_run, pace: self.pace, report: self.report }.holes(data)
     }
 }

@@ -8,9 +8,17 @@ use super::pace::Pace;
 use super::report::CollectReport;
 use crate::blocker::{LockMode, LockOutcome, Object, RecordKey, VolumeId};
 use crate::error::{Error, Result};
-use crate::limits::{HOLE_PIECE, HOLE_SLACK, HOLE_SLACK_FRACTION, SECTOR};
+use crate::limits::{HOLE_PIECE, HOLE_SLACK, HOLE_SLACK_FRACTION, PAGE_SLACK, SECTOR};
 use crate::store::catalog;
 use crate::store::shared::Shared;
+
+/// Bytes that an object, some of which is in use, takes for nothing, if they are worth a hole.
+pub fn waste(shared: &Shared, marks: &Marks, object: Object) -> Result<Option<u64>> {
+    let Some(live) = marks.bytes(object) else { return Ok(None) };
+    let slack = if matches!(object, Object::Data(..)) { HOLE_SLACK } else { PAGE_SLACK };
+    let taken = shared.blocker.allocated(object)?;
+    Ok(Some(taken.saturating_sub(live)).filter(|waste| *waste > slack.max(live / HOLE_SLACK_FRACTION)))
+}
 
 /// A sweep under way.
 pub struct Sweep<'a, 'b> {
@@ -27,22 +35,29 @@ pub struct Sweep<'a, 'b> {
 }
 
 impl Sweep<'_, '_> {
-    /// Removes objects that nothing names, oldest first, and makes holes in those that are used in part. Any order is safe
-    /// against a cut: nothing leads to what is removed once headers without a name are gone, and what is left is found again by listing.
+    /// Removes objects that nothing names, oldest first, and then makes holes in those that are used in part: on a full disk a hole
+    /// may need room, to say where it is. Any order is safe against a cut: nothing leads to what is removed once headers
+    /// without a name are gone, and what is left is found again by listing.
     pub fn objects(&mut self, candidates: &Candidates) -> Result<()> {
+        let mut used = Vec::new();
         for object in &candidates.objects {
             if self.hashed_meanwhile(*object)? {
                 // By somebody who had it open, and has closed it. The next collection sees to its digests.
-            } else if !self.marks.contains(*object) {
-                if candidates.newest_packs.contains(object) {
-                    self.empty(*object)?;
-                } else {
-                    self.remove(*object)?;
-                }
-            } else if let Object::Data(owner, epoch) = *object {
-                self.holes(*object, owner, epoch)?;
+            } else if self.marks.contains(*object) {
+                used.push(*object);
+            } else if candidates.newest_packs.contains(object) {
+                self.empty(*object)?;
+            } else {
+                self.remove(*object)?;
             }
             self.pace.advance()?;
+        }
+        for object in used {
+            match self.holes(object) {
+                // The next collection finds more room, or another one makes some.
+                Err(Error::NoSpace(_)) => {}
+                other => other?,
+            }
         }
         Ok(())
     }
@@ -90,20 +105,22 @@ impl Sweep<'_, '_> {
         Ok(())
     }
 
-    /// Makes holes in a data object of a sealed epoch where no map names anything, if that frees enough.
-    pub fn holes(&mut self, object: Object, owner: VolumeId, epoch: u64) -> Result<()> {
-        let Some(live) = self.marks.bytes(object) else {
-            self.report.unknown += 1;
-            return Ok(());
-        };
-        let blocker = &*self.shared.blocker;
-        let taken = blocker.allocated(object)?;
-        if taken <= live + HOLE_SLACK.max(live / HOLE_SLACK_FRACTION) {
-            return Ok(());
+    /// Makes holes where no map names anything, if that frees enough: in the data of a sealed epoch, a journal segment that is
+    /// not replayed any more, or a node pack that nobody appends to.
+    pub fn holes(&mut self, object: Object) -> Result<()> {
+        if self.marks.bytes(object).is_none() {
+            self.report.unknown += u64::from(matches!(object, Object::Data(..)));
         }
-        let Some(len) = blocker.len(object)? else { return Ok(()) };
-        let dead = self.marks.dead(owner, epoch, len);
-        self.punch(object, &dead, taken - live)
+        let Some(mut waste) = waste(self.shared, self.marks, object)? else { return Ok(()) };
+        let Some(len) = self.shared.blocker.len(object)? else { return Ok(()) };
+        // The page in which it ends stays: a part of a page cannot be freed.
+        let mut dead = self.marks.dead(object, len);
+        if let Some(last) = dead.last_mut().filter(|last| last.end == len && !len.is_multiple_of(SECTOR)) {
+            last.end = len / SECTOR * SECTOR;
+            waste = waste.saturating_sub(SECTOR);
+        }
+        dead.retain(|range| !range.is_empty());
+        self.punch(object, &dead, waste)
     }
 
     /// `expected` is what it frees at most.

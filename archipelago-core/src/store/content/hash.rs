@@ -374,6 +374,7 @@ impl Run<'_> {
         header.root = folder.fold(&view.tree, &changed)?;
         pack.sync(blocker)?;
         header.ranges.clear();
+        shared.check_registered()?;
         blocker.commit_record(RecordKey::Header(id), version, &header.encode())?;
         Ok(true)
     }

@@ -53,7 +53,7 @@ macro_rules! plain_kinds {
 }
 
 plain_kinds! {
-    NotFound Exists InvalidArgument ReadOnly NotSnapshot IsSnapshot Busy NotOpen NoSpace Poisoned Stale NoStore
+    NotFound Exists InvalidArgument ReadOnly NotSnapshot IsSnapshot Busy NotOpen NoSpace Poisoned Stale NoStore Unregistered
     Unsupported Timeout TooBusy NoBase Receiving
 }
 

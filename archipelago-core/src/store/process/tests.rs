@@ -332,3 +332,37 @@ fn s55_only_root_the_own_user_and_the_group_may_ask() {
         Err(e) => println!("skipped: setpriv: {e}"),
     }
 }
+
+#[test]
+fn a_process_whose_registration_was_taken_away_commits_nothing_until_it_opens_the_store_again() {
+    use crate::store::{CloneOptions, CreateOptions, InitOptions, Location, Mode, Store, StoreOptions};
+    let dir = TempDir::new().unwrap();
+    let location = Location::File(dir.path().join("store"));
+    Store::init(&location, &InitOptions::default()).unwrap();
+    let store = Store::open(&location, StoreOptions::default()).unwrap();
+    store.create("disk-1", &CreateOptions { size: 1 << 20, block_size: None }).unwrap();
+    let volume = store.open_volume("disk-1", Mode::ReadWrite).unwrap();
+    volume.write_at(&[1; 4096], 0).unwrap();
+    volume.snapshot("snap-1").unwrap();
+    volume.write_at(&[2; 4096], 0).unwrap();
+    volume.flush().unwrap();
+    let record = format!("p.{}", store.process().unwrap());
+    fs::remove_file(dir.path().join("store").join(PROCS).join(record)).unwrap();
+    let refused = |what: &str, error: Option<Error>| {
+        assert!(matches!(error, Some(Error::Unregistered(_))), "{what}: {error:?}");
+    };
+    refused("create", store.create("disk-2", &CreateOptions { size: 4096, block_size: None }).err());
+    refused("clone", store.clone_snapshot("snap-1", "clone-1", &CloneOptions::default()).err());
+    refused("snapshot", volume.snapshot("snap-2").err());
+    refused("checkpoint", volume.checkpoint().err());
+    assert!(matches!(volume.write_at(&[3; 4096], 0), Err(Error::Poisoned(_))), "nothing is promised any more");
+    let _ = volume.close();
+    drop((volume, store));
+    let store = Store::open(&location, StoreOptions::default()).unwrap();
+    let volume = store.open_volume("disk-1", Mode::ReadWrite).unwrap();
+    let mut bytes = [0; 4096];
+    volume.read_at(&mut bytes, 0).unwrap();
+    assert!(bytes == [2; 4096]);
+    volume.snapshot("snap-2").unwrap();
+    volume.close().unwrap();
+}

@@ -241,7 +241,8 @@ fn class_of_engine(error: &Error) -> Class {
         | Error::Receiving(_)
         | Error::TooBusy(_)
         | Error::Timeout(_)
-        | Error::Stale(_) => Class::Busy,
+        | Error::Stale(_)
+        | Error::Unregistered(_) => Class::Busy,
         Error::NoSpace(_) => Class::NoSpace,
         Error::Damaged { .. } | Error::Io { .. } | Error::Poisoned(_) => Class::Io,
         // NotSnapshot, NotOpen, TooNew, Unsupported, and what the engine will add.

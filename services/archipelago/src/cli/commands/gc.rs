@@ -52,7 +52,7 @@ fn print(context: &mut Context, report: CollectReport) -> Result<(), Failure> {
     let plain = |objects| Amount { objects, bytes: 0 };
     for (kind, amount) in [
         ("data", report.data),
-        ("holes in data", report.holes),
+        ("holes", report.holes),
         ("checksums", report.sums),
         ("content", report.content),
         ("content index", report.tables),
