@@ -47,8 +47,8 @@ pub struct Journal {
 struct Ahead {
     /// Number and length of the one that waits.
     made: Option<(u32, u32)>,
-    /// The highest that was ever made: never made again, for it may have records.
-    last: u32,
+    /// The lowest that was never made: those below are never made again, for they may have records.
+    next: u32,
     /// The volume is closed: nothing is made any more.
     ended: bool,
 }
@@ -88,7 +88,8 @@ pub struct Tail {
 impl Journal {
     /// A journal that goes on at `tail`. `first_segment` is the length of the first segment in bytes.
     pub fn new(owner: VolumeId, tail: Tail, folded: LogPos, generation: u64, first_segment: u64) -> Journal {
-        let grow = if tail.segment_len == 0 { first_segment } else { u64::from(tail.segment_len) * 4 };
+        let empty = tail.segment_len == 0;
+        let grow = if empty { first_segment } else { u64::from(tail.segment_len) * 4 };
         Journal {
             owner,
             state: Mutex::new(State {
@@ -105,8 +106,9 @@ impl Journal {
             folded: AtomicU64::new(0),
             folded_pos: AtomicU64::new(pack_pos(folded)),
             wants_segment: AtomicBool::new(false),
-            needs_segment: AtomicBool::new(false),
-            ahead: Mutex::new(Ahead { made: None, last: tail.next.pos.segment, ended: false }),
+            needs_segment: AtomicBool::new(empty),
+            // The first one is made where the journal is to begin, any other behind where it ends.
+            ahead: Mutex::new(Ahead { made: None, next: tail.next.pos.segment + u32::from(!empty), ended: false }),
             made_ahead: AtomicU32::new(0),
             dirty: Mutex::new(Vec::new()),
         }
@@ -169,17 +171,14 @@ impl Journal {
     pub fn prepare_segment(&self, blocker: &dyn Blocker) -> Result<()> {
         let (number, len) = {
             let state = self.state.lock();
-            if state.segment_len == 0 {
-                return Ok(());
-            }
-            (state.next.pos.segment + 1, state.grow)
+            (state.next.pos.segment + u32::from(state.segment_len != 0), state.grow)
         };
         let mut ahead = self.ahead.lock();
         // Writers may have come here meanwhile, and made it themselves.
-        if !ahead.ended && number > ahead.last {
+        if !ahead.ended && number >= ahead.next {
             self.make_segment(blocker, number, len)?;
             ahead.made = Some((number, len));
-            ahead.last = number;
+            ahead.next = number + 1;
             self.made_ahead.store(number, Ordering::Relaxed);
         }
         self.wants_segment.store(false, Ordering::Relaxed);
@@ -213,6 +212,17 @@ impl Journal {
         }
     }
 
+    /// The segment of this number, made ahead or now. Returns its length.
+    fn take_ahead(&self, blocker: &dyn Blocker, number: u32, len: u32, data: bool) -> Result<u32> {
+        let mut ahead = self.ahead.lock();
+        let len = match ahead.made.take() {
+            Some((n, len)) if n == number => len,
+            _ => self.make_fitting(blocker, number, len, data)?,
+        };
+        ahead.next = number + 1;
+        Ok(len)
+    }
+
     /// Makes room for a record of `len` bytes, with data or without, behind which the end marker of the segment still fits.
     /// `started` is called once, after the volume's first segment was made and before its first record.
     fn reserve(
@@ -225,12 +235,13 @@ impl Journal {
     ) -> Result<()> {
         if state.segment_len == 0 {
             let number = state.next.pos.segment;
-            let size = self.make_fitting(blocker, number, state.grow, data)?;
+            let size = self.take_ahead(blocker, number, state.grow, data)?;
             let pos = LogPos { segment: number, offset: SEGMENT_HEAD };
             started(LogStart { pos, ..state.next })?;
             state.next.pos = pos;
             state.synced = pos;
             state.segment_len = size;
+            self.needs_segment.store(false, Ordering::Relaxed);
             self.folded_pos.store(pack_pos(pos), Ordering::Release);
             state.grow = (u64::from(size) * 4).min(SEGMENT_SIZE) as u32;
         }
@@ -239,15 +250,7 @@ impl Journal {
         let reserved = u64::from(state.segment_len) <= RESERVED_SEGMENT;
         if state.next.pos.offset + len + marker > state.segment_len || (data && reserved) {
             let number = state.next.pos.segment + 1;
-            let len = {
-                let mut ahead = self.ahead.lock();
-                let len = match ahead.made.take() {
-                    Some((n, len)) if n == number => len,
-                    _ => self.make_fitting(blocker, number, state.grow, data)?,
-                };
-                ahead.last = number;
-                len
-            };
+            let len = self.take_ahead(blocker, number, state.grow, data)?;
             self.put(blocker, state, 0, Body::Next, &[])?;
             state.next.pos = LogPos { segment: number, offset: SEGMENT_HEAD };
             state.segment_len = len;

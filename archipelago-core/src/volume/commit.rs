@@ -70,13 +70,11 @@ impl Inner {
 
     /// Slows writers down before the journal is longer than a replay may take.
     pub fn throttle(&self, writer: &Writer) -> Result<()> {
-        if writer.journal.wants_segment() {
-            if writer.journal.needs_segment() {
-                // What fails here fails again for the record that needs the segment, if it is one that may not use the reserve.
-                let _ = writer.journal.prepare_segment(self.blocker());
-            } else if self.shared.options.background != Background::Manual {
-                self.shared.wake();
-            }
+        if writer.journal.needs_segment() {
+            // What fails here fails again for the record that needs the segment, if it is one that may not use the reserve.
+            let _ = writer.journal.prepare_segment(self.blocker());
+        } else if writer.journal.wants_segment() && self.shared.options.background != Background::Manual {
+            self.shared.wake();
         }
         let most = self.shared.options.max_unfolded;
         let unfolded = self.pressure(writer);

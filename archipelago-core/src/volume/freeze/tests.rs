@@ -3,11 +3,13 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::blocker::file::{FileBlocker, FileOptions};
+use crate::blocker::memory::MemoryBlocker;
 use crate::blocker::sim::SimDisk;
 use crate::blocker::sys::{Fd, Open, Sys};
-use crate::blocker::{LockMode, Space};
+use crate::blocker::{Blocker, LockMode, Object, Space};
 use crate::store::{CreateOptions, InitOptions, Store, StoreOptions};
 use crate::volume::stalls::HELD;
 use crate::volume::{Mode, Volume};
@@ -117,4 +119,28 @@ fn no_sync_happens_while_writes_are_stopped_for_snapshots_groups_and_checkpoints
     assert!(stalls.count >= 30 && stalls.p50 <= stalls.p95 && stalls.p95 <= stalls.max, "{stalls:?}");
     assert!(watching.syncs.load(Ordering::Relaxed) > 100);
     assert_eq!(watching.stopped.load(Ordering::Relaxed), 0, "syncs while writes were stopped");
+}
+
+#[test]
+fn a_writer_makes_the_first_segment_before_it_is_admitted() {
+    let blocker = MemoryBlocker::new();
+    Store::init_on(blocker.clone(), &InitOptions::default()).unwrap();
+    let store = Store::open_on(blocker.clone(), StoreOptions::default()).unwrap();
+    store.create("volume", &CreateOptions { size: 8 << 20, block_size: None }).unwrap();
+    let volume = store.open_volume("volume", Mode::ReadWrite).unwrap();
+    let inner = &volume.inner;
+    let segments = || blocker.objects(inner.id).unwrap().iter().filter(|o| matches!(o, Object::Log(..))).count();
+    assert_eq!(segments(), 0);
+    std::thread::scope(|scope| {
+        let stopped = inner.stop_changes();
+        let write = scope.spawn(|| volume.write_at(&[1; 4096], 0));
+        let made = (0..5000).any(|_| {
+            std::thread::sleep(Duration::from_millis(2));
+            segments() > 0
+        });
+        drop(stopped);
+        write.join().unwrap().unwrap();
+        assert!(made, "whoever stops changes would wait for the sync of a segment");
+    });
+    assert_eq!(segments(), 1);
 }

@@ -1,0 +1,122 @@
+//! What is gathered of a block, and that nothing written meanwhile is lost.
+
+use std::io::IoSlice;
+
+use super::*;
+use crate::blocker::VolumeId;
+use crate::blocker::memory::MemoryBlocker;
+use crate::store::{Background, CreateOptions, InitOptions, Store, StoreOptions};
+use crate::volume::{Mode, WriteFlags};
+
+const LIVE: Source = Source::Data { owner: VolumeId(1), epoch: 2 };
+const OLD: Source = Source::Data { owner: VolumeId(1), epoch: 1 };
+
+fn gathered(map: &BlockMap, what: Gather) -> (BlockMap, u16) {
+    let (mut map, mut from, mut copied) = (map.clone(), 0, 0);
+    while let Some(piece) = Piece::next(map.extents(), from, what, LIVE) {
+        assert!(piece.len() <= PIECE && piece.start >= from, "a piece of {} sectors", piece.len());
+        map.set(piece.start, piece.len(), LIVE);
+        from = piece.start + piece.len();
+        copied += piece.len();
+    }
+    (map, copied)
+}
+
+#[test]
+fn gathering_all_that_is_mapped_leaves_zeros_alone() {
+    let mut map = BlockMap::default();
+    map.set(10, 700, OLD);
+    map.set(20, 5, LIVE);
+    map.set(300, 9, Source::Zero);
+    map.set(8000, 1, OLD);
+    let (after, copied) = gathered(&map, Gather::Mapped);
+    assert_eq!(copied, 700 - 5 - 9 + 1);
+    assert!(after.extents().iter().all(|e| e.source == LIVE));
+    assert_eq!(after.mapped(), map.mapped());
+}
+
+#[test]
+fn the_shortest_runs_are_gathered_until_half_of_the_extents_are_left() {
+    // Small writes into a block of an older epoch and into an empty one, with gaps that grow.
+    for below in [OLD, Source::Zero] {
+        let mut map = BlockMap::default();
+        map.set(0, 8000, below);
+        let mut at = 0;
+        for n in 0..120u16 {
+            at += 1 + n;
+            map.set(at, 1, LIVE);
+            at += 1;
+        }
+        assert!(map.extents().len() > COMPOSE_EXTENTS);
+        let (after, copied) = gathered(&map, short_enough(map.extents(), LIVE));
+        let left = after.extents().len();
+        assert!(left <= COMPOSE_EXTENTS / 2 && left + 2 >= COMPOSE_EXTENTS / 2, "{left} extents");
+        // The gap before the first write is none.
+        let shortest = after.runs(0, 8000).skip(1).filter(|run| run.source == below).map(|run| run.len).min();
+        assert!(shortest > Some(80) && copied < 6000, "{shortest:?}, {copied} sectors copied");
+    }
+}
+
+/// Bytes of a block, and of the volume.
+const BLOCK: u64 = 1 << 20;
+
+#[test]
+fn what_changes_between_the_reading_and_the_writing_of_a_piece_is_kept() {
+    type Change = fn(&Store, &Inner);
+    let overwrite: Change = |_, inner| inner.write(&[IoSlice::new(&[7; 4096])], 8192, WriteFlags::default()).unwrap();
+    let zero: Change = |_, inner| inner.write_zeroes(8192, 8192, false, WriteFlags::default()).unwrap();
+    let snapshot: Change = |store, _| drop(store.snapshot("volume", "between").unwrap());
+    // A place that could be overwritten while it was read, and cannot any more.
+    let both: Change = |store, inner| {
+        inner.write(&[IoSlice::new(&[9; 4096])], 8192, WriteFlags::default()).unwrap();
+        store.snapshot("volume", "between").unwrap();
+    };
+    let nothing: Change = |_, _| ();
+    for (nth, change) in [nothing, overwrite, zero, snapshot, both].into_iter().enumerate() {
+        // Folded, so that small writes are overwritten in place, or not.
+        for folded in [false, true] {
+            let blocker = MemoryBlocker::new();
+            Store::init_on(blocker.clone(), &InitOptions { block_size: BLOCK, ..InitOptions::default() }).unwrap();
+            let options = StoreOptions { background: Background::Manual, seed: Some(1), ..StoreOptions::default() };
+            let store = Store::open_on(blocker, options).unwrap();
+            store.create("volume", &CreateOptions { size: BLOCK, block_size: None }).unwrap();
+            let volume = store.open_volume("volume", Mode::ReadWrite).unwrap();
+            let mut expected = vec![0; BLOCK as usize];
+            for at in (0..BLOCK).step_by(8192) {
+                let bytes = [(at / 8192) as u8 | 1; 4096];
+                volume.write_at(&bytes, at).unwrap();
+                expected[at as usize..][..4096].copy_from_slice(&bytes);
+            }
+            if folded {
+                volume.checkpoint().unwrap();
+                // Into the overlay again, as the rest of the block with it.
+                volume.write_at(&[5; 4096], 4096).unwrap();
+                expected[4096..8192].fill(5);
+            }
+            let inner = &volume.inner;
+            let writer = inner.writer().unwrap();
+            let what = Gather::Short(PIECE);
+            // The gate is not taken: this would wait for ever.
+            let stopped = inner.stop_changes();
+            let read = inner.read_piece(0, 0, what).unwrap().unwrap();
+            drop(stopped);
+            change(&store, inner);
+            let mut changed = vec![0; BLOCK as usize];
+            volume.read_at(&mut changed, 0).unwrap();
+            assert_eq!(changed == expected, [0, 3].contains(&nth), "change {nth}");
+            let (end, _) = inner.gather_piece(writer, 0, 0, what, Some(&read)).unwrap().unwrap();
+            assert!(end > 0);
+            inner.gather(writer, 0, what).unwrap();
+            let mut bytes = vec![0; BLOCK as usize];
+            for _ in 0..2 {
+                volume.read_at(&mut bytes, 0).unwrap();
+                assert!(bytes == changed, "change {nth}, folded {folded}");
+                volume.checkpoint().unwrap();
+            }
+            if let Ok(between) = store.open_volume("between", Mode::ReadOnly) {
+                between.read_at(&mut bytes, 0).unwrap();
+                assert!(bytes == changed, "the snapshot, change {nth}, folded {folded}");
+            }
+        }
+    }
+}
