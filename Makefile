@@ -6,6 +6,7 @@
 # make crashes   power cuts (POWER_CUTS) and kills (KILLS) of the whole program, with lines in docs/crashes-ledger.tsv (docs/crashes.md)
 # make fuzz      every decoder under libFuzzer, FUZZ_SECONDS each; FUZZ_MINUTES bounds all of it, FUZZ="..." names some (docs/fuzzing.md)
 # make schedules shared state under SCHEDULES schedules of each kind and scenario
+# make mutants   small changes of the engine, MUTANTS of them (0: all), each of which the simulator should notice (docs/mutants.md)
 # make miri      the parts that do no I/O under Miri
 # make bench     measurements; BENCH="..." are the arguments of the bench program
 # make install   program, man pages and shell completions below $(DESTDIR)$(PREFIX)
@@ -29,6 +30,9 @@ FUZZ ?=
 FUZZ_SECONDS ?= 600
 FUZZ_MINUTES ?=
 SCHEDULES ?= 20000
+MUTANTS ?= 250
+MUTANT_SEED ?= 1
+MUTANT_HISTORIES ?= 200
 
 CARGO ?= cargo
 SCRIPTS := services/archipelago/scripts
@@ -44,7 +48,7 @@ INTEGRATION_TESTS ?=
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 export ARCHIPELAGO := $(BINARY)
 
-.PHONY: help deps build demo fmt fmt-check lint test test-all fsx crashes simulate soak bench install fuzz schedules miri
+.PHONY: help deps build demo fmt fmt-check lint test test-all fsx crashes simulate soak bench install fuzz schedules mutants miri
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -124,6 +128,17 @@ fuzz:
 
 schedules:
 	SHUTTLE_ITERATIONS=$(SCHEDULES) $(CARGO) test --locked -p archipelago-core --features shuttle --test shuttle
+
+# Journal, tree, epochs, collection: what a volume and a collection do to a store. The list is made by cargo-mutants, which is installed
+# if it is not there; what is done with it is in mutants/.
+MUTATED := $(addprefix archipelago-core/src/,$(addsuffix .rs,$(addprefix mapper/,journal tree fold replay pack block_map runs) \
+  $(addprefix volume/,commit inner io control) store/open store/collect/*))
+mutants:
+	@command -v cargo-mutants >/dev/null || $(CARGO) install --locked --version 27.1.0 cargo-mutants
+	@mkdir -p $(TARGET_DIR)/mutants
+	$(CARGO) mutants --list --json -p archipelago-core $(foreach file,$(MUTATED),-f '$(file)') >$(TARGET_DIR)/mutants/list.json
+	$(CARGO) run --profile sim --locked -p archipelago-mutants -- \
+	  $(TARGET_DIR)/mutants/list.json $(abspath $(TARGET_DIR)/mutants) $(MUTANT_HISTORIES) $(MUTANTS) $(MUTANT_SEED) 120
 
 # Tests that try every bit or every length would take hours there and are left out.
 miri:
