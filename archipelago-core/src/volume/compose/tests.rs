@@ -59,16 +59,18 @@ fn the_shortest_runs_are_gathered_until_half_of_the_extents_are_left() {
 
 /// Bytes of a block, and of the volume.
 const BLOCK: u64 = 1 << 20;
+/// Bytes from one small write to the next: few enough writes that nobody composes before the test does.
+const STEP: u64 = 32 << 10;
 
 #[test]
 fn what_changes_between_the_reading_and_the_writing_of_a_piece_is_kept() {
     type Change = fn(&Store, &Inner);
-    let overwrite: Change = |_, inner| inner.write(&[IoSlice::new(&[7; 4096])], 8192, WriteFlags::default()).unwrap();
-    let zero: Change = |_, inner| inner.write_zeroes(8192, 8192, false, WriteFlags::default()).unwrap();
+    let overwrite: Change = |_, inner| inner.write(&[IoSlice::new(&[7; 4096])], STEP, WriteFlags::default()).unwrap();
+    let zero: Change = |_, inner| inner.write_zeroes(STEP, 8192, false, WriteFlags::default()).unwrap();
     let snapshot: Change = |store, _| drop(store.snapshot("volume", "between").unwrap());
     // A place that could be overwritten while it was read, and cannot any more.
     let both: Change = |store, inner| {
-        inner.write(&[IoSlice::new(&[9; 4096])], 8192, WriteFlags::default()).unwrap();
+        inner.write(&[IoSlice::new(&[9; 4096])], STEP, WriteFlags::default()).unwrap();
         store.snapshot("volume", "between").unwrap();
     };
     let nothing: Change = |_, _| ();
@@ -82,8 +84,8 @@ fn what_changes_between_the_reading_and_the_writing_of_a_piece_is_kept() {
             store.create("volume", &CreateOptions { size: BLOCK, block_size: None }).unwrap();
             let volume = store.open_volume("volume", Mode::ReadWrite).unwrap();
             let mut expected = vec![0; BLOCK as usize];
-            for at in (0..BLOCK).step_by(8192) {
-                let bytes = [(at / 8192) as u8 | 1; 4096];
+            for at in (0..BLOCK).step_by(STEP as usize) {
+                let bytes = [(at / STEP) as u8 | 1; 4096];
                 volume.write_at(&bytes, at).unwrap();
                 expected[at as usize..][..4096].copy_from_slice(&bytes);
             }
