@@ -279,7 +279,12 @@ impl Inner {
     /// Gives a snapshot its folded root. Left alone if somebody else is busy with its header: it is complete as it is.
     fn finish_snapshot(&self, writer: &Writer, snapshot: VolumeId, root: Root) -> Result<()> {
         let _published = writer.publish.lock();
-        let LockOutcome::Held(_lock) = self.blocker().lock(snapshot, LockMode::Exclusive, &[])? else { return Ok(()) };
+        let _lock = match self.blocker().lock(snapshot, LockMode::Exclusive, &[]) {
+            Ok(LockOutcome::Held(lock)) => lock,
+            // Also where there is no room for a lock.
+            Ok(LockOutcome::Refused(_)) | Err(Error::NoSpace(_)) => return Ok(()),
+            Err(error) => return Err(error),
+        };
         let key = RecordKey::Header(snapshot);
         let record = match self.blocker().read_record(key) {
             Ok(record) => record,

@@ -16,7 +16,7 @@ use archipelago_core::{
 use super::{Numbers, Outcome, Scratch};
 
 /// Checkpoints of one run.
-const CHECKPOINTS: u64 = 10_000;
+const CHECKPOINTS: u64 = 2000;
 /// Scattered writes of a sector between two of them.
 const WRITES: u64 = 8;
 /// Checkpoints between two snapshots, of which the newest few stay.
@@ -24,7 +24,7 @@ const PER_SNAPSHOT: u64 = 10;
 /// Snapshots that stay.
 const KEPT: u64 = 24;
 /// Checkpoints between two collections.
-const PER_COLLECTION: u64 = 1000;
+const PER_COLLECTION: u64 = 200;
 
 /// Prints the room by kind.
 pub fn run(dir: &Path) -> Outcome {

@@ -485,7 +485,7 @@ mod tests {
         let (mut marks, log) = (Marks::new(1 << 20), Object::Log(OWNER, 5));
         marks.logged(OWNER, 5, 9 * 512, 9 * 512 + 4096);
         assert_eq!(marks.bytes(log), Some(3 * 4096), "the head, and two pages");
-        assert_eq!(marks.dead(log, 1 << 20), [3 * 4096..1 << 20]);
+        assert_eq!(marks.dead(log, 1 << 20), std::slice::from_ref(&(3 * 4096..1 << 20)));
         marks.watch([log]);
         marks.logged(OWNER, 5, 1 << 19, (1 << 19) + 4096);
         assert!(marks.take_touched());
