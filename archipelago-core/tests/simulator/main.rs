@@ -148,6 +148,6 @@ fn all_kinds_of_operations_and_faults_are_generated() {
             faults.extend(step.fault.map(|fault| first(format!("{fault:?}"))));
         }
     }
-    assert_eq!(operations.len(), 34, "{operations:?}");
+    assert_eq!(operations.len(), 35, "{operations:?}");
     assert_eq!(faults.len(), 5, "{faults:?}");
 }

@@ -6,8 +6,9 @@ use std::ops::ControlFlow;
 use archipelago_core::limits::SECTOR;
 use archipelago_core::store::content::HashOptions;
 use archipelago_core::{
-    CheckOptions, CloneOptions, CollectOptions, CompactOptions, CreateOptions, Error, Finding, FindingKind, Kind,
-    ListOptions, MapSource, Mode, ResumeToken, ScrubOptions, SendOptions, Severity, Store, Volume, WriteFlags,
+    CheckOptions, CloneOptions, CollectOptions, CollectReport, CompactOptions, CreateOptions, Error, Finding,
+    FindingKind, Kind, ListOptions, MapSource, Mode, ResumeToken, ScrubOptions, SendOptions, Severity, Store, Volume,
+    WriteFlags,
 };
 
 use crate::history::{Op, PROCESSES, Step, fill, twin};
@@ -279,7 +280,7 @@ impl World {
                     return wrong(format!("took snapshots {made:?}"));
                 }
             }
-            Op::Collect => self.collect(p)?,
+            Op::Collect => drop(self.collect(p, if odd { 0 } else { CollectOptions::default().grace })?),
             Op::Check => self.check(p, false)?,
             Op::Scrub => self.scrub(p)?,
             Op::Copy { snapshot, from, name } => {
@@ -376,11 +377,30 @@ impl World {
         Ok(())
     }
 
-    /// Takes away what nothing needs any more.
-    pub fn collect(&mut self, p: usize) -> Done<()> {
+    /// Takes away what nothing needs any more; content too that nothing has needed for `grace` seconds.
+    pub fn collect(&mut self, p: usize, grace: u64) -> Done<CollectReport> {
+        self.collect_with(p, &CollectOptions { grace, ..CollectOptions::default() })
+    }
+
+    fn collect_with(&mut self, p: usize, options: &CollectOptions) -> Done<CollectReport> {
         let planted = self.bugs.collect;
         let store = &self.process(p)?.store;
-        store.collect_with_planted_bug(&CollectOptions::default(), planted, &mut |_| true)?;
+        Ok(store.collect_with_planted_bug(options, planted, &mut |_| true)?)
+    }
+
+    /// A collection with nothing open takes away what one that only looks said, and then there is nothing more to take.
+    pub fn collect_all(&mut self, p: usize) -> Done<()> {
+        let look = CollectOptions { dry_run: true, grace: 0, ..CollectOptions::default() };
+        let said = self.collect_with(p, &look)?;
+        let done = self.collect(p, 0)?;
+        let whole = |r: &CollectReport| (r.segments, r.packs, r.data, r.trash, r.headers, r.names);
+        if whole(&said) != whole(&done) || said.maps != done.maps || said.entries != done.entries {
+            return wrong(format!("a collection said that it would do {said:?}, and did {done:?}"));
+        }
+        let left = self.collect_with(p, &look)?;
+        if left.freed().objects != 0 {
+            return wrong(format!("after a collection there is more to collect: {left:?}"));
+        }
         Ok(())
     }
 

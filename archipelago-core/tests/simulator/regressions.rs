@@ -102,3 +102,31 @@ fn a_block_in_many_pieces_is_received() {
         }
     }
 }
+
+#[test]
+fn equal_blocks_that_were_hashed_in_several_places_are_found_after_one_of_them_is_collected() {
+    let name = |name: &str| name.to_string();
+    let same = |volume: &str, count| Op::Twin { name: name(volume), offset: 1 << 16, count, content: 1 };
+    let script = [
+        (2, Op::Create { name: name("volume"), size: 3 << 16, block: 1 << 16 }, None),
+        (2, same("volume", 2), None),
+        (2, Op::Snapshot { volume: name("volume"), name: name("snap-1") }, None),
+        (2, Op::Remove { name: name("volume") }, None),
+        (0, Op::Clone { snapshot: name("snap-1"), name: name("clone-1"), size: Some(260_088) }, None),
+        (0, Op::Snapshot { volume: name("clone-1"), name: name("snap-2") }, None),
+        (0, Op::Remove { name: name("snap-1") }, None),
+        (0, Op::Clone { snapshot: name("snap-2"), name: name("clone-2"), size: None }, None),
+        (0, same("clone-1", 2), None),
+        (0, same("clone-2", 1), None),
+        (0, Op::Hash { name: name("snap-2") }, None),
+        (1, Op::Snapshot { volume: name("clone-1"), name: name("snap-3") }, None),
+        (1, Op::Hash { name: name("snap-3") }, None),
+        (2, Op::Remove { name: name("snap-2") }, None),
+    ];
+    for seed in 0..6 {
+        for backend in [Backend::File, Backend::Memory] {
+            run(backend, seed, &steps(&script), Bugs::default())
+                .unwrap_or_else(|f| panic!("{backend:?}, seed {seed}: {}", f.what));
+        }
+    }
+}

@@ -282,7 +282,8 @@ impl World {
     /// What is looked at after a cut beside the one with which the history goes on: all that the operation or the cut can
     /// have changed, and some of the rest. `None` is everything, for operations that reach further than the maps they name.
     fn concerned(&mut self, step: &Step, state: &State) -> Option<BTreeSet<String>> {
-        if matches!(step.op, Op::Collect | Op::Remove { .. } | Op::Check) {
+        if matches!(step.op, Op::Collect | Op::Remove { .. } | Op::Check | Op::Scrub | Op::Hash { .. } | Op::Background)
+        {
             return None;
         }
         let targets = self.targets(&step.op, BTreeSet::new());
@@ -606,7 +607,7 @@ impl World {
         self.check(0, true)?;
         self.check(0, false)?;
         self.close_all()?;
-        self.collect(0)?;
+        self.collect_all(0)?;
         self.nothing_lost().map_err(|e| Trouble::Wrong(format!("after the last collection: {e}")))?;
         self.check_nothing_left(0)
     }

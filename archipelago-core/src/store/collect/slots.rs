@@ -147,6 +147,7 @@ impl ContentSweep<'_, '_> {
         {
             let slot = &planned.slot;
             self.would_move.insert((slot.owner, slot.epoch, slot.block));
+            self.marks.digest(&planned.entry.digest);
             self.report.duplicates.add(u64::from(planned.entry.len));
         }
     }
@@ -183,6 +184,8 @@ impl ContentSweep<'_, '_> {
                 (Verdict::Forget, _) => redirect::clear(blocker, slot)?,
                 (Verdict::Move(now), Verdict::Move(then)) if now == *then && merge.is_some() => {
                     redirect::set_moved(blocker, slot, entry)?;
+                    // The other place may be one that no map names: from now on it is needed, and this collection must know.
+                    self.marks.digest(&entry.digest);
                     self.report.duplicates.add(u64::from(entry.len));
                 }
                 _ => continue,
