@@ -260,6 +260,36 @@ fn checksums_of_a_hashed_epoch_stay_and_go_with_it_and_hashing_believes_no_chang
 }
 
 #[test]
+fn checksums_of_what_was_collected_are_not_asked_for_when_the_rest_of_a_block_is_named_by_its_digest() {
+    let (blocker, store) = memory();
+    let other = Store::open_on(blocker.clone(), options(Some(8))).unwrap();
+    let volume = create(&store, "volume-a", 10);
+    volume.write_at(&bytes(1, 10 * BLOCK as usize), 0).unwrap();
+    volume.snapshot("snap-a").unwrap();
+    volume.checkpoint().unwrap();
+    // Remembered before there is any checksum.
+    assert!(read_all(&other, "snap-a").is_ok());
+    assert_eq!(scrub(&store).made, 10 * BLOCK);
+    // The middle of each block is named by the first snapshot alone, and given back with it.
+    for block in 0..10 {
+        volume.write_zeroes(block * BLOCK + 4 * SECTOR, 8 * SECTOR, false, WriteFlags::default()).unwrap();
+    }
+    volume.snapshot("snap-b").unwrap();
+    volume.checkpoint().unwrap();
+    let content = read_all(&store, "snap-b").unwrap();
+    store.remove("snap-a").unwrap();
+    let report = store.collect(&CollectOptions { grace: 0, ..CollectOptions::default() }, &mut |_| true).unwrap();
+    assert!(report.holes.bytes >= 10 * 8 * SECTOR, "{report:?}");
+    let hashed = other.hash("snap-b", &Default::default(), &mut |_| true).unwrap();
+    assert!(hashed.top_hash.is_some());
+    for store in [&store, &other] {
+        assert_eq!(read_all(store, "snap-b").unwrap(), content);
+    }
+    assert_eq!(scrub(&store).altered, 0);
+    assert_eq!(check(&store).findings, vec![]);
+}
+
+#[test]
 fn a_scrub_that_is_stopped_leaves_what_it_made_and_one_runs_at_a_time() {
     let (blocker, store) = memory();
     for number in 0..4 {

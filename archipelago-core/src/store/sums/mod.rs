@@ -137,6 +137,19 @@ impl Sums {
         known.read(blocker, object, &mut whole, at - from as u64)
     }
 
+    /// As [`Sums::compare`], by what is stored at this moment, whatever is remembered.
+    pub fn compare_anew(
+        &self,
+        blocker: &dyn Blocker,
+        (owner, epoch): (VolumeId, u64),
+        bytes: &[u8],
+        at: u64,
+    ) -> Option<Range<u64>> {
+        let pages = (at >> SECTOR_SHIFT) / PAGE_SECTORS..=((at + bytes.len() as u64) >> SECTOR_SHIFT) / PAGE_SECTORS;
+        pages.for_each(|page| self.forget(PageKey { owner, epoch, page }));
+        self.compare(blocker, (owner, epoch), bytes, at)
+    }
+
     /// Compares bytes that were read from a data object of a sealed epoch: `bytes` from byte `at` on, both of whole sectors but for
     /// the end. As [`Sums::read`], without a second reading.
     pub fn compare(

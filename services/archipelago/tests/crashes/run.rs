@@ -77,6 +77,9 @@ impl Drop for Run {
         if let Some(disk) = &self.disk {
             disk.power.off();
         }
+        if thread::panicking() {
+            println!("{}", self.site.log());
+        }
     }
 }
 
