@@ -90,10 +90,12 @@ fn writer(shared: &Arc<Shared>, name: &str, receives: bool) -> Result<Handle> {
 /// it no longer intends to write. At most the unfolded journal, so a second's work.
 fn recover(shared: &Shared, header: &Header, tail: &Tail) -> Result<()> {
     let Some(start) = header.log else { return Ok(()) };
-    if tail.bytes == 0 && !tail.stray {
-        return Ok(());
-    }
     let blocker = &*shared.blocker;
+    if tail.bytes == 0 && !tail.stray {
+        // A former owner may have zeroed what he found here, and died before that was durable: it would come back between the
+        // records that are written now.
+        return blocker.sync(&[Object::Log(header.id, tail.next.pos.segment)]);
+    }
     let mut objects = Vec::new();
     for number in start.pos.segment..=tail.next.pos.segment {
         let object = Object::Log(header.id, number);

@@ -130,3 +130,25 @@ fn equal_blocks_that_were_hashed_in_several_places_are_found_after_one_of_them_i
         }
     }
 }
+
+#[test]
+fn what_an_owner_zeroed_in_the_journal_and_did_not_sync_does_not_come_back_between_later_records() {
+    let name = || "volume".to_string();
+    let write = |offset| Op::Write { name: name(), offset, len: 4096, fua: false };
+    let cut = |seed| Some(Fault::Cut { at: 1000, seed, again: 0, tries: 0 });
+    for (call, first, second) in (2..6).flat_map(|c| (2..24).flat_map(move |a| (2..24).map(move |b| (c, a, b)))) {
+        let script = [
+            (0, Op::Create { name: name(), size: 1 << 16, block: 1 << 16 }, None),
+            // Of what it puts into the journal the second record is left, without the first.
+            (0, write(0), cut(first)),
+            (1, Op::Flush { name: name() }, Some(Fault::Kill { call })),
+            (1, write(8192), None),
+            (1, Op::List, cut(second)),
+        ];
+        for backend in [Backend::File, Backend::Memory] {
+            run(backend, 24 * first + second, &steps(&script), Bugs::default()).unwrap_or_else(|f| {
+                panic!("{backend:?}, killed at call {call}, cuts {first} and {second}: {}", f.what)
+            });
+        }
+    }
+}
