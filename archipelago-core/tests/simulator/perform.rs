@@ -280,7 +280,9 @@ impl World {
                     return wrong(format!("took snapshots {made:?}"));
                 }
             }
-            Op::Collect => drop(self.collect(p, if odd { 0 } else { CollectOptions::default().grace })?),
+            Op::Collect => {
+                self.collect(p, if odd { 0 } else { CollectOptions::default().grace })?;
+            }
             Op::Check => self.check(p, false)?,
             Op::Scrub => self.scrub(p)?,
             Op::Copy { snapshot, from, name } => {
