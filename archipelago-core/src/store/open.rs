@@ -96,7 +96,7 @@ fn recover(shared: &Shared, header: &Header, tail: &Tail) -> Result<()> {
         // records that are written now.
         return blocker.sync(&[Object::Log(header.id, tail.next.pos.segment)]);
     }
-    let mut objects = Vec::new();
+    let (mut objects, mut stray) = (Vec::new(), None);
     for number in start.pos.segment..=tail.next.pos.segment {
         let object = Object::Log(header.id, number);
         let len = blocker.len(object)?.unwrap_or(0);
@@ -106,12 +106,21 @@ fn recover(shared: &Shared, header: &Header, tail: &Tail) -> Result<()> {
         let last = digest::strip(&bytes).len();
         if number == tail.next.pos.segment {
             let end = (u64::from(tail.next.pos.offset) - from) as usize;
-            bytes[end.min(last)..last].fill(0);
+            if end < last {
+                stray = Some((object, from + end as u64, bytes[end..last].to_vec()));
+                bytes[end..last].fill(0);
+            }
         }
         blocker.write(object, &[IoSlice::new(&bytes[..last])], from)?;
         objects.push(object);
     }
-    blocker.sync(&objects)
+    let synced = blocker.sync(&objects);
+    if let (Err(_), Some((object, at, bytes))) = (&synced, stray) {
+        // The zeros may be in memory only, for good, and the next owner would believe them. So he is to see what there was; if
+        // that fails too, nothing more can be done.
+        let _ = blocker.write(object, &[IoSlice::new(&bytes)], at);
+    }
+    synced
 }
 
 /// Opens a map for reading: a snapshot without any lock, a volume only while nobody writes it.

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use archipelago_core::limits::SECTOR;
 use archipelago_core::store::content::HashOptions;
 use archipelago_core::{
-    CheckOptions, CloneOptions, CollectOptions, CollectReport, CompactOptions, CreateOptions, Error, Finding,
+    Amount, CheckOptions, CloneOptions, CollectOptions, CollectReport, CompactOptions, CreateOptions, Error, Finding,
     FindingKind, Kind, ListOptions, MapSource, Mode, ResumeToken, ScrubOptions, SendOptions, Severity, Store, Volume,
     WriteFlags,
 };
@@ -400,7 +400,7 @@ impl World {
             return wrong(format!("a collection said that it would do {said:?}, and did {done:?}"));
         }
         let left = self.collect_with(p, &look)?;
-        if left.freed().objects != 0 {
+        if left.freed() != Amount::default() {
             return wrong(format!("after a collection there is more to collect: {left:?}"));
         }
         Ok(())

@@ -136,19 +136,19 @@ fn what_an_owner_zeroed_in_the_journal_and_did_not_sync_does_not_come_back_betwe
     let name = || "volume".to_string();
     let write = |offset| Op::Write { name: name(), offset, len: 4096, fua: false };
     let cut = |seed| Some(Fault::Cut { at: 1000, seed, again: 0, tries: 0 });
-    for (call, first, second) in (2..6).flat_map(|c| (2..24).flat_map(move |a| (2..24).map(move |b| (c, a, b)))) {
+    let faults = (2..5).flat_map(|call| [Fault::Kill { call }, Fault::Io { call, then: Then::Close }]);
+    for (fault, first, second) in faults.flat_map(|f| (2..20).flat_map(move |a| (2..20).map(move |b| (f, a, b)))) {
         let script = [
             (0, Op::Create { name: name(), size: 1 << 16, block: 1 << 16 }, None),
             // Of what it puts into the journal the second record is left, without the first.
             (0, write(0), cut(first)),
-            (1, Op::Flush { name: name() }, Some(Fault::Kill { call })),
+            (1, Op::Flush { name: name() }, Some(fault)),
             (1, write(8192), None),
             (1, Op::List, cut(second)),
         ];
         for backend in [Backend::File, Backend::Memory] {
-            run(backend, 24 * first + second, &steps(&script), Bugs::default()).unwrap_or_else(|f| {
-                panic!("{backend:?}, killed at call {call}, cuts {first} and {second}: {}", f.what)
-            });
+            run(backend, 24 * first + second, &steps(&script), Bugs::default())
+                .unwrap_or_else(|f| panic!("{backend:?}, {fault:?}, cuts {first} and {second}: {}", f.what));
         }
     }
 }
