@@ -130,7 +130,7 @@ schedules:
 	SHUTTLE_ITERATIONS=$(SCHEDULES) $(CARGO) test --locked -p archipelago-core --features shuttle --test shuttle
 
 # Journal, tree, epochs, collection: what a volume and a collection do to a store. The list is made by cargo-mutants, which is installed
-# if it is not there; what is done with it is in mutants/.
+# if it is not there; what is done with it is in fuzz/mutants/.
 MUTATED := $(addprefix archipelago-core/src/,$(addsuffix .rs,$(addprefix mapper/,journal tree fold replay pack block_map runs) \
   $(addprefix volume/,commit inner io control) store/open store/collect/*))
 mutants:
