@@ -7,15 +7,17 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use archipelago_core::blocker::file::{FileBlocker, FileOptions};
 use archipelago_core::blocker::memory::MemoryBlocker;
+use archipelago_core::blocker::sim::SimDisk;
 use archipelago_core::blocker::{
-    Blocker, Inventory, LockMode, LockOutcome, Object, Record, RecordKey, Space, VolumeId,
+    Blocker, Inventory, LockMode, LockOutcome, Mend, Object, Record, RecordKey, Space, VolumeId,
 };
 use archipelago_core::store::collect::Planted;
 use archipelago_core::store::peers::Neighbours;
 use archipelago_core::{
-    CloneOptions, CollectOptions, CollectPhase, CollectReport, CreateOptions, Digest, Error, InitOptions, Mode, Result,
-    Store, StoreOptions,
+    CheckOptions, CloneOptions, CollectOptions, CollectPhase, CollectReport, CreateOptions, Digest, Error, InitOptions,
+    Mode, Result, Store, StoreOptions,
 };
 
 use crate::store::{BLOCK, everything, fill, options, read_all};
@@ -25,6 +27,7 @@ use crate::store::{BLOCK, everything, fill, options, read_all};
 enum Call {
     CreateNamed,
     ReadData,
+    LookAtLock,
 }
 
 /// A backend that stops one call until it is told to go on.
@@ -160,7 +163,11 @@ impl Blocker for Gate {
         self.below.lock(volume, mode, owner)
     }
     fn lock_holder(&self, volume: VolumeId) -> Result<Option<Vec<u8>>> {
+        self.pass(Call::LookAtLock);
         self.below.lock_holder(volume)
+    }
+    fn mend(&self) -> Option<&dyn Mend> {
+        self.below.mend()
     }
     fn space(&self) -> Result<Space> {
         self.below.space()
@@ -416,4 +423,28 @@ fn a_simulated_process_does_for_another_what_an_owner_does() {
     let processes = site.collector.status().unwrap().processes;
     assert_eq!(processes.len(), 2);
     assert!(processes.iter().any(|p| p.volumes == ["disk-1"]));
+}
+
+#[test]
+fn a_check_goes_on_when_a_map_is_removed_while_it_is_looked_at() {
+    let disk = SimDisk::new();
+    let files = FileBlocker::new(disk, FileOptions::default());
+    files.make_layout().unwrap();
+    let disk: Arc<dyn Blocker> = Arc::new(files);
+    Store::init_on(disk.clone(), &InitOptions { block_size: BLOCK, ..InitOptions::default() }).unwrap();
+    let (neighbours, keeper) = (Neighbours::new(), gate(&disk, Call::LookAtLock));
+    let open = |blocker: Arc<dyn Blocker>, seed| {
+        Store::open_among(blocker, StoreOptions { seed: Some(seed), ..options() }, &neighbours).unwrap()
+    };
+    let (checker, user) = (open(keeper.gate.clone(), 1), open(disk.clone(), 2));
+    user.create("disk-1", &CreateOptions { size: BLOCK, block_size: None }).unwrap();
+    keeper.gate.armed.store(true, Ordering::SeqCst);
+    let report = thread::scope(|scope| {
+        let check = scope.spawn(|| checker.check(&CheckOptions::default(), &mut |_| Ok(())));
+        keeper.arrived.recv().unwrap();
+        user.remove("disk-1").unwrap();
+        keeper.go.send(()).unwrap();
+        check.join().unwrap().unwrap()
+    });
+    assert_eq!(report.findings, vec![]);
 }

@@ -129,11 +129,17 @@ fn header(shared: &Shared, id: VolumeId, found: &mut Catalogue) -> Result<Looked
         Ok(Some((header, _))) => header,
         Err(error) => return Ok(Looked::Unread(error)),
     };
-    found.headers.insert(id);
     let held = is_held(shared, id)?;
-    if !held && state_of(shared, key)? == RecordState::Torn {
-        found.problems.push(torn(key));
+    if !held {
+        match state_of(shared, key) {
+            Ok(RecordState::Torn) => found.problems.push(torn(key)),
+            Ok(_) => {}
+            // Its removal was finished since it was read.
+            Err(Error::NotFound(_)) => return Ok(Looked::Gone),
+            Err(error) => return Err(error),
+        }
     }
+    found.headers.insert(id);
     // A group has no name of its own; it is settled by whoever next asks for one of its snapshots.
     if header.kind == Kind::Group {
         return Ok(Looked::Removed);
