@@ -232,7 +232,7 @@ fn files_and_directories_get_the_mode_and_group_of_the_store() {
         }
         seen += 1;
     }
-    assert_eq!(seen, 12);
+    assert_eq!(seen, 13);
 }
 
 #[test]

@@ -85,11 +85,11 @@ fn a_signal_stops_hashing_and_the_next_run_goes_on() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let index = site.0.path().join("store/data");
+    let counters = format!("/proc/{}/io", child.id());
     let begun = || {
-        let dirs = std::fs::read_dir(&index).unwrap().flatten();
-        dirs.flat_map(|dir| std::fs::read_dir(dir.path()).unwrap().flatten())
-            .any(|file| file.file_name().to_string_lossy().starts_with("redirect."))
+        let counters = std::fs::read_to_string(&counters).unwrap_or_default();
+        let read = counters.lines().find_map(|line| line.strip_prefix("rchar: ")?.parse::<usize>().ok());
+        read.is_some_and(|read| read >= 4 * MIB)
     };
     while !begun() {
         assert!(child.try_wait().unwrap().is_none(), "it ended before its time");
