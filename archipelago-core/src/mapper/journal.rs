@@ -16,6 +16,10 @@ use crate::planted::{self, Bug};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
+/// How many times as long as the one before a segment is, up to the full length: what is made of zeros ahead of need is never much
+/// more than what was written so far.
+const GROWTH: u64 = 2;
+
 /// The place of a position in a segment as one number that orders like it.
 pub fn pack_pos(pos: LogPos) -> u64 {
     u64::from(pos.segment) << 32 | u64::from(pos.offset)
@@ -89,7 +93,7 @@ impl Journal {
     /// A journal that goes on at `tail`. `first_segment` is the length of the first segment in bytes.
     pub fn new(owner: VolumeId, tail: Tail, folded: LogPos, generation: u64, first_segment: u64) -> Journal {
         let empty = tail.segment_len == 0;
-        let grow = if empty { first_segment } else { u64::from(tail.segment_len) * 4 };
+        let grow = if empty { first_segment } else { u64::from(tail.segment_len) * GROWTH };
         Journal {
             owner,
             state: Mutex::new(State {
@@ -243,7 +247,7 @@ impl Journal {
             state.segment_len = size;
             self.needs_segment.store(false, Ordering::Relaxed);
             self.folded_pos.store(pack_pos(pos), Ordering::Release);
-            state.grow = (u64::from(size) * 4).min(SEGMENT_SIZE) as u32;
+            state.grow = (u64::from(size) * GROWTH).min(SEGMENT_SIZE) as u32;
         }
         let marker = RECORD_HEAD as u32;
         // Data does not use up what was made from the reserve.
@@ -254,13 +258,13 @@ impl Journal {
             self.put(blocker, state, 0, Body::Next, &[])?;
             state.next.pos = LogPos { segment: number, offset: SEGMENT_HEAD };
             state.segment_len = len;
-            state.grow = (u64::from(len) * 4).min(SEGMENT_SIZE) as u32;
+            state.grow = (u64::from(len) * GROWTH).min(SEGMENT_SIZE) as u32;
         }
-        // In the background from half of the segment on, by writers from three quarters on.
-        let quarters = u64::from(state.next.pos.offset) * 4 / u64::from(state.segment_len);
-        if quarters >= 2 && self.made_ahead.load(Ordering::Relaxed) <= state.next.pos.segment {
+        // In the background from half of the segment on, by writers from seven eighths on.
+        let eighths = u64::from(state.next.pos.offset) * 8 / u64::from(state.segment_len);
+        if eighths >= 4 && self.made_ahead.load(Ordering::Relaxed) <= state.next.pos.segment {
             self.wants_segment.store(true, Ordering::Relaxed);
-            if quarters >= 3 {
+            if eighths >= 7 {
                 self.needs_segment.store(true, Ordering::Relaxed);
             }
         }
