@@ -120,10 +120,11 @@ fn is_failed_sync(error: &Error) -> bool {
 fn flushes_again(live: &mut Live, name: &str) -> Result<bool, String> {
     let mut results = vec![];
     for _ in 0..3 {
-        let volume = live.volume(name).map_err(|e| e.to_string())?;
-        results.push(match volume.flush() {
+        // The sync that failed may have been one of opening it, and then it does not open any more.
+        let flushed = live.volume(name).and_then(|volume| volume.flush().map_err(Fault::Engine));
+        results.push(match flushed {
             Ok(()) => true,
-            Err(error) if error.errno() == libc::EIO => false,
+            Err(Fault::Engine(error)) if error.errno() == libc::EIO => false,
             Err(error) => return Err(format!("a flush after a failed sync: {error}")),
         });
     }
