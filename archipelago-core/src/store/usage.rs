@@ -19,17 +19,34 @@ use crate::store::{DiffExtent, MapExtent, MapSource, Usage, catalog, open};
 use crate::volume::handle::Handle;
 use crate::volume::inner::Inner;
 
+/// Times that a volume may come into use, and out of it again, while its map is read.
+const MAX_OWNERS: u32 = 16;
+
 /// The map of a header that nobody changes, or as its last checkpoint left it if somebody does.
 pub fn view(shared: &Arc<Shared>, header: &Header) -> Result<(Option<Arc<Inner>>, MapView)> {
-    if let Some(inner) = shared.opened(header.id) {
-        let view = inner.view();
-        return Ok((Some(inner), view));
+    let mut header = header.clone();
+    for _ in 1..MAX_OWNERS {
+        if let Some(inner) = shared.opened(header.id) {
+            let view = inner.view();
+            return Ok((Some(inner), view));
+        }
+        let volume = header.kind == Kind::Volume;
+        if volume && shared.blocker.lock_holder(header.id)?.is_some() {
+            let tree = Tree::from_root(&format!("catalog/h.{}", header.id), &header.root, header.block_shift)?;
+            return Ok((None, MapView { tree, overlay: BTreeMap::new(), size: header.size, shrunk: header.shrunk }));
+        }
+        let damage = match replay::load(&*shared.blocker, &shared.cache, &header) {
+            Err(error @ Error::Damaged { .. }) if volume => error,
+            other => return Ok((None, other?.view)),
+        };
+        // A journal that somebody writes since, or that was folded and then overwritten in place, seems damaged.
+        match catalog::read_header(shared, header.id)? {
+            Some((now, _)) if now != header => header = now,
+            _ if shared.blocker.lock_holder(header.id)?.is_none() => return Err(damage),
+            _ => {}
+        }
     }
-    if header.kind == Kind::Volume && shared.blocker.lock_holder(header.id)?.is_some() {
-        let tree = Tree::from_root(&format!("catalog/h.{}", header.id), &header.root, header.block_shift)?;
-        return Ok((None, MapView { tree, overlay: BTreeMap::new(), size: header.size, shrunk: header.shrunk }));
-    }
-    Ok((None, replay::load(&*shared.blocker, &shared.cache, header)?.view))
+    Ok((None, replay::load(&*shared.blocker, &shared.cache, &header)?.view))
 }
 
 /// The map of a name, exactly as it is; the handle keeps it from changing hands meanwhile. What it names stays: a reader's

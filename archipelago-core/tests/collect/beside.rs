@@ -17,7 +17,7 @@ use archipelago_core::store::collect::Planted;
 use archipelago_core::store::peers::Neighbours;
 use archipelago_core::{
     CheckOptions, CloneOptions, CollectOptions, CollectPhase, CollectReport, CreateOptions, Digest, Error, InitOptions,
-    Mode, Result, Store, StoreOptions,
+    Mode, Result, ScrubOptions, Store, StoreOptions,
 };
 
 use crate::store::{BLOCK, everything, fill, options, read_all};
@@ -447,4 +447,78 @@ fn a_check_goes_on_when_a_map_is_removed_while_it_is_looked_at() {
         check.join().unwrap().unwrap()
     });
     assert_eq!(report.findings, vec![]);
+}
+
+/// A volume whose owner folds its journal, and then overwrites in place what is folded, while another process is about to read the
+/// journal from where the header said that it begins.
+fn beside_a_fold(read: impl FnOnce(&Store) + Send) {
+    let disk: Arc<dyn Blocker> = MemoryBlocker::new();
+    Store::init_on(disk.clone(), &InitOptions { block_size: BLOCK, ..InitOptions::default() }).unwrap();
+    let (neighbours, keeper) = (Neighbours::new(), gate(&disk, Call::ReadData));
+    let open = |blocker: Arc<dyn Blocker>, seed| {
+        Store::open_among(blocker, StoreOptions { seed: Some(seed), ..options() }, &neighbours).unwrap()
+    };
+    let (reader, user) = (open(keeper.gate.clone(), 1), open(disk.clone(), 2));
+    user.create("disk-1", &CreateOptions { size: 4 * BLOCK, block_size: None }).unwrap();
+    let volume = user.open_volume("disk-1", Mode::ReadWrite).unwrap();
+    fill(&volume, 1, 0, 4096);
+    fill(&volume, 2, 8192, 4096);
+    volume.flush().unwrap();
+    let id = disk.lookup("disk-1").unwrap().unwrap();
+    let journal = || {
+        let object = Object::Log(id, 0);
+        let mut bytes = vec![0; disk.len(object).unwrap().unwrap() as usize];
+        disk.read(object, &mut [IoSliceMut::new(&mut bytes)], 0).unwrap();
+        bytes
+    };
+    keeper.gate.armed.store(true, Ordering::SeqCst);
+    thread::scope(|scope| {
+        let reading = scope.spawn(|| read(&reader));
+        keeper.arrived.recv().unwrap();
+        volume.checkpoint().unwrap();
+        let before = journal();
+        fill(&volume, 3, 0, 4096);
+        assert_ne!(journal()[1024..5120], before[1024..5120], "it is overwritten in place");
+        keeper.go.send(()).unwrap();
+        reading.join().unwrap();
+    });
+}
+
+#[test]
+fn a_collection_marks_a_journal_that_is_folded_and_overwritten_meanwhile() {
+    beside_a_fold(|store| assert_eq!(run(store, Planted::default(), &mut |_| {}).unwrap().maps, 1));
+}
+
+#[test]
+fn a_scrub_walks_a_journal_that_is_folded_and_overwritten_meanwhile() {
+    beside_a_fold(|store| {
+        let report = store.scrub(&ScrubOptions::default(), &mut |_| true).unwrap();
+        assert_eq!(report.unreadable, Vec::<String>::new());
+    });
+}
+
+#[test]
+fn the_figures_of_a_volume_that_comes_into_use_meanwhile_are_those_of_its_header() {
+    let disk: Arc<dyn Blocker> = MemoryBlocker::new();
+    Store::init_on(disk.clone(), &InitOptions { block_size: BLOCK, ..InitOptions::default() }).unwrap();
+    let (neighbours, keeper) = (Neighbours::new(), gate(&disk, Call::ReadData));
+    let open = |blocker: Arc<dyn Blocker>, seed| {
+        Store::open_among(blocker, StoreOptions { seed: Some(seed), ..options() }, &neighbours).unwrap()
+    };
+    let (reader, user) = (open(keeper.gate.clone(), 1), open(disk.clone(), 2));
+    user.create("disk-1", &CreateOptions { size: 4 * BLOCK, block_size: None }).unwrap();
+    let volume = user.open_volume("disk-1", Mode::ReadWrite).unwrap();
+    fill(&volume, 1, 0, 4096);
+    volume.close().unwrap();
+    keeper.gate.armed.store(true, Ordering::SeqCst);
+    thread::scope(|scope| {
+        let reading = scope.spawn(|| reader.usage("disk-1").unwrap());
+        keeper.arrived.recv().unwrap();
+        let volume = user.open_volume("disk-1", Mode::ReadWrite).unwrap();
+        fill(&volume, 2, 8192, 4096);
+        volume.checkpoint().unwrap();
+        fill(&volume, 3, 8192, 4096);
+        keeper.go.send(()).unwrap();
+        assert_eq!(reading.join().unwrap().mapped, 8192);
+    });
 }

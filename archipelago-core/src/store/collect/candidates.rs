@@ -279,10 +279,11 @@ fn lost_its_name(shared: &Shared, header: &Header, version: u64) -> Result<bool>
     Ok(version > 1 && !header.removed && group::counts(shared, header)?)
 }
 
-/// The header of a map that is still in the catalogue, or was moved to the trash since this collection began.
-pub fn root(shared: &Shared, id: VolumeId) -> Result<Option<(Header, RecordKey, u64)>> {
+/// The header of a map that is still in the catalogue, or was moved to the trash meanwhile; the record it was read from, and its
+/// version.
+pub fn root(shared: &Shared, id: VolumeId) -> Result<Option<(Header, (RecordKey, u64))>> {
     if let Some((header, version)) = catalog::read_header(shared, id)? {
-        return Ok(Some((header, RecordKey::Header(id), version)));
+        return Ok(Some((header, (RecordKey::Header(id), version))));
     }
-    Ok(catalog::read_trashed(shared, id)?.map(|(header, version)| (header, RecordKey::Trash(id), version)))
+    Ok(catalog::read_trashed(shared, id)?.map(|(header, version)| (header, (RecordKey::Trash(id), version))))
 }

@@ -19,6 +19,34 @@ const READ_ATTEMPTS: u32 = 5;
 /// Wait before the second reading; doubled each time.
 const READ_PAUSE: Duration = Duration::from_millis(5);
 
+/// Headers of one map that are read one after the other while its owner replaces them. An owner folds some megabytes of journal
+/// between two.
+const MAX_HEADERS: u32 = 16;
+
+/// Marks what a map names: by the header that was found, and if that one's journal cannot be read, by the header that took its
+/// place. For the owner may have folded the journal since the header was read, and what is folded is overwritten in place, which
+/// the checksums of its records do not follow. What the former header named and the later one does not, no map made from now on
+/// gets. `again` reads the header (`None`: it is gone); the version of the last one is returned.
+pub fn newest<V: PartialEq>(
+    found: (Header, V),
+    again: &mut dyn FnMut() -> Result<Option<(Header, V)>>,
+    mark: &mut dyn FnMut(&Header) -> Result<()>,
+) -> Result<V> {
+    let (mut header, mut version) = found;
+    for _ in 1..MAX_HEADERS {
+        let damage = match mark(&header) {
+            Err(error @ Error::Damaged { .. }) => error,
+            other => return other.map(|()| version),
+        };
+        match again()? {
+            Some((_, now)) if now == version => return Err(damage),
+            Some(now) => (header, version) = now,
+            None => return Ok(version),
+        }
+    }
+    mark(&header).map(|()| version)
+}
+
 /// Marks what maps name.
 pub struct Marker<'a> {
     blocker: &'a dyn Blocker,

@@ -240,11 +240,12 @@ impl Roots {
             if !self.seen.insert(id) {
                 continue;
             }
-            if let Some((header, key, version)) = candidates::root(shared, id)? {
+            if let Some(found) = candidates::root(shared, id)? {
+                self.maps += 1;
+                let mut again = || candidates::root(shared, id);
+                let (key, version) = mark::newest(found, &mut again, &mut |h| mark_header(shared, h, marks, pace))?;
                 changed |= version > 1;
                 self.loaded.push((key, version));
-                self.maps += 1;
-                mark_header(shared, &header, marks, pace)?;
             }
             pace.advance()?;
         }

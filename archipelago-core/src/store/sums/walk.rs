@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::format::header::Header;
 use crate::limits::{MARK_MEMORY, MAX_FINDINGS, SECTOR, SECTOR_SHIFT, SUM_BATCH};
 use crate::store::catalog;
-use crate::store::collect::mark::Marker;
+use crate::store::collect::mark::{self, Marker};
 use crate::store::collect::marks::Marks;
 use crate::store::content::redirect::Redirects;
 use crate::store::shared::Shared;
@@ -51,7 +51,7 @@ pub(crate) fn named(
     for key in keys {
         // Nothing that the header names is taken away before it is read.
         let _operation = shared.operations.begin();
-        let found = match key {
+        let mut find = || match key {
             RecordKey::Trash(id) => catalog::read_trashed(shared, id),
             RecordKey::Header(id) => catalog::read_header(shared, id),
             RecordKey::Store => Ok(None),
@@ -63,8 +63,11 @@ pub(crate) fn named(
                 Error::Timeout("walking maps was stopped, and".into())
             })
         };
-        let read = found.and_then(|found| match found {
-            Some((header, _)) => mark(shared, &mut marks, &header, &mut guarded).map(|()| true),
+        let read = find().and_then(|found| match found {
+            Some(found) => {
+                mark::newest(found, &mut find, &mut |header| mark_one(shared, &mut marks, header, &mut guarded))
+                    .map(|_| true)
+            }
             None => Ok(false),
         });
         if let Some(error) = stopped {
@@ -80,7 +83,7 @@ pub(crate) fn named(
     Ok((marks, maps, unreadable))
 }
 
-fn mark(
+fn mark_one(
     shared: &Shared,
     marks: &mut Marks,
     header: &Header,
