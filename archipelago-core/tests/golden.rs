@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use archipelago_core::{
-    Background, CloneOptions, CreateOptions, Error, InitOptions, Location, Mode, SendOptions, Store, StoreOptions, Volume,
+    Background, CloneOptions, CreateOptions, Error, InitOptions, Location, Mode, SendOptions, Store, StoreOptions,
+    Volume,
 };
 use tempfile::TempDir;
 
@@ -94,10 +95,8 @@ fn unpack(version: &str) -> (TempDir, PathBuf) {
 }
 
 /// The streams that are kept of each version: file, snapshot in the golden store, and the snapshot that it builds on.
-const STREAMS: [(&str, &str, Option<&str>); 2] = [
-    ("full.stream.gz", "first-snapshot", None),
-    ("incremental.stream.gz", "second-snapshot", Some("first-snapshot")),
-];
+const STREAMS: [(&str, &str, Option<&str>); 2] =
+    [("full.stream.gz", "first-snapshot", None), ("incremental.stream.gz", "second-snapshot", Some("first-snapshot"))];
 
 /// A golden stream as it was sent.
 fn stream(version: &str, file: &str) -> Vec<u8> {
