@@ -492,7 +492,11 @@ fn what_a_claim_holds_is_noted_once_until_its_lease_is_ended() {
     let list: Vec<_> = (0..1000u64).map(|n| Digest::of_bytes(&n.to_le_bytes())).collect();
     let leased = || {
         let mut leased = Vec::new();
-        Leases::default().advance(&s.store, &mut |d| Ok(leased.push(d))).unwrap();
+        let mut each = |d| {
+            leased.push(d);
+            Ok(())
+        };
+        Leases::default().advance(&s.store, &mut each).unwrap();
         leased.sort_unstable();
         leased
     };

@@ -180,11 +180,11 @@ mod tests {
         assert_eq!(decode_v2(&entry(0x00, ZERO_NAME), 7), Ok(Entry::Zero));
         let old = format!("archip_{B}");
         assert_eq!(decode_v2(&entry(0x03, &old), 7), owned(&old, true));
-        assert_eq!(decode_v0(&names::digest(B).unwrap()), Some(Entry::Content(names::digest(B).unwrap())));
+        assert_eq!(decode_v0(&names::digest(B).unwrap().0), Some(Entry::Content(names::digest(B).unwrap())));
         assert_eq!(decode_v0(&Digest::ZERO.0), Some(Entry::Zero));
         assert_eq!(decode_v0(&[0; 32]), None);
         let mut v1 = [0; ENTRY_V1];
-        v1[1..].copy_from_slice(&names::digest(B).unwrap());
+        v1[1..].copy_from_slice(&names::digest(B).unwrap().0);
         assert_eq!(decode_v1(&v1), Entry::Content(names::digest(B).unwrap()));
         v1[0] = 1;
         assert_eq!(Ok(decode_v1(&v1)), owned(&old, true));
