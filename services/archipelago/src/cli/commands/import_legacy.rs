@@ -381,9 +381,14 @@ impl Run<'_, '_> {
         }
         let (mut table, mut sum) = (table(), Ways::default());
         for wanted in maps {
-            let document = self.expect_one(wanted, &mut sum)?;
-            table.row(row(&document));
-            self.print(&document)?;
+            match self.expect_one(wanted, &mut sum) {
+                Ok(document) => {
+                    table.row(row(&document));
+                    self.print(&document)?;
+                }
+                Err(failure @ Failure::Signal(_)) => return Err(failure),
+                Err(failure) => self.failed(Document::examined(&wanted.map, &wanted.name, "refused"), &failure)?,
+            }
         }
         if self.context.out.json {
             return Ok(());
