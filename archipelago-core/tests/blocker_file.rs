@@ -3,14 +3,15 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use archipelago_core::blocker::file::{FileBlocker, FileOptions};
-use archipelago_core::blocker::{Blocker, LockMode, LockOutcome, MAX_OWNER, Object, RecordKey, VolumeId};
+use archipelago_core::blocker::{Adopted, Blocker, LockMode, LockOutcome, MAX_OWNER, Object, RecordKey, VolumeId};
 use archipelago_core::limits::MAX_RECORD;
-use archipelago_core::{Error, Result};
+use archipelago_core::{Digest, Error, Result};
 
 const V: VolumeId = VolumeId(0x0123_4567_89ab_cdef);
 
@@ -472,4 +473,111 @@ fn a_new_owner_sees_what_the_former_one_did_to_the_files() {
     let _lock = a.lock(V, LockMode::Exclusive, b"a").unwrap();
     assert!(matches!(read(&a, log, 0, 1), Err(Error::Damaged { .. })));
     assert_eq!(read(&a, data, 0, 3).unwrap(), b"new");
+}
+
+/// Writes a file of this mode, and takes it in as content.
+fn adopt(b: &FileBlocker, path: &Path, bytes: &[u8], mode: u32, link: bool) -> (Adopted, u64) {
+    fs::write(path, bytes).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let file = fs::File::open(path).unwrap();
+    let (digest, content) = Digest::of(bytes);
+    let how = b.adopt(digest, content, file.as_fd().into(), link).unwrap();
+    assert_eq!(b.content_len(digest).unwrap(), Some(content.len() as u64));
+    assert!(read(b, Object::Content(digest), 0, content.len()).unwrap() == content);
+    assert!(fs::read(path).unwrap() == bytes, "the file was altered");
+    (how, fs::metadata(path).unwrap().nlink())
+}
+
+#[test]
+fn only_a_file_that_nobody_may_write_and_all_may_read_is_linked() {
+    let dir = tempfile::tempdir().unwrap();
+    let gid = fs::metadata(dir.path()).unwrap().gid();
+    let options = FileOptions { mode: 0o640, group: gid, ..FileOptions::default() };
+    let b = FileBlocker::init(&dir.path().join("store"), options).unwrap();
+    let probe = fs::File::open(dir.path()).unwrap();
+    assert!(!probe.metadata().unwrap().is_file(), "what is probed is no file, and never linked");
+    assert_ne!(b.adoption(probe.as_fd().into(), true).unwrap(), Adopted::Linked);
+    let file = |n: u8| dir.path().join(format!("old-{n}"));
+    let bytes = |n: u8| vec![n; 70_000];
+    fs::write(file(0), bytes(0)).unwrap();
+    let shares = b.adoption(fs::File::open(file(0)).unwrap().as_fd().into(), false).unwrap() == Adopted::Shared;
+    let expect = |how: Adopted, links: u64| if shares { (Adopted::Shared, 1) } else { (how, links) };
+    assert_eq!(adopt(&b, &file(1), &bytes(1), 0o444, true), expect(Adopted::Linked, 2));
+    assert_eq!(adopt(&b, &file(2), &bytes(2), 0o440, true), expect(Adopted::Linked, 2));
+    assert_eq!(adopt(&b, &file(3), &bytes(3), 0o444, false), expect(Adopted::Copied, 1), "nobody asked for it");
+    for (n, mode) in [(4, 0o644), (5, 0o464), (6, 0o446)] {
+        assert_eq!(adopt(&b, &file(n), &bytes(n), mode, true), expect(Adopted::Copied, 1), "{mode:o} may be written");
+    }
+    assert_eq!(adopt(&b, &file(7), &bytes(7), 0o400, true), expect(Adopted::Copied, 1), "the group may not read it");
+    let padded = [bytes(8), vec![0]].concat();
+    assert_eq!(adopt(&b, &file(8), &padded, 0o444, true), expect(Adopted::Copied, 1), "it has zeros at its end");
+    assert_eq!(adopt(&b, &file(9), &bytes(1), 0o444, true), (Adopted::Present, 1));
+    // The name in the store is one of the file itself, and goes as any other.
+    let digest = Digest::of(&bytes(1)).0;
+    b.remove(Object::Content(digest)).unwrap();
+    assert_eq!(fs::metadata(file(1)).unwrap().nlink(), 1);
+    assert_eq!(b.content_len(digest).unwrap(), None);
+}
+
+#[test]
+fn a_file_without_a_name_or_on_another_file_system_is_copied() {
+    let dir = tempfile::tempdir().unwrap();
+    let b = store(&dir.path().join("store"));
+    let path = dir.path().join("old");
+    fs::write(&path, [1; 5000]).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
+    let file = fs::File::open(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    let (digest, content) = Digest::of(&[1; 5000]);
+    let how = b.adopt(digest, content, file.as_fd().into(), true).unwrap();
+    assert!(matches!(how, Adopted::Copied | Adopted::Shared), "{how:?}");
+    let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
+    let device = |path: &Path| fs::metadata(path).unwrap().dev();
+    assert_ne!(device(elsewhere.path()), device(dir.path()), "run this with TMPDIR on a disk");
+    assert_eq!(adopt(&b, &elsewhere.path().join("old"), &[2; 5000], 0o444, true), (Adopted::Copied, 1));
+}
+
+#[test]
+fn long_zeros_in_content_become_holes() {
+    let dir = tempfile::tempdir().unwrap();
+    let b = store(&dir.path().join("store"));
+    let mut bytes = vec![0; 4 << 20];
+    for at in [0, 1 << 20, (1 << 20) + 70_000, (4 << 20) - 1] {
+        bytes[at] = 7;
+    }
+    let digest = Digest::of_bytes(&bytes);
+    assert!(b.put(digest, &bytes).unwrap());
+    assert!(read(&b, Object::Content(digest), 0, bytes.len()).unwrap() == bytes);
+    let taken = b.allocated(Object::Content(digest)).unwrap();
+    assert!(taken <= 5 * (64 << 10), "{taken} bytes for four that are not zero");
+}
+
+/// For a file system that can: `mkfs.xfs -m reflink=1` or `mkfs.btrfs` of a file of 400 MiB, and `mount -o loop`.
+#[test]
+#[ignore = "needs TMPDIR on XFS or Btrfs"]
+fn on_a_file_system_with_reflinks_nothing_is_copied() {
+    let dir = tempfile::tempdir().unwrap();
+    let b = store(&dir.path().join("store"));
+    let sync = || assert!(Command::new("sync").arg("-f").arg(dir.path()).status().unwrap().success());
+    let mut free = 0;
+    for n in 0..24u64 {
+        // With zeros at the end, which the content object must not have.
+        let mut bytes: Vec<u8> = (0..4u64 << 20).map(|at| ((at ^ n) % 251) as u8 + 1).collect();
+        bytes[(4 << 20) - 5000..].fill(0);
+        let path = dir.path().join(format!("old-{n}"));
+        fs::write(&path, &bytes).unwrap();
+        if n == 0 {
+            assert_eq!(b.adoption(fs::File::open(&path).unwrap().as_fd().into(), true).unwrap(), Adopted::Shared);
+        }
+        sync();
+        let before = b.space().unwrap().free;
+        assert_eq!(adopt(&b, &path, &bytes, 0o644, true), (Adopted::Shared, 1));
+        sync();
+        free += before.saturating_sub(b.space().unwrap().free);
+        // Each is its own: what is written to one does not show in the other.
+        fs::OpenOptions::new().write(true).open(&path).unwrap().write_all_at(&[0xee; 4096], 8192).unwrap();
+        let (digest, content) = Digest::of(&bytes);
+        assert!(read(&b, Object::Content(digest), 0, content.len()).unwrap() == content);
+    }
+    assert!(free < 8 << 20, "{free} bytes were taken for 96 MiB that are shared");
 }

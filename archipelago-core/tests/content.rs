@@ -486,6 +486,40 @@ fn a_claim_of_many_digests_fills_many_parts_and_all_of_them_hold() {
 }
 
 #[test]
+fn what_a_claim_holds_is_noted_once_until_its_lease_is_ended() {
+    let s = site();
+    let claim = s.store.claim("a test").unwrap();
+    let list: Vec<_> = (0..1000u64).map(|n| Digest::of_bytes(&n.to_le_bytes())).collect();
+    let leased = || {
+        let mut leased = Vec::new();
+        let mut each = |d| {
+            leased.push(d);
+            Ok(())
+        };
+        Leases::default().advance(&s.store, &mut each).unwrap();
+        leased.sort_unstable();
+        leased
+    };
+    let mut expected = list.clone();
+    expected.sort_unstable();
+    claim.missing(&list).unwrap();
+    let steps = s.blocker.steps();
+    assert_eq!(claim.missing(&list[100..200]).unwrap(), &list[100..200]);
+    assert_eq!((s.blocker.steps(), leased()), (steps, expected.clone()), "nothing was written");
+    // What is new is added to what is there.
+    let more = Digest::of_bytes(b"more");
+    claim.missing(&[list[7], more, list[9]]).unwrap();
+    expected.push(more);
+    expected.sort_unstable();
+    assert_eq!(leased(), expected);
+    // A collector ended it: what is asked for then is noted anew, although it was held.
+    assert!(s.store.expire_claims(0).unwrap() > 0);
+    assert_eq!(leased(), []);
+    claim.missing(&[list[3]]).unwrap();
+    assert_eq!(leased(), [list[3]]);
+}
+
+#[test]
 fn tables_of_the_index_are_merged_and_everything_is_still_found() {
     let s = site();
     let mut all = Vec::new();

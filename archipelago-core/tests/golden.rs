@@ -1,5 +1,5 @@
-//! Stores of earlier versions, kept in `tests/golden`: every later build opens them, reads what they held, and goes on
-//! writing them. `tests/golden/README.md` says how one is made.
+//! Stores and send streams of earlier versions, kept in `tests/golden`: every later build opens the stores, reads what they
+//! held, and goes on writing them, and receives the streams. `tests/golden/README.md` says how they are made.
 
 #![allow(clippy::unwrap_used)] // Here a failed unwrap is a failed test.
 
@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use archipelago_core::{
-    Background, CloneOptions, CreateOptions, InitOptions, Location, Mode, Store, StoreOptions, Volume,
+    Background, CloneOptions, CreateOptions, Error, InitOptions, Location, Mode, SendOptions, Store, StoreOptions,
+    Volume,
 };
 use tempfile::TempDir;
 
@@ -93,6 +94,22 @@ fn unpack(version: &str) -> (TempDir, PathBuf) {
     (dir, store)
 }
 
+/// The streams that are kept of each version: file, snapshot in the golden store, and the snapshot that it builds on.
+const STREAMS: [(&str, &str, Option<&str>); 2] =
+    [("full.stream.gz", "first-snapshot", None), ("incremental.stream.gz", "second-snapshot", Some("first-snapshot"))];
+
+/// A golden stream as it was sent.
+fn stream(version: &str, file: &str) -> Vec<u8> {
+    let path = golden().join(version).join(file);
+    let output = Command::new("gzip").arg("-dc").arg(&path).output().unwrap();
+    assert!(output.status.success() && !output.stdout.is_empty(), "{}", path.display());
+    output.stdout
+}
+
+fn receive(store: &Store, name: &str, mut stream: &[u8]) -> Result<(), Error> {
+    store.receive(name, &mut stream, &mut |_| Ok(())).map(|_| assert!(stream.is_empty(), "{name}: it ends elsewhere"))
+}
+
 /// Versions of which a store is kept.
 fn versions() -> Vec<String> {
     let mut versions: Vec<String> = fs::read_dir(golden())
@@ -164,6 +181,75 @@ fn stores_of_every_version_are_written_cloned_and_snapshotted_on() {
             model.remove(name);
         }
         assert_eq!(contents(&store), model, "{version}, after the old maps were removed");
+    }
+}
+
+#[test]
+fn streams_of_every_version_are_received_with_the_bytes_that_were_sent() {
+    for version in versions() {
+        let expected = expected(&version);
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("new-store");
+        Store::init(&Location::File(path.clone()), &InitOptions::default()).unwrap();
+        let store = open(&path);
+        // What builds on another one is refused as long as that is not here, whatever it is called.
+        for (file, snapshot, _) in STREAMS.iter().filter(|(.., base)| base.is_some()) {
+            let refused = receive(&store, snapshot, &stream(&version, file));
+            assert!(matches!(refused, Err(Error::NoBase(_))), "{version}: {file}: {refused:?}");
+        }
+        for (file, snapshot, base) in STREAMS {
+            let here = format!("received-{snapshot}");
+            receive(&store, &here, &stream(&version, file)).unwrap();
+            assert_eq!(store.info(&here).unwrap().parent, base.map(|base| format!("received-{base}")), "{version}");
+        }
+        let received = contents(&store);
+        assert_eq!(received.len(), STREAMS.len(), "{version}");
+        for (_, snapshot, _) in STREAMS {
+            assert_eq!(received[&format!("received-{snapshot}")], expected[snapshot], "{version}: {snapshot}");
+        }
+        // In the store that sent them they are what they were: the base is its own snapshot.
+        let (_dir, path) = unpack(&version);
+        let store = open(&path);
+        receive(&store, "sent-back", &stream(&version, "incremental.stream.gz")).unwrap();
+        assert_eq!(contents(&store)["sent-back"], expected["second-snapshot"], "{version}");
+    }
+}
+
+#[test]
+fn a_golden_stream_that_was_changed_anywhere_is_refused() {
+    for version in versions() {
+        let (_dir, path) = unpack(&version);
+        let store = open(&path);
+        for (file, ..) in STREAMS {
+            let whole = stream(&version, file);
+            for at in (0..whole.len()).step_by(whole.len() / 40) {
+                let mut changed = whole.clone();
+                changed[at] ^= 0x10;
+                assert!(receive(&store, "changed-stream", &changed).is_err(), "{version}: {file}: byte {at}");
+                if let Ok(status) = store.receive_status("changed-stream") {
+                    store.remove(&status.partial).unwrap();
+                }
+            }
+        }
+    }
+}
+
+/// Makes the streams in `tests/golden/VERSION`, of the store that is there already.
+#[test]
+#[ignore = "writes into the source tree; see tests/golden/README.md"]
+fn write_the_golden_streams() {
+    let version = std::env::var("GOLDEN_VERSION").expect("GOLDEN_VERSION says for which version");
+    let (dir, path) = unpack(&version);
+    let store = open(&path);
+    for (file, snapshot, base) in STREAMS {
+        let target = golden().join(&version).join(file);
+        assert!(!target.exists(), "{}: a stream of a version is made once", target.display());
+        let plain = dir.path().join("stream");
+        let options = SendOptions { from: base.map(String::from), resume: None };
+        store.send(snapshot, &options, &mut fs::File::create(&plain).unwrap(), &mut |_| Ok(())).unwrap();
+        let packed = Command::new("gzip").args(["-9", "-n", "-c"]).arg(&plain).output().unwrap();
+        assert!(packed.status.success());
+        fs::write(target, packed.stdout).unwrap();
     }
 }
 

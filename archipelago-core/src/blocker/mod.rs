@@ -17,6 +17,7 @@ use std::str::FromStr;
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use sys::Outside;
 
 pub mod file;
 pub mod memory;
@@ -181,6 +182,19 @@ pub enum LockOutcome {
     Refused(Vec<u8>),
 }
 
+/// How content came into the store from a file outside.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Adopted {
+    /// It was there already.
+    Present,
+    /// As a file of its own that shares the room of the other until one of the two is written.
+    Shared,
+    /// As another name of the file.
+    Linked,
+    /// Its bytes were written.
+    Copied,
+}
+
 /// What lies in one of the 256 parts of a backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inventory {
@@ -247,6 +261,19 @@ pub trait Blocker: Send + Sync {
     /// Makes a content object of these bytes, whole or not at all, and durable on return; `false` if it was there. That the bytes are
     /// those of the digest is the caller's word.
     fn put(&self, digest: Digest, bytes: &[u8]) -> Result<bool>;
+    /// As [`Blocker::put`], of bytes with which a file outside begins, and behind which it has NULs at most: without writing them where the
+    /// backend can share the file's room. With `link` the file itself may become the content object, if it has nothing behind
+    /// them and [`Sys::may_link`](sys::Sys::may_link) says so; that it is not altered later is the caller's word then. What is
+    /// shared or linked was compared with the bytes.
+    fn adopt(&self, digest: Digest, bytes: &[u8], file: Outside<'_>, link: bool) -> Result<Adopted> {
+        let _ = (file, link);
+        self.put(digest, bytes).map(|new| if new { Adopted::Copied } else { Adopted::Present })
+    }
+    /// How [`Blocker::adopt`] would most likely take a file in, for all that its content does not decide. Changes nothing.
+    fn adoption(&self, file: Outside<'_>, link: bool) -> Result<Adopted> {
+        let _ = (file, link);
+        Ok(Adopted::Copied)
+    }
     /// Length of a content object, or `None` if there is none: looked for by name at this moment, whatever was known before.
     /// It may not be durable yet; see [`Blocker::sync_contents`].
     fn content_len(&self, digest: Digest) -> Result<Option<u64>>;

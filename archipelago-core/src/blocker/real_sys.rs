@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use parking_lot::RwLock;
 use smallvec::SmallVec;
 
-use super::sys::{Fd, Open, Sys};
+use super::sys::{Fd, Open, Sys, cannot_share};
 use super::{LockMode, Space};
 
 /// Stands for a mode or a group that is left to the system.
@@ -382,6 +382,52 @@ impl Sys for RealSys {
         // SAFETY: `lock` is valid for the whole call, which may write to it.
         check(|| unsafe { libc::fcntl(fd.0, libc::F_OFD_GETLK, &mut lock) })?;
         Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
+    }
+
+    fn share(&self, fd: Fd, from: Fd) -> io::Result<()> {
+        // SAFETY: takes no pointer.
+        check(|| unsafe { libc::ioctl(fd.0, libc::FICLONE, from.0) })
+    }
+
+    fn can_share(&self, from: Fd) -> io::Result<bool> {
+        // Tried with a file that never has a name: nothing else tells whether XFS was made with shared extents.
+        let mode = if self.mode == LEAVE { 0o600 } else { self.mode };
+        let tried = open_at(self.root.as_raw_fd(), c".", libc::O_RDWR | libc::O_TMPFILE, mode)
+            .and_then(|fd| self.share(Fd(fd.as_raw_fd()), from));
+        match tried {
+            // EISDIR: a file system that does not know files without a name.
+            Err(e) if cannot_share(&e) || e.raw_os_error() == Some(libc::EISDIR) => Ok(false),
+            other => other.map(|()| true),
+        }
+    }
+
+    fn link_from(&self, from: Fd, to: &str) -> io::Result<()> {
+        let (dir, leaf) = self.parent(to)?;
+        // Without a capability a file that is open has no other path for `linkat`.
+        let path = CString::new(format!("/proc/self/fd/{}", from.0))?;
+        // SAFETY: both paths are NUL-terminated strings that outlive the call.
+        check(|| unsafe {
+            libc::linkat(libc::AT_FDCWD, path.as_ptr(), dir.as_raw_fd(), leaf.as_ptr(), libc::AT_SYMLINK_FOLLOW)
+        })
+    }
+
+    fn may_link(&self, from: Fd) -> io::Result<bool> {
+        let (file, root) = (stat(from)?, stat(Fd(self.root.as_raw_fd()))?);
+        if file.st_mode & libc::S_IFMT != libc::S_IFREG || file.st_dev != root.st_dev || file.st_mode & 0o222 != 0 {
+            return Ok(false);
+        }
+        let readers = if self.mode == LEAVE { libc::S_IRUSR } else { self.mode & 0o444 };
+        // Members of a group of its own are some of the others, and its owner need not be the store's.
+        let by_all = file.st_mode & libc::S_IROTH != 0;
+        let by_group = file.st_mode & libc::S_IRGRP != 0 && (self.group == LEAVE || file.st_gid == self.group);
+        // SAFETY: takes nothing, and never fails.
+        let by_owner = file.st_mode & libc::S_IRUSR != 0 && file.st_uid == unsafe { libc::geteuid() };
+        Ok(match readers {
+            _ if by_all => true,
+            readers if readers & libc::S_IROTH != 0 => false,
+            readers if readers & libc::S_IRGRP != 0 => by_group,
+            _ => by_owner,
+        })
     }
 
     fn space(&self) -> io::Result<Space> {

@@ -4,12 +4,34 @@
 //! Paths are relative to the store's root directory, which the implementation knows and which is itself named `.`.
 
 use std::io::{self, IoSlice, IoSliceMut};
+use std::marker::PhantomData;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::{LockMode, Space};
 
 /// An open file. Closed by [`Sys::close`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Fd(pub i32);
+
+/// A file outside the store, open for reading on the system to which a backend makes its calls.
+#[derive(Clone, Copy, Debug)]
+pub struct Outside<'a> {
+    pub(super) fd: Fd,
+    open: PhantomData<&'a ()>,
+}
+
+impl Outside<'static> {
+    /// A file of a simulated disk, which the caller keeps open.
+    pub fn simulated(fd: Fd) -> Outside<'static> {
+        Outside { fd, open: PhantomData }
+    }
+}
+
+impl<'a> From<BorrowedFd<'a>> for Outside<'a> {
+    fn from(file: BorrowedFd<'a>) -> Outside<'a> {
+        Outside { fd: Fd(file.as_raw_fd()), open: PhantomData }
+    }
+}
 
 /// How a file is opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,6 +108,46 @@ pub trait Sys: Send + Sync {
     fn try_lock(&self, fd: Fd, mode: LockMode) -> io::Result<bool>;
     /// Whether somebody holds the file exclusively. Takes nothing.
     fn is_locked(&self, fd: Fd) -> io::Result<bool>;
+    /// Lets an open, empty file share the room of all that `from` holds, a file inside or outside the store, until one of the
+    /// two is written. Where the file systems cannot, one of [`cannot_share`].
+    fn share(&self, fd: Fd, from: Fd) -> io::Result<()> {
+        let _ = (fd, from);
+        Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP))
+    }
+    /// Whether [`Sys::share`] of this file with one in the store would succeed. Leaves nothing behind.
+    fn can_share(&self, from: Fd) -> io::Result<bool> {
+        let _ = from;
+        Ok(false)
+    }
+    /// Adds a name in the store for a file outside; EEXIST if the name is taken.
+    fn link_from(&self, from: Fd, to: &str) -> io::Result<()> {
+        let _ = (from, to);
+        Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP))
+    }
+    /// Whether a file outside may be one of the store as it is: on its file system, writable for nobody, and readable for all who may read
+    /// the store's files.
+    fn may_link(&self, from: Fd) -> io::Result<bool> {
+        let _ = from;
+        Ok(false)
+    }
     /// Size and free room of the file system.
     fn space(&self) -> io::Result<Space>;
+}
+
+/// Whether an error of [`Sys::share`] or [`Sys::link_from`] says that it cannot be for these two files, rather than that it failed.
+pub(super) fn cannot_share(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EOPNOTSUPP
+                | libc::ENOTTY
+                | libc::ENOSYS
+                | libc::EXDEV
+                | libc::EINVAL
+                | libc::EPERM
+                | libc::EACCES
+                | libc::EMLINK
+                | libc::ETXTBSY
+        )
+    )
 }

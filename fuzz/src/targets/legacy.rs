@@ -3,7 +3,6 @@
 use archipelago_core::Digest;
 use archipelago_core::limits::MAX_VOLUME_SIZE;
 use archipelago_core::merkle::TopHash;
-use archipelago_service::import::legacy::digest::sha256;
 use archipelago_service::import::legacy::entry::{Entry, decode_v0, decode_v1, decode_v2};
 use archipelago_service::import::legacy::header::{
     ENTRY_V0, ENTRY_V1, ENTRY_V2, HEADER_LEN, HEADER_V1, Recognised, Version, header_v0, recognise,
@@ -105,9 +104,9 @@ fn map_seeds() -> Vec<Vec<u8>> {
     let mut v1 = vec![1, 0, 0, 0, 0, 0, 0xa0, 0, 0, 0, 0, 0];
     for flag in [0, 1, 0] {
         v1.push(flag);
-        v1.extend(sha256(&[flag]));
+        v1.extend(Digest::of_bytes(&[flag]).0);
     }
-    let v0 = [sha256(b"a"), sha256(b""), sha256(b"b"), [0; 32]].concat();
+    let v0 = [Digest::of_bytes(b"a").0, Digest::ZERO.0, Digest::of_bytes(b"b").0, [0; 32]].concat();
     vec![
         with_mode(2, &v2.concat()),
         with_mode(6, &v2.concat()),

@@ -7,12 +7,15 @@ use super::locks::Handle;
 use super::names::{self, Dir};
 use super::{FileBlocker, fail};
 use crate::blocker::Object;
-use crate::blocker::sys::Open;
+use crate::blocker::sys::{Fd, Open};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::format::bytes::is_zero;
 
 /// Names tried for an unfinished object before something must be wrong: each is another process's, or was left by one that died.
 const ATTEMPTS: usize = 10_000;
+/// Bytes of zeros, aligned, that become a hole: shorter ones are worth neither a call nor a piece of a file more.
+const HOLE: usize = 64 << 10;
 
 impl FileBlocker {
     pub(super) fn put_content(&self, digest: Digest, bytes: &[u8]) -> Result<bool> {
@@ -22,21 +25,50 @@ impl FileBlocker {
             self.sync_object_dir(dir)?;
             return Ok(false);
         }
+        self.write_content(digest, bytes).map(|()| true)
+    }
+
+    /// Makes a content object of these bytes.
+    pub(super) fn write_content(&self, digest: Digest, bytes: &[u8]) -> Result<()> {
         let path = names::object_path(Object::Content(digest), 0);
         self.reserve.admit(|| path.clone(), bytes.len() as u64, || self.room(), || Ok(true))?;
+        let write = |fd| self.write_runs(fd, bytes).map(|()| true).map_err(|e| fail("write", &path, e));
+        self.make_content(digest, &write).map(drop)
+    }
+
+    /// Makes a content object with what `fill` puts into its new file; nothing, if that answers `false`.
+    pub(super) fn make_content(&self, digest: Digest, fill: &dyn Fn(Fd) -> Result<bool>) -> Result<bool> {
+        let path = names::object_path(Object::Content(digest), 0);
         let (file, unfinished) = self.new_unfinished(digest)?;
-        let made = self
-            .sys
-            .pwritev(file.fd, &[IoSlice::new(bytes)], 0)
-            .map_err(|e| fail("write", &path, e))
-            .and_then(|()| self.sys.fdatasync(file.fd).map_err(|e| fail("sync", &path, e)))
-            // Whoever was quicker made the same.
-            .and_then(|()| self.sys.rename(&unfinished, &path).map_err(|e| fail("create", &path, e)));
-        if let Err(error) = made {
+        let made = fill(file.fd).and_then(|filled| {
+            if filled {
+                self.sys.fdatasync(file.fd).map_err(|e| fail("sync", &path, e))?;
+                // Whoever was quicker made the same.
+                self.sys.rename(&unfinished, &path).map_err(|e| fail("create", &path, e))?;
+            }
+            Ok(filled)
+        });
+        if !matches!(made, Ok(true)) {
             let _ = self.sys.unlink(&unfinished);
-            return Err(error);
+            return made;
         }
-        self.sync_object_dir(dir).map(|()| true)
+        self.sync_object_dir(Dir::of(Object::Content(digest))).map(|()| true)
+    }
+
+    /// Writes bytes into an empty file and leaves holes where they are zeros for long. The last of them is no zero.
+    fn write_runs(&self, fd: Fd, bytes: &[u8]) -> io::Result<()> {
+        let (mut start, mut at) = (0, 0);
+        while at < bytes.len() {
+            let end = (at + HOLE).min(bytes.len());
+            if is_zero(&bytes[at..end]) {
+                if start < at {
+                    self.sys.pwritev(fd, &[IoSlice::new(&bytes[start..at])], start as u64)?;
+                }
+                start = end;
+            }
+            at = end;
+        }
+        if start < at { self.sys.pwritev(fd, &[IoSlice::new(&bytes[start..])], start as u64) } else { Ok(()) }
     }
 
     /// A new file in the directory of a content object.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `names` | paths, and what a path stands for |
 //! | `contents` | content objects, which get their name when they are whole |
+//! | `adopt` | content objects of files outside, without copying where that can be |
 //! | `objects` | reads, writes and syncs of logs, packs and data |
 //! | `descriptors` | the cache of open files and what is known of their durability |
 //! | `reserve` | the room that data writes leave |
@@ -16,15 +17,16 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::real_sys::{LEAVE, RealSys};
-use super::sys::Sys;
-use super::{Blocker, Inventory, LockMode, LockOutcome, Mend, Object, Record, RecordKey, Space, VolumeId};
+use super::sys::{Outside, Sys};
+use super::{Adopted, Blocker, Inventory, LockMode, LockOutcome, Mend, Object, Record, RecordKey, Space, VolumeId};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::limits::MAX_OPEN_FILES;
 
+mod adopt;
 mod contents;
 mod descriptors;
 mod locks;
@@ -64,6 +66,8 @@ pub struct FileBlocker {
     dirs: DurableDirs,
     /// Numbers the content objects that are being written.
     unfinished: AtomicU64,
+    /// The file system said that its files cannot share their room, so it is not asked again.
+    shares_nothing: AtomicBool,
 }
 
 impl FileBlocker {
@@ -76,6 +80,7 @@ impl FileBlocker {
             known: records::Known::default(),
             dirs: DurableDirs::default(),
             unfinished: AtomicU64::new(0),
+            shares_nothing: AtomicBool::new(false),
         }
     }
 
@@ -162,6 +167,14 @@ impl Blocker for FileBlocker {
 
     fn put(&self, digest: Digest, bytes: &[u8]) -> Result<bool> {
         self.put_content(digest, bytes)
+    }
+
+    fn adopt(&self, digest: Digest, bytes: &[u8], file: Outside<'_>, link: bool) -> Result<Adopted> {
+        self.adopt_content(digest, bytes, file, link)
+    }
+
+    fn adoption(&self, file: Outside<'_>, link: bool) -> Result<Adopted> {
+        self.likely_adoption(file, link)
     }
 
     fn content_len(&self, digest: Digest) -> Result<Option<u64>> {

@@ -42,6 +42,7 @@ struct Inner {
     locks: HashMap<u64, Vec<(i32, LockMode)>>,
     syncs: Syncs,
     room: Option<Room>,
+    shares: bool,
 }
 
 fn errno(code: i32) -> io::Error {
@@ -63,6 +64,7 @@ impl SimDisk {
             locks: HashMap::new(),
             syncs: Syncs::None,
             room,
+            shares: false,
         };
         Arc::new(SimDisk { inner: Mutex::new(inner) })
     }
@@ -113,6 +115,11 @@ impl SimDisk {
     pub fn set_space(&self, total: u64, free: u64) {
         let mut inner = self.inner.lock();
         inner.room = Some(Room::new(total, free, inner.used()));
+    }
+
+    /// From now on files can share their room. Those that do are not counted once, as on a real disk, but each.
+    pub fn allow_sharing(&self) {
+        self.inner.lock().shares = true;
     }
 
     /// Files that are open now: shows a leak, or a cache of descriptors that keeps too many.
@@ -460,6 +467,39 @@ impl Sys for SimDisk {
         let ino = inner.handle(fd)?.ino;
         let holders = inner.locks.entry(ino).or_default();
         Ok(holders.iter().any(|(holder, mode)| *holder != fd.0 && *mode == LockMode::Exclusive))
+    }
+
+    fn share(&self, fd: Fd, from: Fd) -> io::Result<()> {
+        let whole = {
+            let inner = self.inner.lock();
+            if !inner.shares {
+                return Err(errno(libc::EOPNOTSUPP));
+            }
+            let pages = inner.content(inner.handle(from)?.ino)?.current();
+            let mut whole = vec![0; pages.len() as usize];
+            pages.read(0, &mut whole);
+            whole
+        };
+        self.pwritev(fd, &[IoSlice::new(&whole)], 0)
+    }
+
+    fn can_share(&self, _: Fd) -> io::Result<bool> {
+        Ok(self.inner.lock().shares)
+    }
+
+    fn link_from(&self, from: Fd, to: &str) -> io::Result<()> {
+        let mut inner = self.inner.lock();
+        let ino = inner.handle(from)?.ino;
+        let (dir, name) = inner.parent(to)?;
+        if inner.child(dir, name)?.is_some() {
+            return Err(errno(libc::EEXIST));
+        }
+        inner.step(Op::Link { dir, name: name.to_string(), ino }, Op::Nothing)
+    }
+
+    /// Files have no owner and no mode here.
+    fn may_link(&self, _: Fd) -> io::Result<bool> {
+        Ok(true)
     }
 
     fn space(&self) -> io::Result<Space> {

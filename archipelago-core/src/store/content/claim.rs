@@ -1,9 +1,11 @@
 //! Claims: what an upload has put or was told to be there stays until its map is there, or the claim ends.
 
+use std::collections::HashSet;
 use std::io::IoSlice;
 use std::sync::Arc;
 
-use crate::blocker::{Blocker, LockMode, Object};
+use crate::blocker::sys::Outside;
+use crate::blocker::{Adopted, Blocker, LockMode, Object};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::lease::{ATOM_DIGESTS, ATOMS, LEN, LeaseHead, encode_atom};
@@ -29,6 +31,8 @@ pub struct Claim {
 struct Part {
     id: u64,
     next: u32,
+    /// What it holds; as many as fit into its file.
+    held: HashSet<Digest>,
 }
 
 /// What became of a block that was put.
@@ -44,6 +48,17 @@ impl Store {
     /// Begins an upload. `claimant` says whose, for people (at most 128 bytes).
     pub fn claim(&self, claimant: &str) -> Result<Claim> {
         self.resume_claim(self.shared.random()?, claimant)
+    }
+
+    /// Whether a block is there at this moment. Nothing is leased: it may be gone the next.
+    pub fn holds(&self, digest: Digest) -> Result<bool> {
+        let _operation = self.shared.operations.begin();
+        Ok(digest == Digest::ZERO || self.shared.contents.look(&*self.shared.blocker, digest)?.is_some())
+    }
+
+    /// How [`Claim::adopt`] would take a file in, as far as its content does not decide that. Changes nothing.
+    pub fn adoption(&self, file: Outside<'_>, link: bool) -> Result<Adopted> {
+        self.shared.blocker.adoption(file, link)
     }
 
     /// Goes on with an upload that this or another process began.
@@ -64,10 +79,7 @@ impl Claim {
     /// Stores a block of at most 64 MiB under the digest of its bytes without trailing NULs, unless it is there. Durable
     /// when it returns, and leased. A block of zeros is not stored.
     pub fn put(&self, block: &[u8]) -> Result<Put> {
-        if block.len() as u64 > MAX_BLOCK_SIZE {
-            let text = format!("a block of {} bytes; at most {MAX_BLOCK_SIZE} go into one", block.len());
-            return Err(Error::InvalidArgument(text));
-        }
+        check_block(block)?;
         // Before any lock: this is what takes long.
         let (digest, content) = Digest::of(block);
         if content.is_empty() {
@@ -76,8 +88,29 @@ impl Claim {
         self.put_as(digest, content)
     }
 
+    /// As [`Claim::put`], of a block that was just read from a file outside the store: whole, and from its start. Without writing its bytes
+    /// where the backend can share the file's room; with `link` also by making the file one of the store, for which
+    /// [`Blocker::adopt`] has the conditions. The digest is that of `block`, and nothing is shared that differs from it.
+    pub fn adopt(&self, block: &[u8], file: Outside<'_>, link: bool) -> Result<(Digest, Adopted)> {
+        check_block(block)?;
+        let (digest, content) = Digest::of(block);
+        if content.is_empty() {
+            return Ok((digest, Adopted::Present));
+        }
+        let adopted = self.store_as(digest, &|blocker| blocker.adopt(digest, content, file, link))?;
+        Ok((digest, adopted))
+    }
+
     /// Stores content whose digest was just computed.
     pub(super) fn put_as(&self, digest: Digest, content: &[u8]) -> Result<Put> {
+        let adopted = self.store_as(digest, &|blocker| {
+            blocker.put(digest, content).map(|new| if new { Adopted::Copied } else { Adopted::Present })
+        })?;
+        Ok(Put { digest, new: adopted != Adopted::Present })
+    }
+
+    /// Leases a block, and stores it with `store` unless it is there.
+    fn store_as(&self, digest: Digest, store: &dyn Fn(&dyn Blocker) -> Result<Adopted>) -> Result<Adopted> {
         let blocker = &*self.shared.blocker;
         let _lock = lock(blocker, LockMode::Shared)?;
         self.lease(&[digest])?;
@@ -88,10 +121,10 @@ impl Claim {
             let mut relied = Relied::default();
             relied.add(&place);
             relied.settle(blocker)?;
-            return Ok(Put { digest, new: false });
+            return Ok(Adopted::Present);
         }
         // Also for one that is there: its maker may not have made it durable yet.
-        Ok(Put { digest, new: blocker.put(digest, content)? })
+        store(blocker)
     }
 
     /// Which of these blocks are not there, in the order asked. The others are leased: they stay as long as the claim lives.
@@ -184,7 +217,7 @@ impl Claim {
     fn lease(&self, digests: &[Digest]) -> Result<()> {
         let blocker = &*self.shared.blocker;
         let mut state = self.part.lock();
-        let mut rest = digests;
+        let mut rest = digests.to_vec();
         while !rest.is_empty() {
             // The collector may have ended the part since. It says so in the head before it removes the file, so whoever
             // still has the file open sees it.
@@ -193,7 +226,7 @@ impl Claim {
                 None => None,
             };
             let mut part = match (head, state.take()) {
-                (Some(head), Some(part)) if part.next <= ATOMS => {
+                (Some(head), Some(part)) => {
                     if self.shared.now().saturating_sub(head.time) >= RENEW_AFTER {
                         self.touch(&head)?;
                     }
@@ -201,10 +234,20 @@ impl Claim {
                 }
                 _ => self.new_part()?,
             };
-            let atoms = rest.len().div_ceil(ATOM_DIGESTS).min((ATOMS - part.next + 1) as usize);
-            let (now, later) = rest.split_at((atoms * ATOM_DIGESTS).min(rest.len()));
+            // Nobody ended it, so what it holds already stays as it is.
+            rest.retain(|digest| !part.held.contains(digest));
+            let atoms = rest.len().div_ceil(ATOM_DIGESTS).min((ATOMS + 1).saturating_sub(part.next) as usize);
+            let later = rest.split_off((atoms * ATOM_DIGESTS).min(rest.len()));
+            if rest.is_empty() {
+                // A full part is kept for what it holds, as long as nothing else is asked for.
+                if later.is_empty() {
+                    *state = Some(part);
+                }
+                rest = later;
+                continue;
+            }
             let mut bytes = Vec::with_capacity(atoms * ATOM);
-            for (n, chunk) in now.chunks(ATOM_DIGESTS).enumerate() {
+            for (n, chunk) in rest.chunks(ATOM_DIGESTS).enumerate() {
                 bytes.extend_from_slice(&encode_atom(part.id, part.next + n as u32, chunk));
             }
             let object = Object::Lease(self.id, part.id);
@@ -212,6 +255,7 @@ impl Claim {
             blocker.write(object, &[IoSlice::new(&bytes)], u64::from(part.next) * ATOM as u64)?;
             blocker.sync(&[object])?;
             part.next += atoms as u32;
+            part.held.extend(rest);
             *state = Some(part);
             rest = later;
         }
@@ -223,8 +267,16 @@ impl Claim {
         let (claim, claimant) = (self.id, self.claimant.clone());
         let head = LeaseHead { claim, part: id, ended: false, time: self.shared.now(), claimant }.encode()?;
         self.shared.blocker.create(Object::Lease(claim, id), &head, LEN)?;
-        Ok(Part { id, next: 1 })
+        Ok(Part { id, next: 1, held: HashSet::new() })
     }
+}
+
+fn check_block(block: &[u8]) -> Result<()> {
+    if block.len() as u64 <= MAX_BLOCK_SIZE {
+        return Ok(());
+    }
+    let text = format!("a block of {} bytes; at most {MAX_BLOCK_SIZE} go into one", block.len());
+    Err(Error::InvalidArgument(text))
 }
 
 /// The head of a part; `None` if it is gone or was never whole.

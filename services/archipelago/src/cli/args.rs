@@ -312,6 +312,9 @@ pub struct ImportLegacy {
     /// Leave zeros where a block is missing or damaged, and report the range, instead of refusing the map
     #[arg(long)]
     pub skip_damaged: bool,
+    /// Make read-only files of the old store files of this one, where they cannot share their room; nobody may alter them from then on
+    #[arg(long)]
+    pub link: bool,
     /// Check everything but the content of blocks, and say what would be done
     #[arg(long)]
     pub dry_run: bool,

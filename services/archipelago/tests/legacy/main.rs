@@ -8,6 +8,7 @@ mod golden;
 mod refused;
 mod resume;
 mod site;
+mod ways;
 
 use std::fs;
 
@@ -55,11 +56,11 @@ fn scenario_21_maps_of_version_2_have_identical_bytes_and_share_their_blocks() {
         assert!(site.bytes("snf-snap-1-1") == snapshot, "{layout:?}: the snapshot differs");
         assert!(site.bytes("myvolume") == volume, "{layout:?}: the volume differs");
         assert!(site.bytes("my-clone") == clone, "{layout:?}: the clone differs");
-        // Only the snapshot's blocks and what each of the two wrote itself is stored.
-        assert_eq!(done["myvolume"]["shared"], json!(2 * BLOCK));
-        assert_eq!(done["myvolume"]["written"], json!(2 * MIB));
-        assert_eq!(done["my-clone"]["shared"], json!(BLOCK));
-        assert!(done["my-clone"]["written"].as_u64().unwrap() <= 12288);
+        // Each block is stored once, whichever of them comes first, and without the zeros at its end.
+        let bytes = |name: &str| (done[name]["present"].clone(), site.brought(&done[name]));
+        assert_eq!(bytes("my-clone"), (json!(0), 8392 + 10_000));
+        assert_eq!(bytes("myvolume"), (json!(BLOCK), 9008 + 2 * MIB));
+        assert_eq!(bytes("snf-snap-1-1"), (json!(2 * BLOCK), 0));
         assert_eq!(site.names(), ["my-clone", "myvolume", "snf-snap-1-1"]);
         assert_eq!(site.old_state(), before, "the old store was changed");
         // A name of the new store means what it meant, and works like any other.
@@ -175,13 +176,25 @@ fn listing_names_every_live_map_and_nothing_else() {
 fn a_dry_run_says_what_would_be_done_and_does_nothing() {
     let mut site = Site::new(Layout::Hashed);
     family(&mut site);
+    let before = site.new_state();
     let plan = site.import(&["--all", "--dry-run"]);
+    assert_eq!(site.new_state(), before, "a dry run wrote something");
     assert_eq!(plan["myvolume"]["state"], json!("would_import"));
-    assert_eq!(plan["myvolume"]["base"], json!("snf-snap-1-1"));
-    assert!(site.names().is_empty());
-    site.import(&["snf-snap-1-1"]);
-    assert_eq!(site.import(&["--all", "--dry-run"])["snf-snap-1-1"]["state"], json!("would_compare"));
-    assert!(site.import_text(&["--all", "--dry-run"]).contains("shares blocks with snf-snap-1-1"));
+    let done = site.import(&["--all"]);
+    for name in ["my-clone", "myvolume", "snf-snap-1-1"] {
+        for way in ["present", "reflinked", "linked", "copied"] {
+            assert_eq!(plan[name][way], done[name][way], "{name}: {way}");
+        }
+    }
+    // With the snapshot there, its blocks are.
+    for name in ["my-clone", "myvolume"] {
+        site.ok(&["remove", name]);
+    }
+    let plan = site.import(&["--all", "--dry-run"]);
+    assert_eq!(plan["snf-snap-1-1"]["state"], json!("would_compare"));
+    assert_eq!(plan["myvolume"]["present"], json!(2 * BLOCK));
+    let text = site.import_text(&["--all", "--dry-run"]);
+    assert!(text.contains("At most: ") && text.contains("there already"), "{text}");
 }
 
 #[test]
@@ -195,9 +208,9 @@ fn volumes_that_share_blocks_without_a_snapshot_share_them_here_too() {
         site.old.v2(volume, 16 * MIB, 0, 1, &entries);
     }
     let done = site.import(&["--all"]);
-    assert_eq!(done["volume-a"]["shared"], json!(0));
+    assert_eq!(done["volume-a"]["present"], json!(0));
     for volume in ["volume-b", "volume-c"] {
-        assert_eq!((&done[volume]["shared"], &done[volume]["base"]), (&json!(3 * BLOCK), &json!("volume-a")));
+        assert_eq!((&done[volume]["present"], site.brought(&done[volume])), (&json!(3 * BLOCK), 70_000));
         let own = owned(volume, 1, 3);
         let names: Vec<&str> = common.iter().map(String::as_str).chain([own.as_str()]).collect();
         assert!(site.bytes(volume) == site.old.bytes(16 * MIB, BLOCK, &names), "{volume}");
@@ -216,7 +229,8 @@ fn a_clone_smaller_than_what_it_shares_with_has_its_own_size() {
     let zero = (0x04, ZERO.to_string());
     site.old.v2("holed-volume", 16 * MIB, 0, 1, &[entries[0].clone(), zero, entries[1].clone(), entries[3].clone()]);
     let done = site.import(&["--all"]);
-    assert_eq!(done["small-volume"]["base"], json!("large-image"));
+    // Two whole blocks; the third is another one, because it is cut.
+    assert_eq!(done["small-volume"]["present"], json!(2 * BLOCK));
     let refs: Vec<&str> = blocks.iter().map(String::as_str).collect();
     assert!(site.bytes("small-volume") == site.old.bytes(10 * MIB + 5, BLOCK, &refs[..3]));
     let holed = site.old.bytes(16 * MIB, BLOCK, &[refs[0], ZERO, refs[1], refs[3]]);

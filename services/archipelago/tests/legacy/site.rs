@@ -106,15 +106,40 @@ impl Site {
         fs::read(file).unwrap()
     }
 
+    /// The content objects of the new store.
+    pub fn contents(&self) -> Vec<PathBuf> {
+        let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().len();
+        let root = self.path("store").join("content");
+        if !root.exists() {
+            return Vec::new();
+        }
+        let all = state(&[&root]).into_iter().map(|(path, ..)| path);
+        all.filter(|path| path.is_file() && name(path) == 64).collect()
+    }
+
+    /// Bytes that came into the store for a map without a link, whichever way the file system has for that.
+    pub fn brought(&self, done: &Value) -> u64 {
+        done["copied"].as_u64().unwrap() + done["reflinked"].as_u64().unwrap()
+    }
+
     /// Everything in the old store: paths, lengths and times of changes.
     pub fn old_state(&self) -> Vec<(PathBuf, u64, std::time::SystemTime)> {
-        let mut found = Vec::new();
-        for root in [&self.old.maps, &self.old.blocks] {
-            walk(root, &mut found);
-        }
-        found.sort();
-        found
+        state(&[&self.old.maps, &self.old.blocks])
     }
+
+    /// The same of the new store, without what says which processes use it.
+    pub fn new_state(&self) -> Vec<(PathBuf, u64, std::time::SystemTime)> {
+        let all = state(&[&self.path("store")]);
+        let procs = self.path("store").join("procs");
+        all.into_iter().filter(|(path, ..)| !path.starts_with(&procs)).collect()
+    }
+}
+
+fn state(roots: &[&Path]) -> Vec<(PathBuf, u64, std::time::SystemTime)> {
+    let mut found = Vec::new();
+    roots.iter().for_each(|root| walk(root, &mut found));
+    found.sort();
+    found
 }
 
 fn walk(dir: &Path, found: &mut Vec<(PathBuf, u64, std::time::SystemTime)>) {

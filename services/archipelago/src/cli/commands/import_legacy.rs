@@ -1,7 +1,7 @@
 //! `import-legacy`: volumes and snapshots of a store of the original Archipelago.
 //!
-//! Maps are examined first, all of them, so that what is refused is known before hours of copying, and so that each can
-//! be built on the one that it shares most with. Then they are imported one by one; one that fails does not stop the others.
+//! Maps are examined first, all of them, so that what is refused is known before hours of reading. Then they are imported one
+//! by one; one that fails does not stop the others.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -16,16 +16,19 @@ use super::super::interrupt::Interrupt;
 use super::super::output::{Align, Array, Table, exact};
 use super::super::progress::Progress;
 use super::super::size;
-use crate::import::legacy::build::{Base, Built, Damage, Job, remove_leftover, sharing_name};
+use crate::import::legacy::build::{Built, Damage, Job, Ways};
 use crate::import::legacy::examine::{Examined, examine};
+use crate::import::legacy::expect::expect;
+use crate::import::legacy::known::Known;
 use crate::import::legacy::list::list;
 use crate::import::legacy::map::Assume;
 use crate::import::legacy::names::{self, PREFIX};
-use crate::import::legacy::plan::{MANY_MAPS, MAX_SELECTED, SKETCH, SMALL_SKETCH, plan};
 use crate::import::legacy::{LegacyError, OldStore};
 
 /// Most bytes of the file of sizes: a line for each map of the largest store.
 const MAX_SIZES_FILE: u64 = 512 << 20;
+/// Most maps of one import: half a gigabyte for what is known of them.
+const MAX_SELECTED: usize = 1_000_000;
 
 /// What scripts are told about one map.
 #[derive(Default, Serialize)]
@@ -44,9 +47,10 @@ struct Document {
     unwritten: Option<u64>,
     missing: Option<u64>,
     locked_by: Option<String>,
-    base: Option<String>,
-    written: Option<u64>,
-    shared: Option<u64>,
+    present: Option<u64>,
+    reflinked: Option<u64>,
+    linked: Option<u64>,
+    copied: Option<u64>,
     damaged: u64,
     damages: Vec<Damage>,
     error: Option<ErrorFields>,
@@ -78,6 +82,24 @@ impl Document {
             ..Document::default()
         }
     }
+
+    fn count(&mut self, ways: &Ways) {
+        (self.present, self.reflinked) = (Some(ways.present), Some(ways.reflinked));
+        (self.linked, self.copied) = (Some(ways.linked), Some(ways.copied));
+    }
+}
+
+/// What a person is told of how blocks came into the store, or would.
+fn in_words(ways: &Ways) -> String {
+    let all = [
+        (ways.present, "there already"),
+        (ways.reflinked, "reflinked"),
+        (ways.linked, "linked"),
+        (ways.copied, "copied"),
+    ];
+    let some: Vec<String> =
+        all.iter().filter(|(bytes, _)| *bytes > 0).map(|(bytes, how)| format!("{} {how}", exact(*bytes))).collect();
+    if some.is_empty() { "nothing copied".into() } else { some.join(", ") }
 }
 
 fn kind(map: &Examined) -> &'static str {
@@ -137,7 +159,7 @@ impl Request<'_> {
         let mut array = Array::default();
         let mut table = table();
         for object in &objects {
-            let document = match self.examine(object, 0) {
+            let document = match self.examine(object) {
                 Ok(None) => continue,
                 Ok(Some(map)) => Document::examined(&map, map.map.volume(), "listed"),
                 Err(failure @ Failure::Signal(_)) => return Err(failure),
@@ -168,7 +190,9 @@ impl Request<'_> {
             return Err(Failure::Usage(text));
         }
         let store = context.store()?;
-        let mut run = Run { request: self, context, store, array: Array::default(), first: None, counts: [0; 3] };
+        let known = Arc::new(Known::default());
+        let mut run =
+            Run { request: self, context, store, known, array: Array::default(), first: None, counts: [0; 3] };
         let maps = run.examine_all(&objects)?;
         let result = run.import_all(&maps);
         let Run { array, first, counts: [imported, present, failed], .. } = run;
@@ -226,10 +250,10 @@ impl Request<'_> {
         Err(LegacyError::NotFound(name.to_string()).into())
     }
 
-    fn examine(&self, object: &str, sketch: usize) -> Result<Option<Examined>, Failure> {
+    fn examine(&self, object: &str) -> Result<Option<Examined>, Failure> {
         let size = self.sizes.get(object).or_else(|| self.sizes.get(volume_name(object)));
         let assume = Assume { v0: self.args.assume_v0, v0_size: size.copied() };
-        examine(&self.old, object, assume, sketch, &mut || self.watch()).map_err(|e| self.failure(e))
+        examine(&self.old, object, assume, &mut || self.watch()).map_err(|e| self.failure(e))
     }
 
     fn watch(&self) -> Result<(), LegacyError> {
@@ -289,6 +313,8 @@ struct Run<'a, 'b> {
     request: &'a Request<'a>,
     context: &'b mut Context,
     store: Store,
+    /// Blocks that were read.
+    known: Arc<Known>,
     array: Array,
     /// What the first that failed failed with.
     first: Option<super::super::exit::Class>,
@@ -319,12 +345,11 @@ impl Run<'_, '_> {
     }
 
     fn examine_all(&mut self, objects: &[String]) -> Result<Vec<Wanted>, Failure> {
-        let sketch = if objects.len() > MANY_MAPS { SMALL_SKETCH } else { SKETCH };
         let mut taken = HashSet::new();
         let mut maps = Vec::new();
         for object in objects {
             let name = self.request.target(object);
-            let map = match self.request.examine(object, sketch) {
+            let map = match self.request.examine(object) {
                 Ok(Some(map)) => map,
                 // Removed in the original. Somebody who asks for it by name has to know.
                 Ok(None) if self.request.args.names.iter().any(|named| known_as(object, named)) => {
@@ -351,97 +376,59 @@ impl Run<'_, '_> {
     }
 
     fn import_all(&mut self, maps: &[Wanted]) -> Result<(), Failure> {
-        let examined: Vec<&Examined> = maps.iter().map(|wanted| &wanted.map).collect();
-        let steps = plan(&examined);
-        let mut needed: HashMap<usize, usize> = HashMap::new();
-        for base in steps.iter().filter_map(|step| step.base) {
-            *needed.entry(base).or_default() += 1;
+        if !self.request.args.dry_run {
+            return maps.iter().try_for_each(|wanted| self.import_one(wanted));
         }
-        let mut bases: HashMap<usize, Base> = HashMap::new();
-        let mut table = table();
-        let mut result = Ok(());
-        for step in &steps {
-            let wanted = &maps[step.map];
-            if self.request.args.dry_run {
-                let mut document = Document::examined(&wanted.map, &wanted.name, "would_import");
-                document.base = step.base.map(|base| maps[base].name.clone());
-                if self.store.info(&wanted.name).is_ok() {
-                    document.state = "would_compare";
+        let (mut table, mut sum) = (table(), Ways::default());
+        for wanted in maps {
+            match self.expect_one(wanted, &mut sum) {
+                Ok(document) => {
+                    table.row(row(&document));
+                    self.print(&document)?;
                 }
-                table.row(row(&document));
-                self.print(&document)?;
-                continue;
-            }
-            let base = step.base.and_then(|base| bases.get(&base));
-            let leave_snapshot = needed.contains_key(&step.map) && !wanted.map.map.header.read_only;
-            match self.import_one(wanted, base, leave_snapshot) {
-                Ok(snapshot) => {
-                    if let Some(snapshot) = snapshot
-                        && needed.contains_key(&step.map)
-                    {
-                        let (map, name) = (wanted.map.map.clone(), wanted.name.clone());
-                        bases.insert(step.map, Base { map, name, snapshot });
-                    }
-                }
-                Err(failure) => result = Err(failure),
-            }
-            if let Some(base) = step.base
-                && let Some(left) = needed.get_mut(&base)
-            {
-                *left -= 1;
-                if *left == 0
-                    && let Some(base) = bases.remove(&base)
-                {
-                    self.give_up(&base);
-                }
-            }
-            if result.is_err() {
-                break;
+                Err(failure @ Failure::Signal(_)) => return Err(failure),
+                Err(failure) => self.failed(Document::examined(&wanted.map, &wanted.name, "refused"), &failure)?,
             }
         }
-        for base in bases.values() {
-            self.give_up(base);
+        if self.context.out.json {
+            return Ok(());
         }
-        if self.request.args.dry_run && !self.context.out.json {
-            table.print(&mut self.context.out)?;
-        }
-        result
+        table.print(&mut self.context.out)?;
+        self.context.out.line(&format!("At most: {}", in_words(&sum)))
     }
 
-    /// Nothing more is cloned from it. A snapshot that is not somebody's own is removed.
-    fn give_up(&self, base: &Base) {
-        if base.map.header.read_only {
-            return;
+    /// Says what would be done with a map.
+    fn expect_one(&self, wanted: &Wanted, sum: &mut Ways) -> Result<Document, Failure> {
+        let mut document = Document::examined(&wanted.map, &wanted.name, "would_import");
+        if self.store.info(&wanted.name).is_ok() {
+            document.state = "would_compare";
+            return Ok(document);
         }
-        if let Err(error) = remove_leftover(&self.store, &base.snapshot) {
-            self.context.note(&format!("could not tidy up: {error}; remove {} by hand", base.snapshot));
-        }
+        let (request, link) = (self.request, self.request.args.link);
+        let ways = expect(&self.store, &request.old, &wanted.map, link, &self.known, &mut || request.watch())
+            .map_err(|error| request.failure(error))?;
+        document.count(&ways);
+        sum.add_all(&ways);
+        Ok(document)
     }
 
-    /// Imports one map, unless it is there. Returns the snapshot from which others may be cloned, if there is one. Fails
-    /// only with what ends the whole command.
-    fn import_one(
-        &mut self,
-        wanted: &Wanted,
-        base: Option<&Base>,
-        leave_snapshot: bool,
-    ) -> Result<Option<String>, Failure> {
-        let header = wanted.map.map.header;
+    /// Imports one map, unless it is there. Fails only with what ends the whole command.
+    fn import_one(&mut self, wanted: &Wanted) -> Result<(), Failure> {
         let job = Job {
             store: &self.store,
             old: &self.request.old,
             map: &wanted.map,
             name: &wanted.name,
-            base,
-            leave_snapshot,
+            link: self.request.args.link,
             skip_damaged: self.request.args.skip_damaged,
+            known: &self.known,
         };
-        let progress = Progress::new(self.context.out.json, Some(header.size));
+        let progress = Progress::new(self.context.out.json, Some(wanted.map.map.header.size));
         let mut watch = |position| {
             progress.at(position);
             self.request.watch()
         };
-        let done = match job.present(&mut watch) {
+        let done = match job.remove_leftover().map_err(LegacyError::from).and_then(|()| job.present(&mut watch)) {
             Ok(None) => job.build(&mut watch).map(Some),
             Ok(Some(true)) => Ok(None),
             Ok(Some(false)) => Err(Error::Exists(format!(
@@ -457,28 +444,19 @@ impl Run<'_, '_> {
             Ok(Some(built)) => {
                 self.counts[0] += 1;
                 document.state = "imported";
-                document.base = base.filter(|_| built.shared > 0).map(|base| base.name.clone());
-                self.report_built(document, &built)?;
-                let snapshot = if header.read_only { wanted.name.clone() } else { sharing_name(&wanted.name) };
-                // A clone of what has zeros for a damaged block would have them too, and not say so.
-                let usable = built.damage_count == 0 && (header.read_only || leave_snapshot);
-                if !usable && leave_snapshot {
-                    let (map, name) = (wanted.map.map.clone(), wanted.name.clone());
-                    self.give_up(&Base { map, name, snapshot: snapshot.clone() });
-                }
-                Ok(usable.then_some(snapshot))
+                self.report_built(document, &built)
             }
             Ok(None) => {
                 self.counts[1] += 1;
                 document.state = "present";
                 self.print(&document)?;
-                if !self.context.out.json {
-                    self.context.out.line(&format!("{}: there already, with the same content", wanted.name))?;
+                if self.context.out.json {
+                    return Ok(());
                 }
-                Ok((header.read_only && !self.request.args.skip_damaged).then(|| wanted.name.clone()))
+                self.context.out.line(&format!("{}: there already, with the same content", wanted.name))
             }
             Err(failure @ Failure::Signal(_)) => Err(failure),
-            Err(failure) => self.failed(document, &failure).map(|()| None),
+            Err(failure) => self.failed(document, &failure),
         }
     }
 
@@ -492,17 +470,13 @@ impl Run<'_, '_> {
         if unnamed > 0 {
             self.context.note(&format!("{}: {unnamed} more blocks are zeros now", document.name));
         }
-        let what = format!("{} written", exact(built.written));
-        let shared = match &document.base {
-            Some(base) => format!(", {} shared with {base}", exact(built.shared)),
-            None => String::new(),
-        };
         if !self.context.out.json {
             let size = document.size.map(exact).unwrap_or_default();
-            self.context.out.line(&format!("Imported {}: {size}, {what}{shared}", document.name))?;
+            let what = in_words(&built.ways);
+            self.context.out.line(&format!("Imported {}: {size}, {what}", document.name))?;
             return self.context.out.flush();
         }
-        (document.written, document.shared) = (Some(built.written), Some(built.shared));
+        document.count(&built.ways);
         (document.damaged, document.damages) = (built.damage_count, built.damages.clone());
         self.print(&document)
     }
@@ -530,8 +504,9 @@ fn row(document: &Document) -> Vec<String> {
     if document.name != volume_name(&document.object) {
         notes.push(format!("from {}", document.object));
     }
-    if let Some(base) = &document.base {
-        notes.push(format!("shares blocks with {base}"));
+    if let (Some(present), Some(reflinked)) = (document.present, document.reflinked) {
+        let (linked, copied) = (document.linked.unwrap_or_default(), document.copied.unwrap_or_default());
+        notes.push(in_words(&Ways { present, reflinked, linked, copied }));
     }
     if let Some(owner) = &document.locked_by {
         notes.push(format!("locked by {}", owner.escape_debug()));

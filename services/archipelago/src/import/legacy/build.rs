@@ -1,40 +1,34 @@
-//! Makes a volume or snapshot of an old map, all of it or nothing, and compares the two.
+//! Makes a volume or snapshot of an old map, all of it or nothing.
 //!
-//! Sharing: a map is built as a clone of an imported one that names mostly the same blocks; only what differs is written.
-//! The bytes go to a volume of another name, which gets the asked-for name at the end.
+//! Its blocks become content of the new store first, one by one: those that are there already, from whatever map, are not read
+//! again, and the files of the others are shared, linked or copied. Then the volume or snapshot is made of their digests, at once.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use archipelago_core::limits::{MAX_BLOCK_SIZE, MAX_NAME, MIN_BLOCK_SIZE};
-use archipelago_core::{CloneOptions, CreateOptions, Error, Mode, Store, Volume, WriteFlags};
+use archipelago_core::blocker::Adopted;
+use archipelago_core::digest::strip;
+use archipelago_core::limits::MAX_NAME;
+use archipelago_core::store::content::{Claim, NewObject};
+use archipelago_core::{CloneOptions, Digest, Error, Kind, Store};
 
 use super::OldStore;
 use super::error::LegacyError;
 use super::examine::Examined;
-use super::map::OldMap;
-use super::read::{Change, Source, read};
-use crate::import::{PIECE, zeros};
+use super::hashes::{Digests, Hashes};
+use super::known::Known;
+use super::read::{Block, Source, Step, differs, new_block_size, read};
 
-/// Ends the name of a volume that is being imported.
+/// Ends the name of a snapshot of which a volume is being made.
 pub const IMPORTING: &str = ".importing-legacy";
-/// Ends the name of a snapshot that exists so that others can be cloned from a volume while they are imported.
-pub const SHARING: &str = ".sharing-legacy";
 /// Damaged ranges of one volume that are listed; all are counted.
 pub const MAX_DAMAGES: usize = 1000;
+/// How often leases are renewed: well within the grace time of any collector that runs beside an import.
+const RENEW: Duration = Duration::from_secs(600);
 
 /// Called with the position reached in the volume; ends the work by returning an error.
 pub type Watch<'a> = dyn FnMut(u64) -> Result<(), LegacyError> + 'a;
-
-/// What others are cloned from.
-#[derive(Clone, Debug)]
-pub struct Base {
-    /// The old map.
-    pub map: OldMap,
-    /// What it is called in the new store.
-    pub name: String,
-    /// A snapshot in the new store that holds it.
-    pub snapshot: String,
-}
 
 /// A range that could not be read, and is zeros now.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -47,13 +41,44 @@ pub struct Damage {
     pub what: String,
 }
 
+/// How many bytes of blocks came into the store in which way; zeros at the end of a block do not count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Ways {
+    /// Of blocks that were there already; of those that need not be read the whole block.
+    pub present: u64,
+    /// In files that share the room of the old ones.
+    pub reflinked: u64,
+    /// In files that are those of the old store.
+    pub linked: u64,
+    /// Written.
+    pub copied: u64,
+}
+
+impl Ways {
+    /// Counts a block.
+    pub fn add(&mut self, how: Adopted, bytes: u64) {
+        *match how {
+            Adopted::Present => &mut self.present,
+            Adopted::Shared => &mut self.reflinked,
+            Adopted::Linked => &mut self.linked,
+            Adopted::Copied => &mut self.copied,
+        } += bytes;
+    }
+
+    /// Counts what was counted elsewhere.
+    pub fn add_all(&mut self, other: &Ways) {
+        self.present += other.present;
+        self.reflinked += other.reflinked;
+        self.linked += other.linked;
+        self.copied += other.copied;
+    }
+}
+
 /// What was done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Built {
-    /// Bytes that were written; the rest is zero, or shared.
-    pub written: u64,
-    /// Bytes of blocks that the base had already.
-    pub shared: u64,
+    /// How its blocks came into the store.
+    pub ways: Ways,
     /// The first [`MAX_DAMAGES`] damaged ranges.
     pub damages: Vec<Damage>,
     /// How many damaged ranges there are.
@@ -79,32 +104,23 @@ pub struct Job<'a> {
     pub map: &'a Examined,
     /// Name of the volume or snapshot that it becomes.
     pub name: &'a str,
-    /// What to clone it from.
-    pub base: Option<&'a Base>,
-    /// Whether to leave a snapshot of the volume, named by [`sharing_name`], for others to be cloned from.
-    pub leave_snapshot: bool,
+    /// Whether files of blocks that are named by their content may be linked.
+    pub link: bool,
     /// Whether damaged blocks become zeros.
     pub skip_damaged: bool,
+    /// Blocks that were read for other maps.
+    pub known: &'a Arc<Known>,
 }
 
-/// Name of the volume that holds an import on its way.
+/// Name of the snapshot of which a volume is made.
 pub fn importing_name(name: &str) -> String {
-    with_suffix(name, IMPORTING)
-}
-
-/// Name of the snapshot of a volume from which others are cloned during the import.
-pub fn sharing_name(name: &str) -> String {
-    with_suffix(name, SHARING)
-}
-
-/// A name too long for the suffix is cut, and told from others with the same start by a hash of the whole.
-fn with_suffix(name: &str, suffix: &str) -> String {
-    if name.len() + suffix.len() <= MAX_NAME {
-        return format!("{name}{suffix}");
+    // A name too long for the suffix is cut, and told from others with the same start by a hash of the whole.
+    if name.len() + IMPORTING.len() <= MAX_NAME {
+        return format!("{name}{IMPORTING}");
     }
     // FNV-1a: the same in every release, unlike the standard library's hash.
     let hash = name.bytes().fold(0x811c_9dc5u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    let tail = format!(".{hash:08x}{suffix}");
+    let tail = format!(".{hash:08x}{IMPORTING}");
     let mut cut = MAX_NAME - tail.len();
     while !name.is_char_boundary(cut) {
         cut -= 1;
@@ -112,176 +128,116 @@ fn with_suffix(name: &str, suffix: &str) -> String {
     format!("{}{tail}", &name[..cut])
 }
 
-/// Removes what an import that was killed left behind.
-pub fn remove_leftover(store: &Store, name: &str) -> Result<(), Error> {
-    match store.remove(name) {
-        Err(Error::NotFound(_)) => Ok(()),
-        other => other,
-    }
-}
-
 impl Job<'_> {
-    /// Makes the volume or snapshot. After an error nothing of it is left.
+    /// Makes the volume or snapshot. After an error nothing of it is left but its blocks, which a repeated import finds there; a
+    /// collector removes them a day later.
     pub fn build(&self, watch: &mut Watch<'_>) -> Result<Built, LegacyError> {
-        let temporary = importing_name(self.name);
-        remove_leftover(self.store, &temporary)?;
-        let mut sharing = None;
-        let result = self.build_as(&temporary, &mut sharing, watch);
-        if result.is_err() {
-            for name in [Some(temporary), sharing].into_iter().flatten() {
-                // The first error says more. What stays is removed by the next import of this name.
-                let _ = self.store.remove(&name);
-            }
-        }
-        result
-    }
-
-    fn build_as(
-        &self,
-        temporary: &str,
-        sharing: &mut Option<String>,
-        watch: &mut Watch<'_>,
-    ) -> Result<Built, LegacyError> {
         let header = &self.map.map.header;
-        match self.base {
-            Some(base) => {
-                let size = header.size.max(base.map.header.size);
-                self.store.clone_snapshot(&base.snapshot, temporary, &CloneOptions { size: Some(size) })?;
-            }
-            None => {
-                let block_size = header.block_size.clamp(MIN_BLOCK_SIZE, MAX_BLOCK_SIZE);
-                let options = CreateOptions { size: header.size, block_size: Some(block_size) };
-                self.store.create(temporary, &options)?;
-            }
-        }
-        let volume = self.store.open_volume(temporary, Mode::ReadWrite)?;
-        let filled = self.fill(&volume, watch);
-        // Closed in any case, or it could not be removed.
-        let closed = volume.close();
-        let built = filled?;
-        closed?;
+        let claim = Arc::new(self.store.claim(&format!("importing {}", self.name))?);
+        let (mut digests, built) = self.take_in(&claim, watch)?;
         watch(header.size)?;
+        let new = |name: &str| NewObject {
+            name: name.to_string(),
+            kind: Kind::Snapshot,
+            size: header.size,
+            block_size: Some(new_block_size(header)),
+        };
         if header.read_only {
-            self.store.snapshot(temporary, self.name)?;
-            self.store.remove(temporary)?;
-            return Ok(built);
+            self.store.create_object(&new(self.name), &mut digests)?;
+        } else {
+            let temporary = importing_name(self.name);
+            self.store.create_object(&new(&temporary), &mut digests)?;
+            let made = self.store.clone_snapshot(&temporary, self.name, &CloneOptions::default());
+            // What stays after an error here is removed by the next import of this name.
+            let removed = self.remove_leftover();
+            made?;
+            removed?;
         }
-        if self.leave_snapshot {
-            let snapshot = sharing_name(self.name);
-            remove_leftover(self.store, &snapshot)?;
-            *sharing = Some(snapshot.clone());
-            self.store.snapshot(temporary, &snapshot)?;
+        // The reader gave its own up before it said that it was at the end.
+        if let Some(claim) = Arc::into_inner(claim) {
+            claim.end()?;
         }
-        self.store.rename(temporary, self.name)?;
         Ok(built)
     }
 
-    fn fill(&self, volume: &Volume, watch: &mut Watch<'_>) -> Result<Built, LegacyError> {
-        if volume.size() > self.map.map.header.size {
-            volume.resize(self.map.map.header.size, true)?;
+    /// Removes what an import of this name that was killed left behind.
+    pub fn remove_leftover(&self) -> Result<(), Error> {
+        match self.store.remove(&importing_name(self.name)) {
+            Err(Error::NotFound(_)) => Ok(()),
+            other => other,
         }
-        let mut built = Built::default();
-        read(self.source(self.base.map(|base| base.map.clone())), watch, &mut |change| {
-            match change {
-                Change::Data { offset, data } => built.written += self.write(volume, offset, &data)?,
-                Change::Zero { offset, len } => volume.write_zeroes(offset, len, false, WriteFlags::default())?,
-                Change::Shared { len, .. } => built.shared += len,
-                Change::Damaged { offset, len, what } => {
-                    volume.write_zeroes(offset, len, false, WriteFlags::default())?;
-                    built.damaged(offset, len, what);
+    }
+
+    /// Makes content of the blocks; returns their digests. All of them are leased by `claim`.
+    fn take_in(&self, claim: &Arc<Claim>, watch: &mut Watch<'_>) -> Result<(Digests, Built), LegacyError> {
+        let (mut hashes, mut built) = (Hashes::new()?, Built::default());
+        let (size, block_size) = (self.map.map.header.size, new_block_size(&self.map.map.header));
+        let asked = claim.clone();
+        let there = move |digests: &[Digest]| {
+            let missing = asked.missing(digests)?;
+            let mut missing = missing.iter().peekable();
+            // In the order asked.
+            Ok(digests.iter().map(|digest| missing.next_if(|next| *next == digest).is_none()).collect())
+        };
+        let mut renewed = Instant::now();
+        read(self.source(Some(Box::new(there))), watch, &mut |step, offset| {
+            if renewed.elapsed() >= RENEW {
+                claim.renew()?;
+                renewed = Instant::now();
+            }
+            let len = block_size.min(size - offset);
+            match step {
+                Step::Zeros(count) => hashes.push_zeros(count),
+                Step::There(digest) => {
+                    built.ways.add(Adopted::Present, len);
+                    hashes.push(digest)?;
                 }
+                Step::Block(block) => match self.store_block(claim, &block, &mut built)? {
+                    (digest, Some(expected)) if !self.skip_damaged => {
+                        let map = self.map.map.object.clone();
+                        return Err(LegacyError::Block { map, offset, len, what: differs(expected, digest) });
+                    }
+                    (digest, Some(expected)) => {
+                        built.damaged(offset, len, differs(expected, digest));
+                        hashes.push_zeros(1);
+                    }
+                    (digest, None) => hashes.push(digest)?,
+                },
+                Step::Damaged { offset, len, what } => built.damaged(offset, len, what),
             }
             Ok(())
         })?;
-        volume.flush()?;
-        Ok(built)
+        Ok((hashes.finish()?, built))
     }
 
-    fn source(&self, base: Option<OldMap>) -> Source {
-        Source { store: self.old.clone(), map: self.map.clone(), base, skip_damaged: self.skip_damaged }
-    }
-
-    /// Writes what is not zero; over a base also what is.
-    fn write(&self, volume: &Volume, offset: u64, data: &[u8]) -> Result<u64, Error> {
-        let (mut written, mut at) = (0, 0);
-        let gap = |from: usize, to: usize| match from < to && self.base.is_some() {
-            true => volume.write_zeroes(offset + from as u64, (to - from) as u64, false, WriteFlags::default()),
-            false => Ok(()),
-        };
-        for run in zeros::data_runs(data) {
-            gap(at, run.start)?;
-            volume.write_at(&data[run.clone()], offset + run.start as u64)?;
-            written += run.len() as u64;
-            at = run.end;
-        }
-        gap(at, data.len())?;
-        Ok(written)
-    }
-
-    /// Whether the volume or snapshot of that name is there, and has the bytes of the map; `None` if the name is free.
-    pub fn present(&self, watch: &mut Watch<'_>) -> Result<Option<bool>, LegacyError> {
-        let header = &self.map.map.header;
-        let info = match self.store.info(self.name) {
-            Ok(info) => info,
-            Err(Error::NotFound(_)) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        if info.size != header.size || info.read_only != header.read_only {
-            return Ok(Some(false));
-        }
-        let volume = self.store.open_volume(self.name, Mode::ReadOnly)?;
-        let mut compare = Compare { volume: &volume, at: 0, same: true, buf: Vec::new() };
-        read(self.source(None), watch, &mut |change| {
-            let same = match &change {
-                Change::Data { offset, data } => compare.data(*offset, data)?,
-                Change::Zero { .. } | Change::Shared { .. } => true,
-                Change::Damaged { offset, len, .. } => compare.zeros_to(offset + len)?,
-            };
-            compare.same &= same;
-            // Nothing that is still to be read can change the answer.
-            if same { Ok(()) } else { Err(LegacyError::Stopped) }
-        })
-        .or_else(|error| if compare.same { Err(error) } else { Ok(()) })?;
-        Ok(Some(compare.same && compare.zeros_to(header.size)?))
-    }
-}
-
-/// A volume that is compared with what a map should make of it.
-struct Compare<'a> {
-    volume: &'a Volume,
-    /// Everything before was compared.
-    at: u64,
-    same: bool,
-    buf: Vec<u8>,
-}
-
-impl Compare<'_> {
-    fn data(&mut self, offset: u64, data: &[u8]) -> Result<bool, Error> {
-        if !self.zeros_to(offset)? {
-            return Ok(false);
-        }
-        self.buf.resize(data.len(), 0);
-        self.volume.read_at(&mut self.buf, offset)?;
-        self.at = offset + data.len() as u64;
-        Ok(self.buf == data)
-    }
-
-    fn zeros_to(&mut self, end: u64) -> Result<bool, Error> {
-        while self.at < end {
-            let extents = self.volume.extents(self.at, end - self.at, 1)?;
-            let Some(extent) = extents.first() else { return Ok(false) };
-            let mut len = extent.len;
-            if !extent.zero {
-                len = len.min(PIECE);
-                self.buf.resize(len as usize, 0);
-                self.volume.read_at(&mut self.buf, self.at)?;
-                if !zeros::is_zero(&self.buf) {
-                    return Ok(false);
-                }
+    /// Makes content of a block; returns its digest, and what its name says if that is something else.
+    fn store_block(
+        &self,
+        claim: &Claim,
+        block: &Block,
+        built: &mut Built,
+    ) -> Result<(Digest, Option<Digest>), LegacyError> {
+        let (digest, how) = match &block.file {
+            // What is not named by its content the original may write again.
+            Some(file) => claim.adopt(&block.data, file.as_fd().into(), self.link && block.expected.is_some())?,
+            None => {
+                let put = claim.put(&block.data)?;
+                (put.digest, if put.new { Adopted::Copied } else { Adopted::Present })
             }
-            self.at += len;
+        };
+        if let Some(expected) = block.expected.filter(|expected| *expected != digest) {
+            return Ok((digest, Some(expected)));
         }
-        Ok(true)
+        built.ways.add(how, strip(&block.data).len() as u64);
+        if let Some(name) = &block.frozen {
+            self.known.add(name, digest);
+        }
+        Ok((digest, None))
+    }
+
+    pub(super) fn source(&self, there: Option<Box<super::read::There>>) -> Source {
+        let (store, map, known) = (self.old.clone(), self.map.clone(), self.known.clone());
+        Source { store, map, skip_damaged: self.skip_damaged, there, known }
     }
 }
 
@@ -296,9 +252,8 @@ mod tests {
         let (long, other) = ("a".repeat(MAX_NAME), format!("{}b", "a".repeat(MAX_NAME - 1)));
         assert_ne!(importing_name(&long), importing_name(&other));
         for name in [&long, &other, &"é".repeat(MAX_NAME / 2), &"b".repeat(64), &"b".repeat(66)] {
-            for temporary in [importing_name(name), sharing_name(name)] {
-                name::check(&temporary).expect(&temporary);
-            }
+            let temporary = importing_name(name);
+            name::check(&temporary).expect(&temporary);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Entries of old maps: what each block of a volume is. No file is touched here.
 
-use super::digest::{Digest, ZERO_BLOCK, hex};
+use archipelago_core::Digest;
+
 use super::header::{ENTRY_V0, ENTRY_V1, ENTRY_V2, Unreadable};
 use super::names;
 
@@ -34,28 +35,28 @@ impl Entry {
     pub fn object(&self) -> Option<String> {
         match self {
             Entry::Zero => None,
-            Entry::Content(digest) => Some(hex(digest)),
+            Entry::Content(digest) => Some(digest.to_string()),
             Entry::Owned { name, .. } => Some(name.to_string()),
         }
     }
 }
 
 fn content(digest: Digest) -> Entry {
-    if digest == ZERO_BLOCK { Entry::Zero } else { Entry::Content(digest) }
+    if digest == Digest::ZERO { Entry::Zero } else { Entry::Content(digest) }
 }
 
 /// Decodes an entry of version 0; `None` ends the list.
 pub fn decode_v0(bytes: &[u8; ENTRY_V0]) -> Option<Entry> {
-    if *bytes == [0; ENTRY_V0] { None } else { Some(content(*bytes)) }
+    if *bytes == [0; ENTRY_V0] { None } else { Some(content(Digest(*bytes))) }
 }
 
 /// Decodes an entry of version 1.
 pub fn decode_v1(bytes: &[u8; ENTRY_V1]) -> Entry {
-    let mut digest = [0; 32];
-    digest.copy_from_slice(&bytes[1..]);
+    let mut digest = Digest([0; 32]);
+    digest.0.copy_from_slice(&bytes[1..]);
     match bytes[0] {
         0 => content(digest),
-        _ => Entry::Owned { name: format!("{}{}", names::PREFIX, hex(&digest)).into(), writable: true },
+        _ => Entry::Owned { name: format!("{}{}", names::PREFIX, digest).into(), writable: true },
     }
 }
 
@@ -90,7 +91,7 @@ pub fn decode_v2(bytes: &[u8; ENTRY_V2], index: u64) -> Result<Entry, Unreadable
         return refused(format!("block {name} was deleted: the removal of this volume had begun"));
     }
     if let Some(digest) = names::digest(name) {
-        if flags & ZERO != 0 && digest != ZERO_BLOCK {
+        if flags & ZERO != 0 && digest != Digest::ZERO {
             return damaged("is marked as zeros, but names another block".into());
         }
         return match content(digest) {
@@ -179,16 +180,16 @@ mod tests {
         assert_eq!(decode_v2(&entry(0x00, ZERO_NAME), 7), Ok(Entry::Zero));
         let old = format!("archip_{B}");
         assert_eq!(decode_v2(&entry(0x03, &old), 7), owned(&old, true));
-        assert_eq!(decode_v0(&names::digest(B).unwrap()), Some(Entry::Content(names::digest(B).unwrap())));
-        assert_eq!(decode_v0(&ZERO_BLOCK), Some(Entry::Zero));
+        assert_eq!(decode_v0(&names::digest(B).unwrap().0), Some(Entry::Content(names::digest(B).unwrap())));
+        assert_eq!(decode_v0(&Digest::ZERO.0), Some(Entry::Zero));
         assert_eq!(decode_v0(&[0; 32]), None);
         let mut v1 = [0; ENTRY_V1];
-        v1[1..].copy_from_slice(&names::digest(B).unwrap());
+        v1[1..].copy_from_slice(&names::digest(B).unwrap().0);
         assert_eq!(decode_v1(&v1), Entry::Content(names::digest(B).unwrap()));
         v1[0] = 1;
         assert_eq!(Ok(decode_v1(&v1)), owned(&old, true));
         v1[0] = 0;
-        v1[1..].copy_from_slice(&ZERO_BLOCK);
+        v1[1..].copy_from_slice(&Digest::ZERO.0);
         assert_eq!(decode_v1(&v1), Entry::Zero);
     }
 

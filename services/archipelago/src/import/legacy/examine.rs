@@ -8,7 +8,6 @@ use super::error::LegacyError;
 use super::header::ENTRY_V2;
 use super::map::{Assume, Entries, OldMap};
 use super::names::{self, LOCK};
-use super::plan::Sketch;
 
 /// Longest text of a lock that is shown, in bytes (the original's limit for it).
 const MAX_OWNER: usize = 128;
@@ -30,8 +29,6 @@ pub struct Examined {
     pub first_missing: Option<(u64, String)>,
     /// What the lock of the map says, if there is one.
     pub locked_by: Option<String>,
-    /// What the map shares with others.
-    pub sketch: Sketch,
     /// Stands for all entries; the same if they are the same.
     pub fingerprint: u64,
 }
@@ -70,7 +67,6 @@ pub fn examine(
     store: &OldStore,
     object: &str,
     assume: Assume,
-    sketch_len: usize,
     watch: &mut dyn FnMut() -> Result<(), LegacyError>,
 ) -> Result<Option<Examined>, LegacyError> {
     let Some(map) = OldMap::open(store, object, assume)? else { return Ok(None) };
@@ -87,7 +83,6 @@ pub fn examine(
         missing: 0,
         first_missing: None,
         locked_by,
-        sketch: Sketch::new(sketch_len),
         fingerprint: 0,
     };
     let mut hasher = DefaultHasher::new();
@@ -101,7 +96,6 @@ pub fn examine(
             let Some(name) = entry.object() else { continue };
             examined.blocks += 1;
             examined.content += u64::from(matches!(entry, Entry::Content(_)));
-            examined.sketch.add(index, &name);
             if let Entry::Owned { writable: true, .. } = entry {
                 writers.check(store, &map, index, &name)?;
             }
@@ -115,7 +109,6 @@ pub fn examine(
             }
         }
     }
-    examined.sketch.finish();
     examined.fingerprint = hasher.finish();
     Ok(Some(examined))
 }

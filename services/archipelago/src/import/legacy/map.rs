@@ -1,9 +1,9 @@
 //! One old map: its header, and its entries in pieces.
 
+use archipelago_core::Digest;
 use archipelago_core::merkle::TopHash;
 
 use super::OldStore;
-use super::digest::{Digest, hex};
 use super::entry::{Entry, decode_v0, decode_v1, decode_v2};
 use super::error::LegacyError;
 use super::header::{
@@ -53,10 +53,8 @@ impl OldMap {
                 let (count, root) = measure_list(&found)?;
                 // The name of such a map is the digest of its list, so the list can be checked as a whole.
                 if names::digest(object).is_some_and(|name| count > 0 && name != root) {
-                    let detail = format!(
-                        "it is no list of digests, or not the one that its name says: that would be {}",
-                        hex(&root)
-                    );
+                    let detail =
+                        format!("it is no list of digests, or not the one that its name says: that would be {}", root);
                     return Err(LegacyError::damaged(object, detail));
                 }
                 header_v0(count, assume.v0_size).map_err(|e| unreadable(object, e))?
@@ -86,12 +84,12 @@ fn measure_list(object: &Object) -> Result<(u64, Digest), LegacyError> {
         let len = object.read(&mut buf, at)?;
         for bytes in buf[..len].as_chunks::<ENTRY_V0>().0 {
             if decode_v0(bytes).is_none() {
-                return Ok((top.count(), top.finish().0));
+                return Ok((top.count(), top.finish()));
             }
-            top.push(archipelago_core::Digest(*bytes));
+            top.push(Digest(*bytes));
         }
         if len < buf.len() {
-            return Ok((top.count(), top.finish().0));
+            return Ok((top.count(), top.finish()));
         }
         at += len as u64;
     }

@@ -5,21 +5,25 @@
 //! * [`names`], [`header`], [`entry`], [`digest`] decode bytes and touch no file: whatever they are given, they answer or refuse.
 //! * [`tree`] finds objects in a directory of the original without following a link; [`list`] says which maps there are.
 //! * [`map`] reads the entries of one map in pieces; [`examine`](mod@examine) counts and checks all of them.
-//! * [`plan`] finds out which maps share blocks; [`read`] turns a map into the changes that make a volume of it.
-//! * [`build`] makes the volume. Only it knows the engine: how blocks get into the store is decided there.
+//! * [`read`] turns a map into the blocks that the new store has for it, one after the other; [`known`] remembers what was read.
+//! * [`build`] makes content of the blocks and a volume or snapshot of their [`hashes`]. Only it and [`expect`], which says beforehand what it would
+//!   do, know the engine: how blocks get into the store is decided there. [`compare`] says whether a volume is what a map would make.
 //!
-//! The old store is only read.
+//! The old store is only read; with `--link` its blocks get another name.
 
 pub mod build;
+pub mod compare;
 pub mod digest;
 pub mod entry;
 pub mod error;
 pub mod examine;
+pub mod expect;
+pub mod hashes;
 pub mod header;
+pub mod known;
 pub mod list;
 pub mod map;
 pub mod names;
-pub mod plan;
 pub mod read;
 pub mod tree;
 

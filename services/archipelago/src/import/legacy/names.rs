@@ -3,7 +3,7 @@
 //! Names come out of map entries and directories, so they are data: nothing becomes part of a path before
 //! [`check`] has seen it.
 
-use super::digest::{Digest, hex, sha256};
+use archipelago_core::Digest;
 
 /// Longest name of an object, in bytes: what a file name may have (the original's protocol allowed one more).
 pub const MAX_OBJECT: usize = 255;
@@ -73,15 +73,7 @@ pub fn classify(name: &str) -> Kind {
 
 /// The digest that a name of 64 lower-case hex digits stands for.
 pub fn digest(name: &str) -> Option<Digest> {
-    let bytes = name.as_bytes();
-    if bytes.len() != 64 {
-        return None;
-    }
-    let mut digest = [0; 32];
-    for (byte, pair) in digest.iter_mut().zip(bytes.chunks_exact(2)) {
-        *byte = hex_digit(pair[0])? << 4 | hex_digit(pair[1])?;
-    }
-    Some(digest)
+    name.parse().ok()
 }
 
 fn hex_digit(byte: u8) -> Option<u8> {
@@ -137,7 +129,7 @@ pub fn map_data(header: &str, number: u64) -> String {
 
 /// The three directories in which every object may be: the first digits of the SHA-256 of its name.
 pub fn hashed_dirs(name: &str) -> [String; 3] {
-    dirs(&hex(&sha256(name.as_bytes())))
+    dirs(&Digest::of_bytes(name.as_bytes()).to_string())
 }
 
 /// The three directories in which old Pithos kept an object named by a digest: its own first digits.

@@ -165,6 +165,11 @@ impl Object {
         &self.path
     }
 
+    /// The open file.
+    pub fn into_file(self) -> File {
+        self.file
+    }
+
     /// Reads from `offset` until `buf` is full or the object ends; returns how many bytes there were.
     pub fn read(&self, buf: &mut [u8], offset: u64) -> Result<usize, LegacyError> {
         let mut done = 0;
