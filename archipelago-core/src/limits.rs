@@ -114,8 +114,8 @@ pub const CONTENT_GRACE: u64 = 24 * 3600;
 /// Times that the digests of a dead epoch are compared anew because more were leased meanwhile; then it is left to the next
 /// collection.
 pub const MAX_COMPARISONS: usize = 8;
-/// Slots that a dry run remembers as moved, about 40 bytes each: with more it says less than a run would do.
-pub const MAX_DRY_MOVES: usize = 1 << 20;
+/// Slots that a dry run remembers as moved or forgotten, about 40 bytes each: with more it says less than a run would do.
+pub const MAX_DRY_SLOTS: usize = 1 << 20;
 /// Bytes that hashing reads between two moments at which what it found is made durable.
 pub const HASH_BATCH: u64 = 16 << 30;
 

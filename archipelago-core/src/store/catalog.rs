@@ -102,17 +102,24 @@ pub fn ensure_free(shared: &Shared, name: &str) -> Result<()> {
 /// Clears away a name entry that does not count. Whoever might be about to make it count holds the volume's lock.
 pub fn heal(shared: &Shared, name: &str) -> Result<()> {
     let Some(id) = shared.blocker.lookup(name)? else { return Ok(()) };
-    let _group = match read_header(shared, id) {
+    let group = match read_header(shared, id) {
         Ok(Some((header, _))) => group::lock_pending(shared, &header)?,
         // Half of a header is nobody's.
         _ => None,
     };
-    let _lock = match shared.blocker.lock(id, LockMode::Exclusive, &[])? {
+    let lock = match shared.blocker.lock(id, LockMode::Exclusive, &[])? {
         LockOutcome::Held(lock) => lock,
         LockOutcome::Refused(_) => return Err(Error::Exists(name.to_string())),
     };
     ensure_free(shared, name)?;
-    shared.blocker.unbind_name(name)
+    shared.blocker.unbind_name(name)?;
+    // Of what is gone there may have been no lock file before this.
+    for (id, lock) in group.into_iter().chain([(id, lock)]) {
+        if !exists(shared, id)? {
+            lock.remove()?;
+        }
+    }
+    Ok(())
 }
 
 /// Binds a name to a volume, clearing away an entry that does not count.

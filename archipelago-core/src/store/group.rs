@@ -375,11 +375,12 @@ pub(super) fn counts(shared: &Shared, header: &Header) -> Result<bool> {
     Ok(record(shared, group)?.is_some_and(|record| names_it(&record)))
 }
 
-/// Whoever is about to make a map count through its group, if there is such, must be gone for the guard to be given.
-pub(super) fn lock_pending(shared: &Shared, header: &Header) -> Result<Option<Box<dyn LockGuard>>> {
+/// The lock of the group through which a map is to count, if there is such: whoever is about to make it count must be gone for the
+/// guard to be given.
+pub(super) fn lock_pending(shared: &Shared, header: &Header) -> Result<Option<(VolumeId, Box<dyn LockGuard>)>> {
     let Group::Member(group) = header.group else { return Ok(None) };
     match shared.blocker.lock(group, LockMode::Exclusive, &[])? {
-        LockOutcome::Held(guard) => Ok(Some(guard)),
+        LockOutcome::Held(guard) => Ok(Some((group, guard))),
         LockOutcome::Refused(_) => Err(Error::Exists(header.name.clone())),
     }
 }

@@ -544,7 +544,8 @@ impl Store {
 
     /// Removes what no map names any more: data, journals and trees of removed maps, what snapshots and folds left behind, and
     /// leftovers of calls that were cut short. Safe at any time, beside whatever other processes do; one collection at a
-    /// time (`TooBusy`). `progress` is called now and then; when it returns `false` the collection stops, and a later one goes on.
+    /// time (`TooBusy`). `progress` is called now and then, and at the end; when it returns `false` the collection stops, and a later one
+    /// goes on.
     ///
     /// If a map cannot be read (`Damaged`), or a process of the store does not answer (`Timeout`), nothing is removed.
     pub fn collect(
@@ -555,7 +556,7 @@ impl Store {
         collect::collect(&self.shared, options, collect::Planted::default(), progress)
     }
 
-    /// As [`Store::collect`], with steps left out: for tests that must notice.
+    /// As [`Store::collect`], with steps or memory left out: for tests that must notice.
     #[doc(hidden)]
     pub fn collect_with_planted_bug(
         &self,

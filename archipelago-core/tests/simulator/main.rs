@@ -16,17 +16,21 @@
 //! | `SIM_SHOW` | prints each history before it runs |
 #![allow(clippy::unwrap_used)]
 
+mod collect;
+mod collected;
 mod examine;
 mod file_mount;
 mod generate;
 mod history;
 mod memory_mount;
 mod model;
+mod needs;
 mod perform;
 mod planted;
 mod process;
 mod regressions;
 mod shrink;
+mod stock;
 mod wire;
 mod world;
 

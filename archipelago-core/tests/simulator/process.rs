@@ -8,6 +8,7 @@ use archipelago_core::blocker::file::{FileBlocker, FileOptions};
 use archipelago_core::blocker::memory::MemoryBlocker;
 use archipelago_core::blocker::sim::{SimDisk, Syncs};
 use archipelago_core::blocker::sys::Sys;
+use archipelago_core::format::header::Header;
 use archipelago_core::store::peers::Neighbours;
 use archipelago_core::{Background, InitOptions, Result, Store, StoreOptions, Volume};
 
@@ -50,16 +51,19 @@ impl Disk {
             Backend::File => Disk::File(SimDisk::new()),
             Backend::Memory => Disk::Memory(MemoryBlocker::new()),
         };
-        let blocker: Arc<dyn Blocker> = match &disk {
-            Disk::File(disk) => {
-                let blocker = FileBlocker::new(disk.clone(), FileOptions::default());
-                blocker.make_layout()?;
-                Arc::new(blocker)
-            }
-            Disk::Memory(blocker) => blocker.clone(),
-        };
-        Store::init_on(blocker, &InitOptions { block_size: BLOCK, mode: 0o660, group: None })?;
+        if let Disk::File(disk) = &disk {
+            FileBlocker::new(disk.clone(), FileOptions::default()).make_layout()?;
+        }
+        Store::init_on(disk.blocker(), &InitOptions { block_size: BLOCK, mode: 0o660, group: None })?;
         Ok(disk)
+    }
+
+    /// A backend on it, on which nothing goes wrong.
+    pub fn blocker(&self) -> Arc<dyn Blocker> {
+        match self {
+            Disk::File(disk) => Arc::new(FileBlocker::new(disk.clone(), FileOptions::default())),
+            Disk::Memory(blocker) => blocker.clone(),
+        }
     }
 
     /// State-changing calls so far.
@@ -105,10 +109,11 @@ enum Mount {
     Memory(Arc<MemoryMount>),
 }
 
-/// A snapshot that is kept open for reading, and what must be in it for ever.
+/// A snapshot that is kept open for reading, what must be in it for ever, and the header by which it is read.
 pub struct Kept {
     pub volume: Volume,
     pub map: Map,
+    pub header: Header,
 }
 
 /// A process: an engine over its own mount of the shared disk.

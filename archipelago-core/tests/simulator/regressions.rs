@@ -152,3 +152,87 @@ fn what_an_owner_zeroed_in_the_journal_and_did_not_sync_does_not_come_back_betwe
         }
     }
 }
+
+/// Three equal blocks of a volume that is removed again, hashed in its snapshot: two of them in place, the third, which lies in the
+/// journal in part, as content.
+fn hashed_duplicates() -> Vec<(usize, Op, Option<Fault>)> {
+    let name = |name: &str| name.to_string();
+    vec![
+        (0, Op::Create { name: name("volume"), size: 311_296, block: 1 << 16 }, None),
+        (0, Op::Write { name: name("volume"), offset: 241_664, len: 4096, fua: false }, None),
+        (0, Op::Close { name: name("volume") }, None),
+        (0, Op::Twin { name: name("volume"), offset: 1 << 16, count: 3, content: 1 }, None),
+        (0, Op::Snapshot { volume: name("volume"), name: name("snapshot") }, None),
+        (0, Op::Remove { name: name("volume") }, None),
+        (1, Op::Hash { name: name("snapshot") }, None),
+        (1, Op::Remove { name: name("snapshot") }, None),
+    ]
+}
+
+#[test]
+fn an_epoch_of_which_all_blocks_were_moved_and_no_map_names_any_gives_its_room_back_at_once() {
+    let mut script = hashed_duplicates();
+    // Of an even number, so that the lease of hashing still holds the content.
+    script.push((2, Op::Collect, None));
+    for backend in [Backend::File, Backend::Memory] {
+        for seed in 0..8 {
+            run(backend, seed, &steps(&script), Bugs::default())
+                .unwrap_or_else(|f| panic!("{backend:?}, seed {seed}: {}", f.what));
+        }
+    }
+}
+
+#[test]
+fn a_collection_that_clears_away_a_name_of_an_unfinished_group_leaves_no_lock_file() {
+    let name = |name: &str| name.to_string();
+    for (at, seed) in (0..=1000).step_by(50).flat_map(|at| (0..4).map(move |seed| (at, seed))) {
+        let cut = Fault::Cut { at, seed, again: 0, tries: 0 };
+        let members = vec![(name("volume"), name("member"))];
+        let script = [
+            (0, Op::Create { name: name("volume"), size: 1 << 16, block: 1 << 16 }, None),
+            (0, Op::Write { name: name("volume"), offset: 4096, len: 4096, fua: false }, None),
+            (1, Op::Group { members }, Some(cut)),
+            (0, Op::Collect, None),
+        ];
+        run(Backend::File, seed, &steps(&script), Bugs::default())
+            .unwrap_or_else(|f| panic!("cut at {at}, seed {seed}: {}", f.what));
+    }
+}
+
+#[test]
+fn a_dry_run_says_what_a_collection_does_with_what_a_cut_group_snapshot_left() {
+    let name = |name: &str| name.to_string();
+    for (at, seed) in (0..=1000).step_by(50).flat_map(|at| (0..4).map(move |seed| (at, seed))) {
+        let cut = Fault::Cut { at, seed, again: 0, tries: 0 };
+        let members = vec![(name("volume"), name("member"))];
+        let script = [
+            (0, Op::Create { name: name("volume"), size: 1 << 16, block: 1 << 16 }, None),
+            (0, Op::List, None),
+            (0, Op::List, None),
+            (0, Op::List, None),
+            (1, Op::Group { members }, Some(cut)),
+            // Of a number by five, before which it is asked what would go.
+            (0, Op::Collect, None),
+        ];
+        for backend in [Backend::File, Backend::Memory] {
+            run(backend, seed, &steps(&script), Bugs::default())
+                .unwrap_or_else(|f| panic!("{backend:?}, cut at {at}, seed {seed}: {}", f.what));
+        }
+    }
+}
+
+#[test]
+fn a_dry_run_says_what_a_collection_does_with_the_lock_of_a_removed_volume_that_is_still_read() {
+    let name = |name: &str| name.to_string();
+    let script = [
+        (0, Op::Create { name: name("volume"), size: 1 << 16, block: 1 << 16 }, None),
+        (0, Op::Snapshot { volume: name("volume"), name: name("snapshot") }, None),
+        (1, Op::Reader { name: name("snapshot") }, None),
+        (2, Op::Remove { name: name("snapshot") }, None),
+        (0, Op::List, None),
+        (2, Op::Collect, None),
+    ];
+    for backend in [Backend::File, Backend::Memory] {
+        run(backend, 0, &steps(&script), Bugs::default()).unwrap_or_else(|f| panic!("{backend:?}: {}", f.what));
+    }
+}

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use archipelago_core::blocker::sim::{Random, Syncs};
+use archipelago_core::format::header::Header;
 use archipelago_core::store::collect;
 use archipelago_core::store::peers::Neighbours;
 use archipelago_core::{Error, Mode};
@@ -13,6 +14,7 @@ use crate::history::{Fault, Op, PROCESSES, Step, Then, mix};
 use crate::model::{After, Allowed, Effect, Map, State, effect};
 use crate::perform::{Done, Outcome, Trouble, read_all};
 use crate::process::{Backend, Disk, Process};
+use crate::stock::Stock;
 use crate::wire::{Lie, Planted, Wire};
 
 /// Room that counts as no limit.
@@ -185,6 +187,30 @@ impl World {
         self.procs[p].as_ref().is_some_and(|process| process.paused)
     }
 
+    /// The disk has room, no sync may have failed unheard, and nobody is stopped.
+    pub fn is_sound(&self) -> bool {
+        !self.full && self.soured.is_empty() && (0..PROCESSES).all(|p| !self.is_paused(p))
+    }
+
+    /// An operation inside another one of another process, if it makes sense and can be done.
+    pub fn inside(&mut self, step: &Step) -> Done<()> {
+        self.process(step.process)?;
+        let open = self.held(self.actor(step));
+        match effect(&self.state, step, self.seed, &open) {
+            Some(effect) if !self.is_elsewhere(step) => {
+                self.perform(step)?;
+                self.state = effect.after;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The headers by which readers read.
+    pub fn pins(&self) -> Vec<Header> {
+        self.procs.iter().flatten().flat_map(|process| &process.kept).map(|kept| kept.header.clone()).collect()
+    }
+
     fn operation(&mut self, step: &Step) -> Done<()> {
         if matches!(&step.op, Op::Copy { name, .. } if self.is_stale(name)) {
             return Ok(());
@@ -235,6 +261,8 @@ impl World {
             Ok(Outcome::Done) if self.full && step.op == Op::Exit => {
                 return self.settle_doubts(p, &Allowed::just(&self.state), &open, false);
             }
+            // Others may have done something meanwhile.
+            Ok(Outcome::Done) if step.op == Op::Collect => self.state.clone(),
             Ok(Outcome::Done) => effect.after.clone(),
             Err(Trouble::Engine(Error::NoSpace(_))) if self.full => return self.no_space(p, step, effect, open),
             Err(Trouble::Engine(Error::Poisoned(_))) if !self.soured.is_empty() => {
@@ -609,7 +637,27 @@ impl World {
         self.close_all()?;
         self.collect_all(0)?;
         self.nothing_lost().map_err(|e| Trouble::Wrong(format!("after the last collection: {e}")))?;
-        self.check_nothing_left(0)
+        self.check_nothing_left(0)?;
+        self.empty()
+    }
+
+    /// Removes some of the maps, or all: what they alone needed goes with them, and of all of them there is nothing left.
+    fn empty(&mut self) -> Done<()> {
+        let all = self.rng.one_in(2);
+        // What an interrupted stream left has a name too.
+        for name in Stock::of(&self.disk)?.names.into_keys() {
+            if all || self.state.contains_key(&name) && self.rng.one_in(2) {
+                self.process(0)?.store.remove(&name)?;
+                self.state.remove(&name);
+            }
+        }
+        self.collect(0, 0, false)?;
+        self.nothing_lost().map_err(|e| Trouble::Wrong(format!("after maps were removed: {e}")))?;
+        let stock = Stock::of(&self.disk)?;
+        match stock.objects.keys().next().filter(|_| all) {
+            None => Ok(()),
+            Some(object) => Err(Trouble::Wrong(format!("all maps are gone, and {object} is there"))),
+        }
     }
 }
 

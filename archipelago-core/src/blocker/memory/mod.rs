@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::sync::Arc;
 
-use super::sim::{Change, Content, Crashable, PAGE, Pages, Room, Syncs, Timeline, UNLIMITED};
+use super::sim::{Change, Content, Crashable, PAGE, Pages, Room, Syncs, Taken, Timeline, UNLIMITED};
 use super::{
     Blocker, Inventory, LockGuard, LockMode, LockOutcome, Object, Record, RecordKey, Space, VolumeId, check_owner,
 };
@@ -116,6 +116,11 @@ impl MemoryBlocker {
     /// entries of directories.
     pub fn drop_syncs(&self, what: Syncs) {
         self.inner.lock().syncs = what;
+    }
+
+    /// All objects.
+    pub fn taken(&self) -> Vec<Taken<Object>> {
+        self.inner.lock().held().taken().collect()
     }
 
     /// See [`Crashable::forget_history`].

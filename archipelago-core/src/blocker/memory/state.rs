@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::blocker::sim::{Change, Content, Fate, Pages, State};
+use crate::blocker::sim::{Change, Content, Fate, Pages, State, Taken};
 use crate::blocker::{Object, Record, RecordKey, VolumeId};
 use crate::digest::Digest;
 
@@ -119,6 +119,13 @@ impl Held {
     /// In the order of [`Object`].
     pub(super) fn all_objects(&self) -> impl Iterator<Item = Object> {
         self.objects.keys().copied()
+    }
+
+    pub(super) fn taken(&self) -> impl Iterator<Item = Taken<Object>> {
+        self.objects.iter().map(|(object, stored)| {
+            let pages = stored.content.current();
+            Taken { what: *object, len: pages.len(), pages: pages.numbers() }
+        })
     }
 
     pub(super) fn record(&self, key: RecordKey) -> Option<&Record> {

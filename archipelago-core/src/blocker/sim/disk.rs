@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::files::{Files, Inode, Node, Op, ROOT};
-use super::{Change, Content, Crashable, PAGE, Room, Syncs, Timeline, UNLIMITED};
+use super::{Change, Content, Crashable, PAGE, Room, Syncs, Taken, Timeline, UNLIMITED};
 use crate::blocker::sys::{Fd, Open, Sys};
 use crate::blocker::{LockMode, Space};
 
@@ -102,6 +102,26 @@ impl SimDisk {
     /// See [`Crashable::drop_syncs`].
     pub fn drop_syncs(&self, what: Syncs) {
         self.inner.lock().syncs = what;
+    }
+
+    /// All files that have a name, by their paths.
+    pub fn files(&self) -> Vec<Taken<String>> {
+        let inner = self.inner.lock();
+        let (live, mut files, mut left) = (inner.line.live(), Vec::new(), vec![(String::new(), ROOT)]);
+        while let Some((path, ino)) = left.pop() {
+            for (name, ino) in live.directory(ino).into_iter().flat_map(|directory| directory.entries().iter()) {
+                let what = if path.is_empty() { name.clone() } else { format!("{path}/{name}") };
+                match live.get(*ino).map(|inode| &inode.node) {
+                    Some(Node::Directory(_)) => left.push((what, *ino)),
+                    Some(Node::File(content)) => {
+                        let pages = content.current();
+                        files.push(Taken { what, len: pages.len(), pages: pages.numbers() });
+                    }
+                    Some(Node::Link(_)) | None => {}
+                }
+            }
+        }
+        files
     }
 
     /// See [`Crashable::forget_history`].

@@ -91,6 +91,17 @@ pub trait Crashable: Send + Sync + Sized {
     fn set_space(&self, total: u64, free: u64);
 }
 
+/// What a file or an object takes at one moment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Taken<T> {
+    /// Which one.
+    pub what: T,
+    /// Its length in bytes.
+    pub len: u64,
+    /// Numbers of its pages of 4096 bytes that take room, rising; the others are holes.
+    pub pages: Vec<u64>,
+}
+
 /// A limit of space, in bytes and pages.
 #[derive(Clone, Copy)]
 pub(crate) struct Room {

@@ -52,6 +52,11 @@ impl Pages {
         self.map.len() as u64
     }
 
+    /// Their numbers, rising.
+    pub(crate) fn numbers(&self) -> Vec<u64> {
+        self.map.keys().copied().collect()
+    }
+
     /// Sets the length; what lies past a smaller one is zeros if it grows again.
     pub(crate) fn set_len(&mut self, len: u64) {
         let first = len.div_ceil(PAGE);

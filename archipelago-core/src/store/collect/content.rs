@@ -8,10 +8,9 @@ use super::Planted;
 use super::candidates::Candidates;
 use super::marks::Marks;
 use super::pace::Pace;
-use super::report::{Amount, CollectOptions, CollectPhase, CollectReport};
+use super::report::{CollectOptions, CollectPhase, CollectReport};
 use crate::blocker::{LockMode, LockOutcome, Object, VolumeId};
 use crate::error::{Error, Result};
-use crate::format::lease::LEN;
 use crate::limits::{ATOM, CONTENT_SWEEP, MAX_COMPARISONS};
 use crate::store::content::{Leases, MERGE_LOCK, index, lock, redirect};
 use crate::store::shared::Shared;
@@ -19,7 +18,7 @@ use crate::store::shared::Shared;
 /// Removes the leases that are over, and reads the others.
 pub fn begin(shared: &Shared, options: &CollectOptions, report: &mut CollectReport) -> Result<Leases> {
     let (leases, removed) = Leases::begin(shared, options.grace, !options.dry_run)?;
-    report.leases = Amount { objects: removed, bytes: removed * LEN };
+    report.leases = removed;
     Ok(leases)
 }
 
@@ -51,8 +50,8 @@ pub struct ContentSweep<'a, 'b> {
     pub pace: &'a mut Pace<'b>,
     /// What was done.
     pub report: &'a mut CollectReport,
-    /// Slots that would be moved if this did more than count.
-    pub would_move: HashSet<(VolumeId, u64, u64)>,
+    /// Slots that would be moved or forgotten if this did more than count.
+    pub would_go: HashSet<(VolumeId, u64, u64)>,
 }
 
 impl<'a, 'b> ContentSweep<'a, 'b> {
@@ -66,7 +65,7 @@ impl<'a, 'b> ContentSweep<'a, 'b> {
         pace: &'a mut Pace<'b>,
         report: &'a mut CollectReport,
     ) -> ContentSweep<'a, 'b> {
-        ContentSweep { shared, marks, leases, dry_run, planted, pace, report, would_move: HashSet::new() }
+        ContentSweep { shared, marks, leases, dry_run, planted, pace, report, would_go: HashSet::new() }
     }
 
     /// All of it. Any cut leaves what the next collection finds by listing.
@@ -194,7 +193,7 @@ impl<'a, 'b> ContentSweep<'a, 'b> {
             if with_sums {
                 self.report.sums.add(of_sums);
             }
-            self.freed(1, bytes + of_sums)?;
+            self.freed(1 + u64::from(with_sums), bytes + of_sums)?;
             return Ok(true);
         }
         Ok(false)
@@ -206,11 +205,13 @@ impl<'a, 'b> ContentSweep<'a, 'b> {
         let LockOutcome::Held(_lock) = blocker.lock(MERGE_LOCK, LockMode::Exclusive, &[])? else { return Ok(()) };
         for object in blocker.content_tables()? {
             let Object::Index(id) = object else { continue };
-            let pace = &mut *self.pace;
+            let (pace, would_go) = (&mut *self.pace, &self.would_go);
             let leads = index::any(blocker, id, &mut |entry, bytes| {
                 pace.spend(0, bytes)?;
-                Ok(!gone.contains(&(entry.slot.owner, entry.slot.epoch))
-                    && redirect::confirms(blocker, &entry.slot, entry.digest)?)
+                let slot = &entry.slot;
+                let goes = gone.contains(&(slot.owner, slot.epoch))
+                    || would_go.contains(&(slot.owner, slot.epoch, slot.block));
+                Ok(!goes && redirect::confirms(blocker, slot, entry.digest)?)
             });
             let dead = match leads {
                 Ok(Some(leads)) => !leads,

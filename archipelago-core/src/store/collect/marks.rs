@@ -360,8 +360,11 @@ impl Marks {
     }
 
     fn dead_data(&self, owner: VolumeId, epoch: u64, end: u64) -> Vec<Range<u64>> {
-        let Some(DataMarks { block_shift, groups: Some(groups), .. }) = self.data.get(&(owner, epoch)) else {
-            return Vec::new();
+        let (groups, block_shift) = match self.data.get(&(owner, epoch)) {
+            // Nothing of it, as when all of its blocks were moved.
+            None => (&Groups::default(), &0),
+            Some(DataMarks { groups: None, .. }) => return Vec::new(),
+            Some(DataMarks { groups: Some(groups), block_shift, .. }) => (groups, block_shift),
         };
         let mut dead = Vec::new();
         let mut at = 0;

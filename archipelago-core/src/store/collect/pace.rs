@@ -77,6 +77,11 @@ impl<'a> Pace<'a> {
         }
     }
 
+    /// Tells how far it came in the end.
+    pub fn end(&mut self) {
+        (self.report)(&self.progress);
+    }
+
     /// Tells how far it is; errors when the collection should stop.
     pub fn ask(&mut self) -> Result<()> {
         self.quiet = 0;

@@ -14,7 +14,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::index::{IndexHead, Slot};
 use crate::format::redirect::{RedirectEntry, RedirectHead};
-use crate::limits::{FANOUT, FANOUT_SHIFT, MAX_DRY_MOVES};
+use crate::limits::{FANOUT, FANOUT_SHIFT, MAX_DRY_SLOTS};
 use crate::store::content::{MERGE_LOCK, Place, Relied, elsewhere, lock, redirect};
 
 /// What is to become of an entry of a redirect table.
@@ -104,13 +104,13 @@ impl ContentSweep<'_, '_> {
                     Verdict::Keep => {}
                     // The last look at what is about to be the only copy.
                     Verdict::Move(place) if !self.holds(&place, &entry)? => {}
+                    // At once: what comes behind it depends on it.
+                    _ if self.dry_run => self.count(&Planned { slot, entry, verdict }),
                     _ => planned.push(Planned { slot, entry, verdict }),
                 }
             }
-            match (planned.is_empty(), self.dry_run) {
-                (true, _) => {}
-                (false, true) => planned.iter().for_each(|planned| self.count(planned)),
-                (false, false) => changed |= self.apply(&head, &planned)?,
+            if !planned.is_empty() {
+                changed |= self.apply(&head, &planned)?;
             }
         }
         Ok(changed)
@@ -124,8 +124,10 @@ impl ContentSweep<'_, '_> {
             return Ok(Verdict::Keep);
         }
         let contents = &self.shared.contents;
-        let passed = |slot: &Slot| self.would_move.contains(&(slot.owner, slot.epoch, slot.block));
-        let place = elsewhere(&*self.shared.blocker, (contents.tables(), tables), slot, entry.digest, &passed)?;
+        let passed = |slot: &Slot| self.would_go.contains(&(slot.owner, slot.epoch, slot.block));
+        // A run that did more than count has removed the others.
+        let object = !self.dry_run || self.marks.needs(&entry.digest);
+        let place = elsewhere(&*self.shared.blocker, (contents.tables(), tables), slot, entry.digest, object, &passed)?;
         Ok(place.filter(|place| place.len == u64::from(entry.len)).map_or(Verdict::Keep, Verdict::Move))
     }
 
@@ -142,11 +144,12 @@ impl ContentSweep<'_, '_> {
     }
 
     fn count(&mut self, planned: &Planned) {
-        if let Verdict::Move(_) = planned.verdict
-            && self.would_move.len() < MAX_DRY_MOVES
-        {
-            let slot = &planned.slot;
-            self.would_move.insert((slot.owner, slot.epoch, slot.block));
+        if self.would_go.len() >= MAX_DRY_SLOTS {
+            return;
+        }
+        let slot = &planned.slot;
+        self.would_go.insert((slot.owner, slot.epoch, slot.block));
+        if let Verdict::Move(_) = planned.verdict {
             self.marks.digest(&planned.entry.digest);
             self.report.duplicates.add(u64::from(planned.entry.len));
         }
@@ -206,11 +209,11 @@ impl ContentSweep<'_, '_> {
             blocker.sync(&[Object::Redirect(owner, epoch)])?;
         }
         let Some(head) = redirect::read_head(blocker, owner, epoch)? else { return Ok(()) };
-        let (marks, dry_run, would_move) = (&mut *self.marks, self.dry_run, &self.would_move);
+        let (marks, dry_run, would_go) = (&mut *self.marks, self.dry_run, &self.would_go);
         redirect::for_each(blocker, owner, epoch, &mut |block, entry, _| {
-            if entry.moved || would_move.contains(&(owner, epoch, block)) {
+            if entry.moved || would_go.contains(&(owner, epoch, block)) {
                 marks.unmark(owner, epoch, block);
-            } else if !dry_run || marks.any(owner, epoch, block) || marks.needs(&entry.digest) {
+            } else {
                 // Whoever asks for the digest is told that it is here, whole.
                 marks.blocks(owner, epoch, head.shift, block >> FANOUT_SHIFT, 1 << (block & (FANOUT - 1)));
             }

@@ -1,6 +1,6 @@
 //! Takes away what no map names.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::candidates::Candidates;
 use super::marks::Marks;
@@ -178,12 +178,10 @@ impl Sweep<'_, '_> {
 
     /// Removes the headers without a name, before anything that they name: a check gives a header that was left its name
     /// back, and a map that a collection has begun to take apart must not be had again.
-    pub fn nameless(&mut self, candidates: &Candidates, pinned: &HashSet<VolumeId>) -> Result<()> {
+    pub fn nameless(&mut self, candidates: &Candidates) -> Result<()> {
         for (id, _) in &candidates.nameless {
-            if !pinned.contains(id) {
-                self.record(RecordKey::Header(*id))?;
-                self.report.headers += 1;
-            }
+            self.record(RecordKey::Header(*id))?;
+            self.report.headers += 1;
         }
         Ok(())
     }
@@ -208,12 +206,13 @@ impl Sweep<'_, '_> {
         self.freed(1, 0)
     }
 
-    /// Removes the locks of maps that are gone for good.
-    pub fn locks(&mut self, candidates: &Candidates) -> Result<()> {
+    /// Removes the locks of maps that are gone for good, so not of those that readers use.
+    pub fn locks(&mut self, candidates: &Candidates, pinned: &HashSet<VolumeId>) -> Result<()> {
         let blocker = &*self.shared.blocker;
         let nameless = candidates.nameless.iter().map(|(id, _)| *id);
-        let gone: Vec<VolumeId> = candidates.locks.iter().copied().chain(nameless).collect();
-        for id in gone {
+        // Some are in both lists.
+        let gone: BTreeSet<VolumeId> = candidates.locks.iter().copied().chain(nameless).collect();
+        for id in gone.into_iter().filter(|id| !pinned.contains(id)) {
             if self.dry_run {
                 self.report.locks += 1;
                 continue;

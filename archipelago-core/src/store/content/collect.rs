@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::format::lease::{ATOMS, LEN, LeaseHead, decode_atom};
 use crate::limits::ATOM;
 use crate::store::Store;
+use crate::store::collect::Amount;
 use crate::store::content::claim::{read_head, remove_part};
 use crate::store::content::lock;
 use crate::store::content::redirect::patiently;
@@ -25,9 +26,9 @@ pub struct Leases {
 
 impl Leases {
     /// Without the leases that are over. With `remove` their files go; otherwise they are only passed over.
-    pub(crate) fn begin(shared: &Shared, grace: u64, remove: bool) -> Result<(Leases, u64)> {
+    pub(crate) fn begin(shared: &Shared, grace: u64, remove: bool) -> Result<(Leases, Amount)> {
         let blocker = &*shared.blocker;
-        let (mut leases, mut removed) = (Leases::default(), 0);
+        let (mut leases, mut removed) = (Leases::default(), Amount::default());
         // Whoever leases looks at the head of its part first, under the same lock.
         let _lock = lock(blocker, LockMode::Exclusive)?;
         for object in blocker.content_tables()? {
@@ -36,7 +37,7 @@ impl Leases {
             let over =
                 read_head(blocker, claim, part)?.is_none_or(|head| shared.now().saturating_sub(head.time) >= grace);
             if over {
-                removed += 1;
+                removed.add(blocker.allocated(object)?);
                 leases.over.insert((claim, part));
                 if remove {
                     remove_part(blocker, claim, part)?;
@@ -112,7 +113,7 @@ impl Store {
     /// Ends the claims that were not used or renewed for `grace` seconds, and removes those that ended that long ago; returns
     /// how many of their parts. A collection does so when it begins.
     pub fn expire_claims(&self, grace: u64) -> Result<u64> {
-        Leases::begin(&self.shared, grace, true).map(|(_, removed)| removed)
+        Leases::begin(&self.shared, grace, true).map(|(_, removed)| removed.objects)
     }
 
     /// Calls `each` with every content object of the store, a 256th of them at a time in memory.

@@ -132,16 +132,17 @@ impl Contents {
     }
 }
 
-/// Where the content of a slot is besides, if it is anywhere in these tables or an object: a place that is not moved itself. `passed`
-/// are slots that do not count.
+/// Where the content of a slot is besides, if it is anywhere in these tables or, if that counts, an object: a place that is not moved
+/// itself. `passed` are slots that do not count.
 pub(crate) fn elsewhere(
     blocker: &dyn Blocker,
     tables: (&Tables, &[IndexHead]),
     slot: &Slot,
     digest: Digest,
+    object: bool,
     passed: &dyn Fn(&Slot) -> bool,
 ) -> Result<Option<Place>> {
-    if let Some(len) = blocker.content_len(digest)? {
+    if object && let Some(len) = blocker.content_len(digest)? {
         return Ok(Some(Place { object: Object::Content(digest), base: 0, len }));
     }
     let same = |other: &Slot| (other.owner, other.epoch, other.block) == (slot.owner, slot.epoch, slot.block);
