@@ -11,6 +11,7 @@
 # make bench     measurements; BENCH="..." are the arguments of the bench program
 # make install   program, man pages, shell completions, C library, header and pkg-config file below $(DESTDIR)$(PREFIX)
 # make library   the C library alone, in $(TARGET_DIR)/release/libarchipelago (docs/c-api.md)
+# make wheel     the Python package with the library in it, in $(TARGET_DIR)/wheel (docs/python.md)
 # make header    archipelago-ffi/include/archipelago.h from the source of the library
 # make deps      what the targets above install by themselves: Debian packages, and Rust where Debian has rustup
 #
@@ -44,9 +45,12 @@ SCRIPTS := services/archipelago/scripts
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BINARY := $(abspath $(TARGET_DIR))/release/archipelago
 LIBRARY := $(abspath $(TARGET_DIR))/release/libarchipelago
+# The one that the tests of the C library link.
+TESTED_LIBRARY := $(abspath $(TARGET_DIR))/tmp/libarchipelago
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 GUEST := $(CURDIR)/.demo/guest
-SHELL_SCRIPTS := .ci/run archipelago-ffi/link-library $(addprefix $(SCRIPTS)/,install-deps guest-image fsx-over-fuse with-served-volume)
-PYTHON_SCRIPTS := fuzz/soak $(addprefix $(SCRIPTS)/,demo.py guestctl.py probe-kvm check-licences check-links)
+SHELL_SCRIPTS := .ci/run archipelago-ffi/link-library archipelago-ffi/python/run-tests $(addprefix $(SCRIPTS)/,install-deps guest-image fsx-over-fuse with-served-volume)
+PYTHON_SCRIPTS := fuzz/soak archipelago-ffi/python/build-wheel $(addprefix $(SCRIPTS)/,demo.py guestctl.py probe-kvm check-licences check-links)
 # Programs run by `make test` after the cargo tests; each finds the built program in $$ARCHIPELAGO.
 INTEGRATION_TESTS ?=
 
@@ -54,7 +58,7 @@ INTEGRATION_TESTS ?=
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 export ARCHIPELAGO := $(BINARY)
 
-.PHONY: help deps build library header demo fmt fmt-check lint test test-all fsx crashes simulate soak bench install install-library fuzz schedules mutants miri
+.PHONY: help deps build library wheel header demo fmt fmt-check lint test test-all fsx crashes simulate soak bench install install-library fuzz schedules mutants miri
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -71,6 +75,9 @@ library:
 	@$(SCRIPTS)/install-deps build
 	$(CARGO) build --release --locked -p archipelago-ffi
 	archipelago-ffi/link-library $(TARGET_DIR)/release/libarchipelago_ffi.a $(LIBRARY)
+
+wheel: library
+	archipelago-ffi/python/build-wheel $(LIBRARY)/libarchipelago.so.1.* $(TARGET_DIR)/wheel $(VERSION)
 
 header:
 	ARCHIPELAGO_WRITE_HEADER=1 $(CARGO) test --locked -p archipelago-ffi --test header
@@ -103,6 +110,7 @@ test:
 	  $(CARGO) nextest run --workspace --locked; $(CARGO) test --workspace --locked --doc; \
 	else $(CARGO) test --workspace --locked; fi
 	$(CARGO) test --locked -p archipelago-core --features shuttle --test shuttle
+	archipelago-ffi/python/run-tests $(TESTED_LIBRARY)/libarchipelago.so.1.* $(abspath $(TARGET_DIR))/tmp/python
 	$(if $(INTEGRATION_TESTS),$(CARGO) build --release --locked -p archipelago)
 	@for program in $(INTEGRATION_TESTS); do echo "== $$program"; $$program; done
 
@@ -188,5 +196,5 @@ install-library: $(LIBRARY)/libarchipelago.a
 	cp -P $(LIBRARY)/libarchipelago.so.1 $(LIBRARY)/libarchipelago.so $(DESTDIR)$(LIBDIR)/
 	install -m 644 archipelago-ffi/include/archipelago.h $(DESTDIR)$(INCLUDEDIR)/
 	sed -e 's|@prefix@|$(PREFIX)|' -e 's|@libdir@|$(LIBDIR)|' -e 's|@includedir@|$(INCLUDEDIR)|' \
-	  -e "s|@version@|$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)|" archipelago-ffi/archipelago.pc.in \
+	  -e 's|@version@|$(VERSION)|' archipelago-ffi/archipelago.pc.in \
 	  >$(DESTDIR)$(LIBDIR)/pkgconfig/archipelago.pc

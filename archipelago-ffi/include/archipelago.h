@@ -437,7 +437,7 @@ typedef struct archip_store_options {
    */
   size_t size;
   /**
-   * Bytes of memory for the nodes of maps. 0: 64 MiB.
+   * Bytes of memory for the nodes of maps, at most 4 GiB. 0: 64 MiB.
    */
   uint64_t node_cache;
   /**

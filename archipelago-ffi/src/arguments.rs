@@ -5,11 +5,9 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::{ptr, slice};
 
-use archipelago_core::limits::MAX_REQUEST;
-use smallvec::SmallVec;
-
 use crate::error::{Error, Result};
 use crate::limits::{MAX_PARTS, MAX_STRUCT, MAX_TEXT};
+use archipelago_core::limits::MAX_REQUEST;
 
 /// A struct that begins with its size as the caller knows it, and that later versions add fields to.
 ///
@@ -181,11 +179,6 @@ pub fn counted<T>(at: *const T, count: usize, most: usize, name: &'static str) -
     if count == 0 { Ok(()) } else { required(at, name) }
 }
 
-/// The parts of a request, on the stack.
-pub type Parts<'a> = SmallVec<[IoSlice<'a>; MAX_PARTS]>;
-/// The same of one that is filled.
-pub type PartsMut<'a> = SmallVec<[IoSliceMut<'a>; MAX_PARTS]>;
-
 /// Refuses a buffer that cannot be one.
 #[inline]
 pub fn check_buffer(buffer: *const c_void, length: usize) -> Result<()> {
@@ -256,30 +249,48 @@ pub unsafe fn vector<'a>(iov: *const libc::iovec, count: usize) -> Result<&'a [l
     Ok(parts)
 }
 
-/// The parts of a request to write from.
+/// Hands the parts of a request to write from to `body`. They are on the stack, and nothing of the room is touched that they do not need.
 ///
 /// # Safety
 ///
 /// As for [`vector`], and each part as for [`bytes`].
 #[inline]
-pub unsafe fn parts<'a>(iov: *const libc::iovec, count: usize) -> Result<Parts<'a>> {
+pub unsafe fn with_parts<R>(
+    iov: *const libc::iovec,
+    count: usize,
+    body: impl FnOnce(&[IoSlice<'_>]) -> Result<R>,
+) -> Result<R> {
     // SAFETY: by contract.
     let vector = unsafe { vector(iov, count)? };
-    // SAFETY: by contract.
-    vector.iter().map(|part| Ok(IoSlice::new(unsafe { bytes(part.iov_base, part.iov_len)? }))).collect()
+    let mut room = [const { MaybeUninit::<IoSlice<'_>>::uninit() }; MAX_PARTS];
+    for (slot, part) in room.iter_mut().zip(vector) {
+        // SAFETY: by contract.
+        slot.write(IoSlice::new(unsafe { bytes(part.iov_base, part.iov_len)? }));
+    }
+    // SAFETY: so many were just written; there are at most `MAX_PARTS`.
+    body(unsafe { slice::from_raw_parts(room.as_ptr().cast(), vector.len()) })
 }
 
-/// The parts of a request to fill.
+/// The same of a request that fills its parts.
 ///
 /// # Safety
 ///
 /// As for [`vector`], and each part as for [`bytes_mut`].
 #[inline]
-pub unsafe fn parts_mut<'a>(iov: *const libc::iovec, count: usize) -> Result<PartsMut<'a>> {
+pub unsafe fn with_parts_mut<R>(
+    iov: *const libc::iovec,
+    count: usize,
+    body: impl FnOnce(&mut [IoSliceMut<'_>]) -> Result<R>,
+) -> Result<R> {
     // SAFETY: by contract.
     let vector = unsafe { vector(iov, count)? };
-    // SAFETY: by contract.
-    vector.iter().map(|part| Ok(IoSliceMut::new(unsafe { bytes_mut(part.iov_base, part.iov_len)? }))).collect()
+    let mut room = [const { MaybeUninit::<IoSliceMut<'_>>::uninit() }; MAX_PARTS];
+    for (slot, part) in room.iter_mut().zip(vector) {
+        // SAFETY: by contract.
+        slot.write(IoSliceMut::new(unsafe { bytes_mut(part.iov_base, part.iov_len)? }));
+    }
+    // SAFETY: so many were just written; there are at most `MAX_PARTS`.
+    body(unsafe { slice::from_raw_parts_mut(room.as_mut_ptr().cast(), vector.len()) })
 }
 
 /// `text` in a field of fixed length, NUL-terminated, and cut between characters if it has to be.

@@ -14,6 +14,9 @@ pub(crate) const MAX_TEXT: usize = 4096;
 /// Largest struct that is taken, in bytes: what later versions may have grown to. Nobody who says more can mean it.
 pub(crate) const MAX_STRUCT: usize = 4096;
 
+/// Largest node cache, in bytes: the engine makes its table for what may be in it at once, and maps of a petabyte fit.
+pub(crate) const MAX_NODE_CACHE: u64 = 4 << 30;
+
 /// Parts of one request: `IOV_MAX` of Linux.
 pub(crate) const MAX_PARTS: usize = 1024;
 /// Extents that one call gives: what is collected in memory before it is copied to the caller, 1.5 MiB.

@@ -5,7 +5,9 @@
 use std::ffi::{c_int, c_void};
 use std::time::Duration;
 
-use crate::arguments::{bytes, bytes_mut, check_buffer, flags, growing, parts, parts_mut, put, required, take, vector};
+use crate::arguments::{
+    bytes, bytes_mut, check_buffer, flags, growing, put, required, take, vector, with_parts, with_parts_mut,
+};
 use crate::error::{Error, Result, call};
 use crate::handle::{self, Use};
 use crate::limits::{DEFAULT_DEPTH, MAX_DEPTH, MAX_THREADS};
@@ -140,7 +142,9 @@ impl Request {
             // SAFETY: whoever submitted it promised that the buffers are there until its completion was collected.
             (ARCHIP_READ, true) => volume.read_at(unsafe { bytes_mut(r.buffer, length)? }, r.offset)?,
             // SAFETY: as above.
-            (ARCHIP_READ, false) => volume.read(&mut unsafe { parts_mut(r.iov, r.iov_count)? }, r.offset)?,
+            (ARCHIP_READ, false) => unsafe {
+                with_parts_mut(r.iov, r.iov_count, |parts| Ok(volume.read(parts, r.offset)?))?;
+            },
             (ARCHIP_WRITE, true) => {
                 // SAFETY: as above.
                 let buffer = std::io::IoSlice::new(unsafe { bytes(r.buffer, length)? });
@@ -148,7 +152,9 @@ impl Request {
             }
             (ARCHIP_WRITE, false) => {
                 // SAFETY: as above.
-                volume.write(&unsafe { parts(r.iov, r.iov_count)? }, r.offset, write_flags(r.flags))?;
+                unsafe {
+                    with_parts(r.iov, r.iov_count, |parts| Ok(volume.write(parts, r.offset, write_flags(r.flags))?))?;
+                }
             }
             (ARCHIP_FLUSH, _) => volume.flush()?,
             (ARCHIP_DISCARD, _) => volume.discard(r.offset, r.length)?,

@@ -7,6 +7,7 @@ use archipelago_core::{InitOptions, Location, Store, StoreOptions};
 use crate::arguments::{growing, required, take, text};
 use crate::error::{Error, Result, call};
 use crate::handle;
+use crate::limits::MAX_NODE_CACHE;
 use crate::text::{Text, archip_text};
 
 /// An open store, named by a handle: see `archip_store_open`.
@@ -45,7 +46,7 @@ pub const ARCHIP_INIT_GROUP: u32 = 1;
 pub struct archip_store_options {
     /// `sizeof` this struct.
     pub size: usize,
-    /// Bytes of memory for the nodes of maps. 0: 64 MiB.
+    /// Bytes of memory for the nodes of maps, at most 4 GiB. 0: 64 MiB.
     pub node_cache: u64,
     /// Bytes of a volume's journal that may wait to be folded, 1 MiB to 1 GiB. 0: 32 MiB.
     pub max_unfolded: u64,
@@ -114,6 +115,12 @@ pub unsafe extern "C" fn archip_store_open(
         reserved(given.reserved)?;
         handle::check_process()?;
         let mut options = StoreOptions::default();
+        if given.node_cache > MAX_NODE_CACHE {
+            return Err(Error::Invalid(format!(
+                "a node cache of {} bytes; at most {MAX_NODE_CACHE}",
+                given.node_cache
+            )));
+        }
         if given.node_cache != 0 {
             options.node_cache = given.node_cache;
         }

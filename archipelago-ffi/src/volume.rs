@@ -4,7 +4,7 @@ use std::ffi::{c_char, c_int, c_void};
 
 use archipelago_core::{Mode, Volume, WriteFlags};
 
-use crate::arguments::{Filled, bytes, bytes_mut, parts, parts_mut, put, required, text};
+use crate::arguments::{Filled, bytes, bytes_mut, put, required, text, with_parts, with_parts_mut};
 use crate::catalog::archip_info;
 use crate::error::call;
 use crate::handle;
@@ -146,7 +146,7 @@ pub unsafe extern "C" fn archip_preadv(
     call(|| {
         let volume = handle::find::<OpenVolume>(volume)?;
         // SAFETY: by contract.
-        Ok(volume.volume.read(&mut unsafe { parts_mut(iov, count)? }, offset)?)
+        unsafe { with_parts_mut(iov, count, |parts| Ok(volume.volume.read(parts, offset)?)) }
     })
 }
 
@@ -196,7 +196,7 @@ pub unsafe extern "C" fn archip_pwritev(
         let volume = handle::find::<OpenVolume>(volume)?;
         crate::arguments::flags(flags, ARCHIP_FUA)?;
         // SAFETY: by contract.
-        Ok(volume.volume.write(&unsafe { parts(iov, count)? }, offset, write_flags(flags))?)
+        unsafe { with_parts(iov, count, |parts| Ok(volume.volume.write(parts, offset, write_flags(flags))?)) }
     })
 }
 

@@ -239,3 +239,40 @@ fn what_is_installed_is_found_by_pkg_config_and_serves_programs() {
         run(Command::new(&binary).arg(&directory).env("LD_LIBRARY_PATH", installed.join("lib")));
     }
 }
+
+#[test]
+fn the_nbdkit_plugin_copies_an_image_in_and_out_and_tells_its_holes() {
+    let library = library();
+    let work = tempfile::tempdir().unwrap();
+    let plugin = work.path().join("plugin.so");
+    let mut compile = Command::new("gcc");
+    compile.args(WARNINGS).args(["-shared", "-fPIC"]).arg(crate_root().join("examples/nbdkit-plugin.c"));
+    compile.arg("-I").arg(crate_root().join("include")).arg("-L").arg(&library).arg("-larchipelago");
+    run(compile.arg(format!("-Wl,-rpath,{}", library.display())).arg("-o").arg(&plugin));
+
+    let location = format!("file:{}", work.path().join("store").display());
+    let place: archipelago_core::Location = location.parse().unwrap();
+    archipelago_core::Store::init(&place, &archipelago_core::InitOptions::default()).unwrap();
+    let store = archipelago_core::Store::open(&place, archipelago_core::StoreOptions::default()).unwrap();
+    let options = archipelago_core::CreateOptions { size: 8 << 20, block_size: None };
+    store.create("served", &options).unwrap();
+    let image: Vec<u8> = (0..8_u64 << 20).map(|at| if at < 3 << 20 { (at * at >> 7) as u8 | 1 } else { 0 }).collect();
+    fs::write(work.path().join("image"), &image).unwrap();
+
+    let served = |volume: &str, commands: &str| {
+        let mut nbdkit = Command::new("timeout");
+        nbdkit.args(["300", "nbdkit", "--unix", "-"]).arg(&plugin);
+        nbdkit.arg(format!("store={location}")).arg(format!("volume={volume}"));
+        run(nbdkit.args(["--run", commands]).current_dir(work.path()))
+    };
+    let map = served("served", "nbdcopy --flush image \"$uri\" && nbdcopy \"$uri\" copy && nbdinfo --map \"$uri\"");
+    assert_eq!(fs::read(work.path().join("copy")).unwrap(), image);
+    let ranges: Vec<Vec<&str>> = map.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(ranges, [vec!["0", "3145728", "0", "data"], vec!["3145728", "5242880", "3", "hole,zero"]]);
+
+    store.snapshot("served", "served-1").unwrap();
+    let read_only =
+        "nbdinfo --is read-only \"$uri\" && ! nbdcopy image \"$uri\" 2>/dev/null && nbdcopy \"$uri\" copy-1";
+    served("served-1", read_only);
+    assert_eq!(fs::read(work.path().join("copy-1")).unwrap(), image);
+}

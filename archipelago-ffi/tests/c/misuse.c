@@ -114,6 +114,9 @@ static void lengths_and_flags(void) {
   options.max_unfolded = UINT64_MAX;
   GIVES(-EINVAL, archip_store_open(where, &options, &other));
   options.max_unfolded = 0;
+  options.node_cache = UINT64_MAX;
+  GIVES(-EINVAL, archip_store_open(where, &options, &other));
+  options.node_cache = 0;
   options.flags = 1;
   GIVES(-EINVAL, archip_store_open(where, &options, &other));
   GIVES(-EINVAL, archip_store_open(where, (archip_store_options *)&(size_t){3}, &other));
