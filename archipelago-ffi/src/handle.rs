@@ -107,6 +107,8 @@ const IDENTITY: u64 = !0 << KIND_SHIFT;
 /// Index of the slot, in a handle.
 const INDEX: u64 = !IDENTITY;
 
+/// In cache lines of its own: threads that use different handles do not slow each other down.
+#[repr(align(128))]
 struct Slot {
     state: AtomicU64,
     object: UnsafeCell<Option<Object>>,

@@ -1,6 +1,6 @@
 //! Every size and count that the library bounds, each with its reason.
 
-/// Handles in a process. A slot takes about 400 bytes, made in groups of [`CHUNK`] as they are needed; the number fits 16 bits.
+/// Handles in a process. A slot takes 128 bytes, and they are made in groups of [`CHUNK`] as they are needed; the number fits 16 bits.
 pub(crate) const MAX_HANDLES: usize = 1 << 16;
 /// Slots that are made at once.
 pub(crate) const CHUNK: usize = 256;

@@ -256,7 +256,7 @@ fn the_nbdkit_plugin_copies_an_image_in_and_out_and_tells_its_holes() {
     let store = archipelago_core::Store::open(&place, archipelago_core::StoreOptions::default()).unwrap();
     let options = archipelago_core::CreateOptions { size: 8 << 20, block_size: None };
     store.create("served", &options).unwrap();
-    let image: Vec<u8> = (0..8_u64 << 20).map(|at| if at < 3 << 20 { (at * at >> 7) as u8 | 1 } else { 0 }).collect();
+    let image: Vec<u8> = (0..8_u64 << 20).map(|at| if at < 3 << 20 { ((at * at) >> 7) as u8 | 1 } else { 0 }).collect();
     fs::write(work.path().join("image"), &image).unwrap();
 
     let served = |volume: &str, commands: &str| {
