@@ -9,7 +9,10 @@
 # make mutants   small changes of the engine, MUTANTS of them (0: all), each of which the simulator should notice (docs/mutants.md)
 # make miri      the parts that do no I/O under Miri
 # make bench     measurements; BENCH="..." are the arguments of the bench program
-# make install   program, man pages and shell completions below $(DESTDIR)$(PREFIX)
+# make install   program, man pages, shell completions, C library, header and pkg-config file below $(DESTDIR)$(PREFIX)
+# make library   the C library alone, in $(TARGET_DIR)/release/libarchipelago (docs/c-api.md)
+# make wheel     the Python package with the library in it, in $(TARGET_DIR)/wheel (docs/python.md)
+# make header    archipelago-ffi/include/archipelago.h from the source of the library
 # make deps      what the targets above install by themselves: Debian packages, and Rust where Debian has rustup
 #
 # Every target works without a terminal. CARGO_TARGET_DIR is honoured.
@@ -19,7 +22,10 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
-PREFIX ?= /usr/local
+# `make install prefix=/usr` is the same as PREFIX=/usr.
+PREFIX ?= $(or $(prefix),/usr/local)
+LIBDIR ?= $(PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
 DESTDIR ?=
 BENCH ?=
 SOAK_MINUTES ?= 60
@@ -38,9 +44,13 @@ CARGO ?= cargo
 SCRIPTS := services/archipelago/scripts
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BINARY := $(abspath $(TARGET_DIR))/release/archipelago
+LIBRARY := $(abspath $(TARGET_DIR))/release/libarchipelago
+# The one that the tests of the C library link.
+TESTED_LIBRARY := $(abspath $(TARGET_DIR))/tmp/libarchipelago
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 GUEST := $(CURDIR)/.demo/guest
-SHELL_SCRIPTS := .ci/run $(addprefix $(SCRIPTS)/,install-deps guest-image fsx-over-fuse with-served-volume)
-PYTHON_SCRIPTS := fuzz/soak $(addprefix $(SCRIPTS)/,demo.py guestctl.py probe-kvm check-licences check-links)
+SHELL_SCRIPTS := .ci/run archipelago-ffi/link-library archipelago-ffi/python/run-tests $(addprefix $(SCRIPTS)/,install-deps guest-image fsx-over-fuse with-served-volume)
+PYTHON_SCRIPTS := fuzz/soak archipelago-ffi/python/build-wheel $(addprefix $(SCRIPTS)/,demo.py guestctl.py probe-kvm check-licences check-links)
 # Programs run by `make test` after the cargo tests; each finds the built program in $$ARCHIPELAGO.
 INTEGRATION_TESTS ?=
 
@@ -48,7 +58,7 @@ INTEGRATION_TESTS ?=
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 export ARCHIPELAGO := $(BINARY)
 
-.PHONY: help deps build demo fmt fmt-check lint test test-all fsx crashes simulate soak bench install fuzz schedules mutants miri
+.PHONY: help deps build library wheel header demo fmt fmt-check lint test test-all fsx crashes simulate soak bench install install-library fuzz schedules mutants miri
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -58,7 +68,19 @@ deps:
 
 build:
 	@$(SCRIPTS)/install-deps build
-	$(CARGO) build --release --locked -p archipelago
+	$(CARGO) build --release --locked -p archipelago -p archipelago-ffi
+	archipelago-ffi/link-library $(TARGET_DIR)/release/libarchipelago_ffi.a $(LIBRARY)
+
+library:
+	@$(SCRIPTS)/install-deps build
+	$(CARGO) build --release --locked -p archipelago-ffi
+	archipelago-ffi/link-library $(TARGET_DIR)/release/libarchipelago_ffi.a $(LIBRARY)
+
+wheel: library
+	archipelago-ffi/python/build-wheel $(LIBRARY)/libarchipelago.so.1.* $(TARGET_DIR)/wheel $(VERSION)
+
+header:
+	ARCHIPELAGO_WRITE_HEADER=1 $(CARGO) test --locked -p archipelago-ffi --test header
 
 demo:
 	@$(SCRIPTS)/install-deps build demo
@@ -88,6 +110,7 @@ test:
 	  $(CARGO) nextest run --workspace --locked; $(CARGO) test --workspace --locked --doc; \
 	else $(CARGO) test --workspace --locked; fi
 	$(CARGO) test --locked -p archipelago-core --features shuttle --test shuttle
+	archipelago-ffi/python/run-tests $(TESTED_LIBRARY)/libarchipelago.so.1.* $(abspath $(TARGET_DIR))/tmp/python
 	$(if $(INTEGRATION_TESTS),$(CARGO) build --release --locked -p archipelago)
 	@for program in $(INTEGRATION_TESTS); do echo "== $$program"; $$program; done
 
@@ -154,7 +177,10 @@ bench:
 $(BINARY):
 	@$(MAKE) --no-print-directory build
 
-install: $(BINARY)
+$(LIBRARY)/libarchipelago.a:
+	@$(MAKE) --no-print-directory library
+
+install: install-library $(BINARY)
 	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/archipelago
 	pages=$$(mktemp -d) && trap 'rm -rf $$pages' EXIT && $(BINARY) man $$pages && \
 	  install -d $(DESTDIR)$(PREFIX)/share/man/man1 && install -m 644 $$pages/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
@@ -162,3 +188,13 @@ install: $(BINARY)
 	$(BINARY) completions bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/archipelago
 	$(BINARY) completions zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_archipelago
 	$(BINARY) completions fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/archipelago.fish
+
+# For tests, which say by LIBRARY where theirs is.
+install-library: $(LIBRARY)/libarchipelago.a
+	install -d $(addprefix $(DESTDIR),$(LIBDIR)/pkgconfig $(INCLUDEDIR))
+	install -m 644 $(LIBRARY)/libarchipelago.so.1.* $(LIBRARY)/libarchipelago.a $(DESTDIR)$(LIBDIR)/
+	cp -P $(LIBRARY)/libarchipelago.so.1 $(LIBRARY)/libarchipelago.so $(DESTDIR)$(LIBDIR)/
+	install -m 644 archipelago-ffi/include/archipelago.h $(DESTDIR)$(INCLUDEDIR)/
+	sed -e 's|@prefix@|$(PREFIX)|' -e 's|@libdir@|$(LIBDIR)|' -e 's|@includedir@|$(INCLUDEDIR)|' \
+	  -e 's|@version@|$(VERSION)|' archipelago-ffi/archipelago.pc.in \
+	  >$(DESTDIR)$(LIBDIR)/pkgconfig/archipelago.pc
