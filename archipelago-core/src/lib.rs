@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 pub mod blocker;
+mod checksum;
 pub mod digest;
 pub mod error;
 pub mod format;
@@ -13,6 +14,7 @@ pub mod format;
 #[doc(hidden)]
 pub mod fuzzing;
 mod hex;
+mod id_hash;
 pub mod limits;
 pub mod mapper;
 pub mod merkle;

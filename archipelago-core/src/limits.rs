@@ -121,6 +121,9 @@ pub const HASH_BATCH: u64 = 16 << 30;
 
 /// Largest single read or write request, in bytes.
 pub const MAX_REQUEST: u64 = 64 << 20;
+/// Longest request that is carried out in the thread that submits it, in bytes: copying more takes longer than handing it to a thread
+/// that may do it meanwhile.
+pub const AT_ONCE: usize = 64 << 10;
 /// Requests queued for the completion interface of one store.
 pub const MAX_QUEUE: usize = 1024;
 /// Clones made by one call.

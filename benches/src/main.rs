@@ -1,10 +1,11 @@
 //! Measurements of the engine against its peers, side by side in one run.
 //!
-//! `archipelago-benches [--dir DIR] [--json] [GROUP...]`: groups are `meta` (bytes of snapshot and clone), `clone` (durable
+//! `archipelago-benches [--dir DIR] [--seconds SECONDS] [--json] [GROUP...]`: groups are `meta` (bytes of snapshot and clone), `clone` (durable
 //! clones), `first` (first writes into a clone), `depth` (reads after a thousand snapshots), `hash` (hashing a snapshot), `digests` (ten
 //! million digests), `check` and `gc` (map entries that are checked, or walked by a collection, per second), `send` (what an incremental
-//! send reads), `sums` (what comparing checksums costs a read, and how fast a scrub goes), `freeze` (how long snapshots stop writes) and
-//! `space` (what snapshots that come and go leave behind); all of them without any.
+//! send reads), `sums` (what comparing checksums costs a read, and how fast a scrub goes), `freeze` (how long snapshots stop writes) ,
+//! `space` (what snapshots that come and go leave behind) and `io` (reads and overwrites beside plain calls and io_uring, and what a
+//! request costs in instructions); all of them without any. `--seconds` is how long each turn of `io` takes.
 
 mod bars;
 mod count;
@@ -15,12 +16,28 @@ type Bar = fn(&std::path::Path) -> bars::Outcome;
 fn main() {
     let mut dir = std::env::temp_dir();
     let mut groups = Vec::new();
+    let mut options = bars::Options { turn: std::time::Duration::from_millis(500), json: false };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--dir" => match args.next() {
                 Some(d) => dir = d.into(),
                 None => fail("--dir needs a directory"),
+            },
+            "--seconds" => {
+                match args.next().and_then(|text| std::time::Duration::try_from_secs_f64(text.parse().ok()?).ok()) {
+                    Some(turn) => options.turn = turn,
+                    None => fail("--seconds needs a number"),
+                }
+            }
+            "--json" => options.json = true,
+            // What `io` runs under valgrind.
+            "--instructions" => match (args.next(), args.next().and_then(|count| count.parse().ok())) {
+                (Some(case), Some(count)) => match bars::io::instructions(&dir, &case, count) {
+                    Ok(()) => return,
+                    Err(error) => fail(&error.to_string()),
+                },
+                _ => fail("--instructions needs a case and a number of requests"),
             },
             name if !name.starts_with('-') => groups.push(name.to_string()),
             other => fail(&format!("{other}: not known; see the head of benches/src/main.rs")),
@@ -41,6 +58,12 @@ fn main() {
         ("freeze", bars::freeze::run),
         ("space", bars::space::run),
     ];
+    if wanted("io") {
+        println!("== io");
+        if let Err(error) = bars::io::run(&dir, &options) {
+            fail(&format!("io: {error}"));
+        }
+    }
     for (name, job) in run {
         if wanted(name) {
             println!("== {name}");

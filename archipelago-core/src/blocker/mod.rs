@@ -226,6 +226,10 @@ pub trait Blocker: Send + Sync {
     /// ends within the range is [`Damaged`](crate::Error::Damaged) ("cut short"), data as well as logs and packs: callers
     /// read only what a map names, and a map names only what was written. Asking for no bytes of a data object succeeds.
     fn read(&self, object: Object, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()>;
+    /// As [`Blocker::read`], if no disk has to be waited for; `false` if one might, and then `bufs` hold anything.
+    fn read_at_once(&self, object: Object, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<bool> {
+        self.read(object, bufs, offset).map(|()| true)
+    }
     /// Fills the front of `buf` with what there is from `offset` on, and returns how much that is: all of it, unless the object ends
     /// before, or is missing. What was never written inside an object reads as zeros. `buf` must not cross 8 TiB.
     fn read_some(&self, object: Object, buf: &mut [u8], offset: u64) -> Result<usize>;

@@ -42,6 +42,8 @@ pub struct RealSys {
     /// Group of new files, or [`LEAVE`].
     group: u32,
     kept: RwLock<BTreeMap<&'static str, Arc<OwnedFd>>>,
+    /// Whether the store lies in memory, where no disk is ever waited for.
+    in_memory: bool,
 }
 
 /// A directory to make a call in: kept open, or opened for this call.
@@ -69,7 +71,8 @@ impl RealSys {
         if !file.metadata()?.is_dir() {
             return Err(io::Error::from_raw_os_error(libc::ENOTDIR));
         }
-        Ok(RealSys { root: file.into(), mode, group, kept: RwLock::default() })
+        let in_memory = file_system(&file)? == libc::TMPFS_MAGIC;
+        Ok(RealSys { root: file.into(), mode, group, kept: RwLock::default(), in_memory })
     }
 
     /// As [`RealSys::open`], after making the directory and its missing parents, durably. An existing one is left as it is.
@@ -180,6 +183,10 @@ impl Sys for RealSys {
     }
 
     fn preadv(&self, fd: Fd, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
+        // The system takes one buffer faster than a list of one.
+        if let [buf] = bufs {
+            return read_one(fd, buf, offset);
+        }
         // `IoSliceMut` is documented to be ABI compatible with `iovec`. The caller's list itself is never altered.
         let list = bufs.as_mut_ptr().cast::<libc::iovec>();
         // SAFETY: the list comes from `bufs`, whose buffers are borrowed mutably for the whole call.
@@ -189,7 +196,24 @@ impl Sys for RealSys {
         }
     }
 
+    fn preadv_at_once(&self, fd: Fd, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<Option<usize>> {
+        if self.in_memory {
+            return self.preadv(fd, bufs, offset).map(Some);
+        }
+        let (list, count, at) = (bufs.as_mut_ptr().cast::<libc::iovec>(), bufs.len().min(IOV_MAX), off(offset)?);
+        // SAFETY: the list comes from `bufs`, whose buffers are borrowed mutably for the whole call.
+        let read = retry(|| unsafe { libc::preadv2(fd.0, list, count as i32, at, libc::RWF_NOWAIT) });
+        match read {
+            // EOPNOTSUPP: of a file system that cannot tell. EAGAIN: not all of it is there, and some may be.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EOPNOTSUPP | libc::ENOSYS)) => Ok(None),
+            read => read.map(Some),
+        }
+    }
+
     fn pwritev(&self, fd: Fd, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        if let [buf] = bufs {
+            return write_one(fd, buf, offset);
+        }
         let list = bufs.as_ptr().cast::<libc::iovec>();
         // SAFETY: the list comes from `bufs`, whose buffers are borrowed for the whole call; `pwritev` only reads them.
         let (_, ended) =
@@ -439,6 +463,45 @@ impl Sys for RealSys {
         let unit = stat.f_frsize;
         Ok(Space { total: stat.f_blocks.saturating_mul(unit), free: stat.f_bavail.saturating_mul(unit) })
     }
+}
+
+/// Reads until the buffer is full or the file ends; returns the bytes read.
+fn read_one(fd: Fd, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut done = 0;
+    loop {
+        let (rest, at) = (&mut buf[done..], off(offset.saturating_add(done as u64))?);
+        // By its number: the C library's function is a point at which a thread can be cancelled, and arranges for that each time.
+        // SAFETY: `rest` is borrowed mutably for the whole call, and its length is given.
+        let moved =
+            retry(|| unsafe { libc::syscall(libc::SYS_pread64, fd.0, rest.as_mut_ptr(), rest.len(), at) as isize })?;
+        done += moved;
+        if moved == 0 || done == buf.len() {
+            return Ok(done);
+        }
+    }
+}
+
+/// Writes all of a buffer.
+fn write_one(fd: Fd, buf: &[u8], offset: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < buf.len() {
+        let (rest, at) = (&buf[done..], off(offset.saturating_add(done as u64))?);
+        // SAFETY: `rest` is borrowed for the whole call, and its length is given.
+        match retry(|| unsafe { libc::syscall(libc::SYS_pwrite64, fd.0, rest.as_ptr(), rest.len(), at) as isize })? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            moved => done += moved,
+        }
+    }
+    Ok(())
+}
+
+/// The kind of the file system on which an open file lies.
+fn file_system(file: &File) -> io::Result<libc::c_long> {
+    // SAFETY: all zeros is a valid `statfs`.
+    let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `stat` is valid for writing for the whole call.
+    check(|| unsafe { libc::fstatfs(file.as_raw_fd(), &mut stat) })?;
+    Ok(stat.f_type)
 }
 
 /// What the system knows of an open file.

@@ -55,6 +55,11 @@ pub trait Sys: Send + Sync {
     fn close(&self, fd: Fd);
     /// Reads until `bufs` are full or the file ends; returns the bytes read.
     fn preadv(&self, fd: Fd, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize>;
+    /// As [`Sys::preadv`], as far as no disk has to be waited for; `None` if one has to be, or the system cannot tell. A system
+    /// that has none reads.
+    fn preadv_at_once(&self, fd: Fd, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<Option<usize>> {
+        self.preadv(fd, bufs, offset).map(Some)
+    }
     /// Writes all of `bufs`.
     fn pwritev(&self, fd: Fd, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
     /// Sets the length, sparse when it grows.

@@ -1,5 +1,6 @@
 //! Little-endian fields and variable-length integers, written and read in order.
 
+use crate::checksum;
 use crate::error::{Error, Result};
 use crate::limits::ATOM;
 
@@ -56,7 +57,7 @@ impl Writer {
 
     /// CRC32C of everything written so far.
     pub(crate) fn crc(&mut self) -> &mut Writer {
-        let crc = crc32c::crc32c(&self.0);
+        let crc = checksum::crc32c(&self.0);
         self.u32(crc)
     }
 
@@ -100,7 +101,8 @@ impl<'a> Reader<'a> {
         let Some((body, crc)) = bytes.split_last_chunk::<4>().filter(|_| bytes.len() == ATOM) else {
             return whole.damaged(format!("{what} is cut short"));
         };
-        whole.require(crc32c::crc32c(body) == u32::from_le_bytes(*crc), &format!("the checksum of {what} is wrong"))?;
+        whole
+            .require(checksum::crc32c(body) == u32::from_le_bytes(*crc), &format!("the checksum of {what} is wrong"))?;
         let mut reader = Reader::new(object, body);
         let found = reader.u32()?;
         reader.require(found == magic, &format!("something else lies where {what} must be"))?;

@@ -2,6 +2,7 @@
 
 use super::bytes::{Reader, Writer, is_zero};
 use crate::blocker::VolumeId;
+use crate::checksum;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::limits::{ATOM, MAX_BLOCK_SIZE, MAX_VOLUME_SIZE, MIN_BLOCK_SIZE};
@@ -106,7 +107,7 @@ pub fn encode_page(table: u64, number: u64, entries: &[IndexEntry]) -> Vec<u8> {
 }
 
 fn page_crc(page: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(&page[..PAGE_CRC]), &page[PAGE_HEAD..])
+    checksum::crc32c_append(checksum::crc32c(&page[..PAGE_CRC]), &page[PAGE_HEAD..])
 }
 
 /// Reads a page. Anything but page `number` of `table`, in its one form, is damage.

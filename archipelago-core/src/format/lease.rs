@@ -1,6 +1,7 @@
 //! Leases on content (format.md, "Leases").
 
 use super::bytes::{Reader, Writer, is_zero};
+use crate::checksum;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::limits::ATOM;
@@ -96,7 +97,7 @@ pub fn decode_atom(object: &str, bytes: &[u8], part: u64, number: u32) -> Result
     if is_zero(bytes) {
         return Ok(Vec::new());
     }
-    reader.require(crc32c::crc32c(&bytes[..ATOM - 4]).to_le_bytes() == bytes[ATOM - 4..], &wrong())?;
+    reader.require(checksum::crc32c(&bytes[..ATOM - 4]).to_le_bytes() == bytes[ATOM - 4..], &wrong())?;
     let (magic, count, reserved) = (reader.u32()?, usize::from(reader.u8()?), reader.array::<3>()?);
     let (owner, place, rest) = (reader.u64()?, reader.u32()?, reader.u32()?);
     let right = magic == ATOM_MAGIC && reserved == [0; 3] && rest == 0 && owner == part && place == number;
@@ -148,7 +149,7 @@ mod tests {
             let _ = decode_atom("l", &bytes, 2, 9);
             let mut near = encode_atom(2, 9, &digests(3));
             near[at] = with;
-            let crc = crc32c::crc32c(&near[..508]);
+            let crc = checksum::crc32c(&near[..508]);
             near[508..].copy_from_slice(&crc.to_le_bytes());
             if let Ok(read) = decode_atom("l", &near, 2, 9) {
                 prop_assert_eq!(&encode_atom(2, 9, &read)[..], &near[..]);
@@ -156,7 +157,7 @@ mod tests {
             let head = LeaseHead { claim: 1, part: 2, ended: false, time: 5, claimant: "abc".into() };
             let mut near = head.encode().unwrap();
             near[at] = with;
-            let crc = crc32c::crc32c(&near[..508]);
+            let crc = checksum::crc32c(&near[..508]);
             near[508..].copy_from_slice(&crc.to_le_bytes());
             if let Ok(Some(read)) = LeaseHead::decode("l", &near) {
                 prop_assert_eq!(&read.encode().unwrap()[..], &near[..]);

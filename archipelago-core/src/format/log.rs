@@ -3,6 +3,7 @@
 use super::bytes::{Reader, Writer, is_zero};
 use super::header::LogPos;
 use crate::blocker::VolumeId;
+use crate::checksum;
 use crate::error::{Error, Result};
 use crate::limits::{ATOM, MAX_LOGGED_WRITE, MAX_VOLUME_SIZE, SECTOR};
 
@@ -142,7 +143,7 @@ fn sealed(mut writer: Writer) -> [u8; ATOM] {
 fn open_sealed<'a>(object: &'a str, atom: &'a [u8], magic: u32, what: &str) -> Result<Reader<'a>> {
     let (summed, sum) = atom.split_at(HEAD_SUMMED);
     let mut reader = Reader::new(object, summed);
-    if crc32c::crc32c(summed).to_le_bytes() != sum {
+    if checksum::crc32c(summed).to_le_bytes() != sum {
         return reader.damaged(format!("the checksum of a {what} is wrong"));
     }
     if reader.u32()? != magic {
@@ -179,7 +180,7 @@ pub fn encode_head(owner: VolumeId, head: &RecordHead, payload: &[&[u8]]) -> Res
     };
     let (mut crc, mut present, mut at) = (0, 0u64, 0);
     for piece in payload {
-        crc = crc32c::crc32c_append(crc, piece);
+        crc = checksum::crc32c_append(crc, piece);
         let mut rest = *piece;
         while !rest.is_empty() {
             let (part, after) = rest.split_at(rest.len().min(ATOM - at % ATOM));
@@ -288,7 +289,7 @@ pub fn parse_until(object: &str, owner: VolumeId, bytes: &[u8], epoch: u64) -> R
     let Some(payload) = rest.get(..payload_len) else {
         return reader.damaged(format!("record {seq} leaves its segment"));
     };
-    if own_epoch > epoch || crc32c::crc32c(payload) == payload_crc {
+    if own_epoch > epoch || checksum::crc32c(payload) == payload_crc {
         return Ok(Found::Record(head, payload_len));
     }
     // The region was zero before the record. Sectors that are still zero never arrived; anything else is no crash.
@@ -377,7 +378,7 @@ mod tests {
         for at in [5, 6, 7, 24, 507] {
             let mut atom = head.encode();
             atom[at] = 1;
-            let sum = crc32c::crc32c(&atom[..HEAD_SUMMED]).to_le_bytes();
+            let sum = checksum::crc32c(&atom[..HEAD_SUMMED]).to_le_bytes();
             atom[HEAD_SUMMED..].copy_from_slice(&sum);
             assert!(SegmentHead::decode("log", &atom).is_err(), "byte {at}");
         }
@@ -509,7 +510,7 @@ mod tests {
         for (at, value) in [(4, 2), (5, 9), (HEAD_FIXED + 12, 7)] {
             let mut bytes = whole.clone();
             bytes[at] = value;
-            let crc = crc32c::crc32c(&bytes[..HEAD_SUMMED]);
+            let crc = checksum::crc32c(&bytes[..HEAD_SUMMED]);
             bytes[HEAD_SUMMED..RECORD_HEAD].copy_from_slice(&crc.to_le_bytes());
             assert!(matches!(parse("log", OWNER, &bytes), Err(Error::TooNew { .. })), "byte {at}");
         }
@@ -562,7 +563,7 @@ mod tests {
         ) {
             let (_, mut bytes) = record(logged(1), &data(1));
             for (at, value) in changes { bytes[at] = value }
-            let crc = crc32c::crc32c(&bytes[..HEAD_SUMMED]);
+            let crc = checksum::crc32c(&bytes[..HEAD_SUMMED]);
             bytes[HEAD_SUMMED..RECORD_HEAD].copy_from_slice(&crc.to_le_bytes());
             let _ = parse("log", OWNER, &bytes[..keep.min(bytes.len())]);
             let _ = SegmentHead::decode("log", &bytes);

@@ -1,6 +1,7 @@
 //! Record slots: how a small payload is replaced whole or not at all (format.md, "Records").
 
 use super::bytes::{Reader, Writer, is_zero};
+use crate::checksum;
 use crate::error::{Error, Result};
 use crate::limits::{ATOM, MAX_RECORD};
 
@@ -40,7 +41,7 @@ pub fn encode_slot(id: u64, version: u64, payload: &[u8]) -> Result<Vec<u8>> {
         return Err(Error::InvalidArgument(format!("a record of {} bytes; at most {MAX_RECORD} fit", payload.len())));
     }
     let total = payload.len().div_ceil(ATOM_PAYLOAD).max(1);
-    let commit = crc32c::crc32c(payload);
+    let commit = checksum::crc32c(payload);
     let mut slot = Vec::with_capacity(total * ATOM);
     for index in 0..total {
         let piece = &payload[index * ATOM_PAYLOAD..payload.len().min((index + 1) * ATOM_PAYLOAD)];
@@ -165,7 +166,7 @@ fn decode_atom<'a>(object: &'a str, number: usize, bytes: &'a [u8]) -> Result<Op
     }
     let damaged = |what: &str| Err(Error::damaged(object, format!("sector {number}: {what}")));
     let (summed, sum) = bytes.split_at(ATOM_SUMMED);
-    if crc32c::crc32c(summed).to_le_bytes() != sum {
+    if checksum::crc32c(summed).to_le_bytes() != sum {
         return damaged("its checksum is wrong");
     }
     let mut reader = Reader::new(object, summed);
@@ -202,7 +203,7 @@ fn state_of(atoms: &[Option<Atom<'_>>; ATOMS]) -> State {
             _ => return State::Torn(highest),
         }
     }
-    if crc32c::crc32c(&payload) == first.commit { State::Complete(highest, payload) } else { State::Torn(highest) }
+    if checksum::crc32c(&payload) == first.commit { State::Complete(highest, payload) } else { State::Torn(highest) }
 }
 
 #[cfg(test)]
@@ -360,7 +361,7 @@ mod tests {
     #[test]
     fn a_slot_with_an_atom_more_than_its_payload_needs_is_damage() {
         let mut file = file(&[payload(2 * ATOM_PAYLOAD, 1)]);
-        let commit = crc32c::crc32c(&payload(2 * ATOM_PAYLOAD, 1));
+        let commit = checksum::crc32c(&payload(2 * ATOM_PAYLOAD, 1));
         for (index, atom) in file[..3 * ATOM].chunks_mut(ATOM).enumerate() {
             if index == 2 {
                 atom[..8].copy_from_slice(&1u64.to_le_bytes());
@@ -369,7 +370,7 @@ mod tests {
                 atom[20..24].copy_from_slice(&commit.to_le_bytes());
             }
             atom[16] = 3 << 4 | index as u8;
-            let crc = crc32c::crc32c(&atom[..ATOM_SUMMED]);
+            let crc = checksum::crc32c(&atom[..ATOM_SUMMED]);
             atom[ATOM_SUMMED..].copy_from_slice(&crc.to_le_bytes());
         }
         assert!(is_damaged(&file));
@@ -379,7 +380,7 @@ mod tests {
     fn a_later_layout_of_the_sectors_asks_for_a_newer_version() {
         let mut file = file(&[payload(6, 1)]);
         file[17] = FORMAT + 1;
-        let crc = crc32c::crc32c(&file[..ATOM_SUMMED]);
+        let crc = checksum::crc32c(&file[..ATOM_SUMMED]);
         file[ATOM_SUMMED..ATOM].copy_from_slice(&crc.to_le_bytes());
         assert!(matches!(decode_slots("r", &file), Err(Error::TooNew { .. })));
     }

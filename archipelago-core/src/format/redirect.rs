@@ -3,6 +3,7 @@
 use super::bytes::{Reader, Writer, is_zero};
 use super::index::fits;
 use crate::blocker::VolumeId;
+use crate::checksum;
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::limits::ATOM;
@@ -98,7 +99,7 @@ impl RedirectEntry {
         }
         let (body, stored) = bytes.split_at(ENTRY - 4);
         let wrong = || format!("the entry of block {block} is not what was written");
-        reader.require(crc32c::crc32c(body).to_le_bytes() == stored, &wrong())?;
+        reader.require(checksum::crc32c(body).to_le_bytes() == stored, &wrong())?;
         let (digest, len, flags) = (Digest(reader.array()?), reader.u32()?, reader.u8()?);
         if flags & !(SET | MOVED) != 0 {
             return reader.too_new(format!("the entry of block {block} has flags {flags:#x}"));
@@ -149,7 +150,7 @@ mod tests {
             let _ = RedirectEntry::decode("r", &bytes, 1, 22);
             let mut near = entry().encode(1);
             near[at] = with;
-            let crc = crc32c::crc32c(&near[..60]);
+            let crc = checksum::crc32c(&near[..60]);
             near[60..].copy_from_slice(&crc.to_le_bytes());
             if let Ok(Some(read)) = RedirectEntry::decode("r", &near, 1, 22) {
                 prop_assert_eq!(read.encode(1), near);

@@ -4,6 +4,7 @@
 use super::bytes::{Reader, Writer, bit_names, is_zero};
 use super::header::MAX_STORED_NAME;
 use crate::blocker::VolumeId;
+use crate::checksum;
 use crate::error::{Error, Result};
 use crate::hex;
 use crate::limits::{MAX_BLOCK_SIZE, MAX_FRAME, MAX_VOLUME_SIZE, MIN_BLOCK_SIZE, MIN_VOLUME_SIZE, SECTOR};
@@ -452,7 +453,7 @@ impl std::str::FromStr for ResumeToken {
         }
         let bytes = hex::decode(digits).ok_or_else(wrong)?;
         let (body, crc) = bytes.split_at(bytes.len() - 4);
-        if crc32c::crc32c(body).to_le_bytes() != crc {
+        if checksum::crc32c(body).to_le_bytes() != crc {
             return Err(wrong());
         }
         let mut reader = Reader::new("the token", body);

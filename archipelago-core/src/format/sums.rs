@@ -87,6 +87,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::checksum;
 
     const OWNER: VolumeId = VolumeId(0x1234);
 
@@ -129,7 +130,7 @@ mod tests {
             let _ = SumAtom::decode("s", &bytes, OWNER, 3, 9);
             let mut near = atom().encode(OWNER, 3, 9);
             near[at] = with;
-            let crc = crc32c::crc32c(&near[..508]);
+            let crc = checksum::crc32c(&near[..508]);
             near[508..].copy_from_slice(&crc.to_le_bytes());
             if let Ok(read) = SumAtom::decode("s", &near, OWNER, 3, 9) {
                 prop_assert_eq!(read.encode(OWNER, 3, 9), near);

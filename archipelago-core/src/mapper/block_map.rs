@@ -27,6 +27,15 @@ pub fn runs(extents: &[Extent], start: u16, len: u16) -> Runs<'_> {
     Runs { extents: &extents[first..], at: start, end: start + len }
 }
 
+/// Where `start..start+len` of a block with these extents is if it is one run, at its first sector.
+pub fn one_run(extents: &[Extent], start: u16, len: u16) -> Option<Source> {
+    match extents {
+        // Most blocks lie in one place.
+        [e] if e.start <= start && start + len <= e.start + e.len => Some(advance(e.source, start - e.start)),
+        _ => runs(extents, start, len).next().filter(|run| run.len == len).map(|run| run.source),
+    }
+}
+
 /// Index of the first extent that ends behind `sector`.
 ///
 /// Looks first where the extent would be if all were spread evenly, then doubles its steps away from there: scattered

@@ -4,11 +4,12 @@ use std::io::IoSliceMut;
 use std::sync::Arc;
 
 use quick_cache::Weighter;
-use quick_cache::sync::Cache;
+use quick_cache::sync::{Cache, DefaultLifecycle};
 
 use crate::blocker::{Blocker, Object, VolumeId};
 use crate::error::{Error, Result};
 use crate::format::node::{self, Entry, Node, Pointer};
+use crate::id_hash::BuildIdHasher;
 use crate::limits::MAX_NODE;
 
 type Key = (VolumeId, u32, u32);
@@ -36,21 +37,27 @@ impl Weighter<Key, Arc<Node>> for Bytes {
 
 /// The node cache. A locator is never reused, so what it holds never goes stale.
 pub struct NodeCache {
-    cache: Cache<Key, Arc<Node>, Bytes>,
+    cache: Cache<Key, Arc<Node>, Bytes, BuildIdHasher>,
 }
 
 impl NodeCache {
     /// A cache of at most about `bytes` bytes.
     pub fn new(bytes: u64) -> NodeCache {
-        NodeCache { cache: Cache::with_weighter((bytes / 2048).max(16) as usize, bytes, Bytes) }
+        let (nodes, hasher) = ((bytes / 2048).max(16) as usize, BuildIdHasher::default());
+        NodeCache { cache: Cache::with(nodes, bytes, Bytes, hasher, DefaultLifecycle::default()) }
     }
 
     /// The node that `pointer` names, verified against its hash when it is read.
+    #[inline]
     pub fn get(&self, blocker: &dyn Blocker, pointer: &Pointer) -> Result<Arc<Node>> {
-        let key = (pointer.owner, pointer.pack, pointer.offset);
-        if let Some(node) = self.cache.get(&key) {
-            return Ok(node);
+        match self.cache.get(&(pointer.owner, pointer.pack, pointer.offset)) {
+            Some(node) => Ok(node),
+            None => self.read(blocker, pointer),
         }
+    }
+
+    #[cold]
+    fn read(&self, blocker: &dyn Blocker, pointer: &Pointer) -> Result<Arc<Node>> {
         let object = Object::Pack(pointer.owner, pointer.pack);
         if pointer.len as usize > MAX_NODE {
             return Err(Error::damaged(object.to_string(), format!("a node of {} bytes", pointer.len)));
@@ -60,7 +67,7 @@ impl NodeCache {
         let name = object.to_string();
         node::verify(&name, &bytes, pointer)?;
         let node = Arc::new(Node::decode(&name, &bytes)?.0);
-        self.cache.insert(key, node.clone());
+        self.insert(pointer, node.clone());
         Ok(node)
     }
 

@@ -27,7 +27,7 @@ impl Side {
             return Ok(Side { node, level: self.level.min(level - 1) });
         }
         let node = match self.node.as_deref().and_then(|n| child(n, slot)) {
-            Some(pointer) => Some(cache.get(blocker, &pointer)?),
+            Some(pointer) => Some(cache.get(blocker, pointer)?),
             None => None,
         };
         Ok(Side { node, level: level - 1 })
@@ -83,7 +83,7 @@ fn same_root(a: &TreeRoot, b: &TreeRoot) -> bool {
     match (a, b) {
         (TreeRoot::Empty, TreeRoot::Empty) => true,
         (TreeRoot::Leaf(x), TreeRoot::Leaf(y)) => x == y,
-        (TreeRoot::Node { level: l, pointer: p }, TreeRoot::Node { level: m, pointer: q }) => {
+        (TreeRoot::Node { level: l, pointer: p, .. }, TreeRoot::Node { level: m, pointer: q, .. }) => {
             l == m && p.hash == q.hash
         }
         _ => false,

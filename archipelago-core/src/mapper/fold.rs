@@ -58,7 +58,7 @@ impl Folder<'_> {
             return Ok(Root::Node { level: 0, pointer });
         }
         let pointer = match &tree.root {
-            TreeRoot::Node { level: old, pointer } if *old == level => {
+            TreeRoot::Node { level: old, pointer, .. } if *old == level => {
                 self.node(level, 0, Some(*pointer), changed, tree.block_shift)?
             }
             _ => {
@@ -175,7 +175,7 @@ impl Folder<'_> {
             let cut = rest.partition_point(|(b, _)| *b < start + below);
             let (mine, others) = rest.split_at(cut);
             rest = others;
-            let old_child = node.as_deref().and_then(|n| child(n, s));
+            let old_child = node.as_deref().and_then(|n| child(n, s)).copied();
             if old_child.is_none() && mine.is_empty() {
                 continue;
             }

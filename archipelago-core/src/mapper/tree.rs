@@ -1,6 +1,6 @@
 //! The tree of a map: from a block's index to its extents.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::blocker::{Blocker, Object};
 use crate::error::{Error, Result};
@@ -23,6 +23,8 @@ pub enum TreeRoot {
         level: u8,
         /// Where it is.
         pointer: Pointer,
+        /// The node, once it was needed: every lookup begins there. One for each open volume, some 10 KiB.
+        node: Arc<OnceLock<Arc<Node>>>,
     },
 }
 
@@ -87,7 +89,7 @@ impl Tree {
                 (node @ Node::Leaf(_), 0) => TreeRoot::Leaf(Arc::new(node)),
                 _ => return Err(Error::damaged(object, "its inline root is no first leaf")),
             },
-            Root::Node { level, pointer } => TreeRoot::Node { level: *level, pointer: *pointer },
+            Root::Node { level, pointer } => TreeRoot::Node { level: *level, pointer: *pointer, node: Arc::default() },
         };
         Ok(Tree { root, block_shift })
     }
@@ -122,10 +124,16 @@ impl Tree {
         match &self.root {
             TreeRoot::Empty => Ok(None),
             TreeRoot::Leaf(node) => Ok(Some((node.clone(), 0))),
-            TreeRoot::Node { level, pointer } => {
-                let node = cache.get(blocker, pointer)?;
-                check_level(&node, *level, pointer)?;
-                Ok(Some((node, *level)))
+            TreeRoot::Node { level, pointer, node } => {
+                let top = match node.get() {
+                    Some(node) => node.clone(),
+                    None => {
+                        let read = cache.get(blocker, pointer)?;
+                        check_level(&read, *level, pointer)?;
+                        node.get_or_init(|| read).clone()
+                    }
+                };
+                Ok(Some((top, *level)))
             }
         }
     }
@@ -138,11 +146,60 @@ impl Tree {
         }
         while level > 0 {
             let Some(pointer) = child(&node, slot(block, level)) else { return Ok(None) };
-            node = cache.get(blocker, &pointer)?;
+            let below = cache.get(blocker, pointer)?;
             level -= 1;
-            check_level(&node, level, &pointer)?;
+            check_level(&below, level, pointer)?;
+            node = below;
         }
         Ok(Some(node))
+    }
+
+    /// Calls `see` with the extents of a block as stored: what [`Tree::find`] says, for who needs it for a moment only.
+    #[inline(always)]
+    pub fn see<T>(
+        &self,
+        blocker: &dyn Blocker,
+        cache: &NodeCache,
+        block: u64,
+        see: impl FnOnce(&[Extent]) -> T,
+    ) -> Result<T> {
+        let held;
+        let leaf = match &self.root {
+            TreeRoot::Leaf(node) if block < span(0) => node,
+            _ => match self.leaf(blocker, cache, block)? {
+                Some(leaf) => {
+                    held = leaf;
+                    &held
+                }
+                None => return Ok(see(&[])),
+            },
+        };
+        let whole = |source| [Extent { start: 0, len: self.sectors(), source }];
+        match entry(leaf, slot(block, 0)) {
+            None => Ok(see(&[])),
+            Some(Entry::Owned { owner, epoch }) => Ok(see(&whole(Source::Data { owner: *owner, epoch: *epoch }))),
+            Some(Entry::Content(digest)) => Ok(see(&whole(Source::Content(*digest)))),
+            Some(Entry::Extents(extents)) => {
+                self.check_end(extents, block)?;
+                Ok(see(extents))
+            }
+            Some(Entry::ExtentNode(pointer)) => {
+                let node = listed(cache.get(blocker, pointer)?, pointer)?;
+                let stored = Stored::Listed(node);
+                self.check_end(stored.extents(), block)?;
+                Ok(see(stored.extents()))
+            }
+        }
+    }
+
+    /// Extents are sorted; the decoder cannot know how long a block is.
+    fn check_end(&self, extents: &[Extent], block: u64) -> Result<()> {
+        match extents.last() {
+            Some(last) if u32::from(last.start) + u32::from(last.len) > u32::from(self.sectors()) => {
+                Err(reaches_past(block))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The map of one block as stored.
@@ -159,20 +216,9 @@ impl Tree {
                 Stored::Whole([Extent { start: 0, len: self.sectors(), source: Source::Content(*digest) }])
             }
             Entry::Extents(_) => Stored::Inline(leaf.clone(), i),
-            Entry::ExtentNode(pointer) => {
-                let node = cache.get(blocker, pointer)?;
-                if !matches!(*node, Node::Extents(_)) {
-                    let object = Object::Pack(pointer.owner, pointer.pack).to_string();
-                    return Err(Error::damaged(object, "a tree node where an extent list should be"));
-                }
-                Stored::Listed(node)
-            }
+            Entry::ExtentNode(pointer) => Stored::Listed(listed(cache.get(blocker, pointer)?, pointer)?),
         };
-        // Extents are sorted; the decoder cannot know how long a block is.
-        let end = stored.extents().last().map_or(0, |e| u32::from(e.start) + u32::from(e.len));
-        if end > u32::from(self.sectors()) {
-            return Err(Error::damaged("a tree node", format!("an extent reaches past block {block}")));
-        }
+        self.check_end(stored.extents(), block)?;
         Ok(stored)
     }
 
@@ -191,6 +237,28 @@ impl Tree {
     }
 }
 
+#[cold]
+fn reaches_past(block: u64) -> Error {
+    Error::damaged("a tree node", format!("an extent reaches past block {block}"))
+}
+
+/// A node that must be a list of extents.
+fn listed(node: Arc<Node>, pointer: &Pointer) -> Result<Arc<Node>> {
+    if matches!(*node, Node::Extents(_)) {
+        return Ok(node);
+    }
+    let object = Object::Pack(pointer.owner, pointer.pack).to_string();
+    Err(Error::damaged(object, "a tree node where an extent list should be"))
+}
+
+/// The entry in a slot of a leaf.
+fn entry(node: &Node, slot: u8) -> Option<&Entry> {
+    match node {
+        Node::Leaf(entries) => in_slot(entries, slot),
+        _ => None,
+    }
+}
+
 /// Sectors mapped by a stored entry.
 pub fn entry_mapped(entry: &Entry, sectors: u16) -> u64 {
     match entry {
@@ -201,27 +269,38 @@ pub fn entry_mapped(entry: &Entry, sectors: u16) -> u64 {
 }
 
 /// The child in a slot of an inner node.
-pub fn child(node: &Node, slot: u8) -> Option<Pointer> {
+pub fn child(node: &Node, slot: u8) -> Option<&Pointer> {
     match node {
-        Node::Inner { children, .. } => children.binary_search_by_key(&slot, |(s, _)| *s).ok().map(|i| children[i].1),
+        Node::Inner { children, .. } => in_slot(children, slot),
         _ => None,
     }
 }
 
-/// A node must be what its parent's level says.
-pub fn check_level(node: &Node, level: u8, pointer: &Pointer) -> Result<()> {
-    let found = match node {
-        Node::Leaf(_) => Some(0),
-        Node::Inner { level, .. } => Some(*level),
-        Node::Extents(_) => None,
-    };
-    if found == Some(level) {
-        return Ok(());
+/// What is in a slot of a node. In a node without gaps it is where its number says.
+fn in_slot<T>(entries: &[(u8, T)], slot: u8) -> Option<&T> {
+    match entries.get(usize::from(slot)) {
+        Some((there, entry)) if *there == slot => Some(entry),
+        _ => entries.binary_search_by_key(&slot, |(s, _)| *s).ok().map(|i| &entries[i].1),
     }
-    Err(Error::damaged(
+}
+
+/// A node must be what its parent's level says.
+#[inline]
+pub fn check_level(node: &Node, level: u8, pointer: &Pointer) -> Result<()> {
+    let is = match node {
+        Node::Leaf(_) => level == 0,
+        Node::Inner { level: found, .. } => *found == level,
+        Node::Extents(_) => false,
+    };
+    if is { Ok(()) } else { Err(wrong_level(level, pointer)) }
+}
+
+#[cold]
+fn wrong_level(level: u8, pointer: &Pointer) -> Error {
+    Error::damaged(
         Object::Pack(pointer.owner, pointer.pack).to_string(),
         format!("the node at {} is not of level {level}", pointer.offset),
-    ))
+    )
 }
 
 fn next_in(

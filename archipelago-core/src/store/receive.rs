@@ -10,6 +10,7 @@ use super::send::identity;
 use super::shared::Shared;
 use super::{Store, VolumeInfo, catalog, open};
 use crate::blocker::{RecordKey, VolumeId};
+use crate::checksum;
 use crate::error::{Error, Owner, Result};
 use crate::format::header::{Header, Kind, Root};
 use crate::format::relations::{Group, Received, Transfer};
@@ -56,7 +57,7 @@ fn partial_name(name: &str) -> String {
     if name.len() + SUFFIX.len() <= MAX_NAME {
         return format!("{name}{SUFFIX}");
     }
-    let tail = format!(".{:08x}{SUFFIX}", crc32c::crc32c(name.as_bytes()));
+    let tail = format!(".{:08x}{SUFFIX}", checksum::crc32c(name.as_bytes()));
     let mut cut = MAX_NAME - tail.len();
     while !name.is_char_boundary(cut) {
         cut -= 1;

@@ -20,6 +20,7 @@ use crate::format::superblock::Superblock;
 use crate::mapper::cache::NodeCache;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex};
+use crate::volume::Volume;
 use crate::volume::freeze::Part;
 use crate::volume::inner::Inner;
 use crate::volume::queue::WorkerPool;
@@ -56,7 +57,7 @@ pub struct Shared {
     /// Volumes open for writing.
     pub open: Mutex<HashMap<VolumeId, Weak<Inner>>>,
     /// Workers of the completion interface.
-    pub pool: WorkerPool,
+    pub pool: WorkerPool<Volume>,
     /// Serializes opening and closing volumes for writing in this process.
     pub opening: Mutex<()>,
     seed: Option<AtomicU64>,
@@ -73,7 +74,7 @@ impl Shared {
         options: StoreOptions,
         superblock: Superblock,
         root: Option<PathBuf>,
-        pool: WorkerPool,
+        pool: WorkerPool<Volume>,
     ) -> Shared {
         Shared {
             blocker,

@@ -94,6 +94,12 @@ impl<T> RwLock<T> {
         whole(self.lock.read())
     }
 
+    /// Takes the lock shared, unless somebody holds it exclusively or waits for that.
+    pub fn try_read(&self) -> Option<model::RwLockReadGuard<'_, T>> {
+        let _door = self.door.try_lock().ok()?;
+        self.lock.try_read().ok()
+    }
+
     /// Takes the lock exclusively.
     pub fn write(&self) -> model::RwLockWriteGuard<'_, T> {
         let _door = whole(self.door.lock());

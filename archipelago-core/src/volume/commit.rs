@@ -134,6 +134,11 @@ impl Inner {
         Ok(())
     }
 
+    /// Whether [`Inner::throttle`] might have something to do, or to wait for.
+    pub fn slows_writers(&self, writer: &Writer) -> bool {
+        writer.journal.needs_segment() || self.pressure(writer) >= self.shared.options.max_unfolded / 2
+    }
+
     /// The map as it is, to be folded later. Changes are stopped by the caller.
     pub fn capture(&self, writer: &Writer) -> FoldJob {
         FoldJob {

@@ -274,12 +274,18 @@ impl Inner {
     }
 
     /// Checks a request's range.
+    #[inline]
     pub fn check_range(&self, offset: u64, len: u64) -> Result<()> {
         let size = self.size.load(Ordering::Acquire);
         match offset.checked_add(len) {
             Some(end) if end <= size => Ok(()),
-            _ => Err(Error::OutOfRange { name: self.name(), offset, len, size }),
+            _ => Err(self.out_of_range(offset, len, size)),
         }
+    }
+
+    #[cold]
+    fn out_of_range(&self, offset: u64, len: u64, size: u64) -> Error {
+        Error::OutOfRange { name: self.name(), offset, len, size }
     }
 
     /// Calls `each` with the parts of a range, in order, and whether it is the last: each changes the maps of a bounded number of
@@ -323,6 +329,16 @@ impl Inner {
         }
         let tree = self.tree.read();
         Ok(Found::Clean(tree.find(self.blocker(), &self.shared.cache, block)?))
+    }
+
+    /// Where `start..start+len` of a block is if it is one run, at its first sector.
+    #[inline(always)]
+    pub fn one_run(&self, shard: &Shard, block: u64, start: u16, len: u16) -> Result<Option<Source>> {
+        let one = |extents: &[Extent]| block_map::one_run(extents, start, len);
+        if let Some(map) = shard.get(&block) {
+            return Ok(one(map.extents()));
+        }
+        self.tree.read().see(self.blocker(), &self.shared.cache, block, one)
     }
 
     /// Puts a changed map into its shard.

@@ -12,7 +12,7 @@ use crate::mapper::block_map::BlockMap;
 use crate::mapper::runs::Change;
 use crate::sync::atomic::Ordering;
 use crate::volume::inner::{Inner, Writer};
-use crate::volume::iov::{ReadCursor, Slices, copy_out, part};
+use crate::volume::iov::{ReadCursor, Slices, copy_out, part, total};
 use crate::volume::{DataExtent, WriteFlags};
 
 /// Zeros to write from.
@@ -48,10 +48,18 @@ impl Inner {
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::NotOpen(self.name()));
         }
-        let len = bufs.iter().map(|b| b.len()).sum();
+        let len = total(bufs);
         self.check_request(offset, len)?;
         // Until the bytes are read, nobody may take away what the map named.
         let _operation = self.shared.operations.begin();
+        match self.in_one_block(offset, len) {
+            Some((block, from)) if self.read_side_by_side(bufs, block, from, len)? => Ok(()),
+            _ => self.read_pieces(bufs, offset, len),
+        }
+    }
+
+    /// Reads what lies in several places.
+    fn read_pieces(&self, bufs: &mut [IoSliceMut<'_>], offset: u64, len: usize) -> Result<()> {
         let pieces = self.resolve(offset, len)?;
         let mut cursor = ReadCursor::new(bufs);
         let mut shown = offset;
@@ -64,6 +72,40 @@ impl Inner {
             shown += piece.len as u64;
         }
         Ok(())
+    }
+
+    /// Block, and bytes in it, of a range that is not empty and lies in one block.
+    pub(super) fn in_one_block(&self, offset: u64, len: usize) -> Option<(u64, u64)> {
+        let block = offset >> self.block_shift;
+        let from = offset - (block << self.block_shift);
+        (len > 0 && from + len as u64 <= 1 << self.block_shift).then_some((block, from))
+    }
+
+    /// Reads a range that lies side by side in one block, as that of nearly every request does; `false` if it does not, and
+    /// nothing was read.
+    fn read_side_by_side(&self, bufs: &mut [IoSliceMut<'_>], block: u64, from: u64, len: usize) -> Result<bool> {
+        let (first, last) = (from >> SECTOR_SHIFT, (from + len as u64).div_ceil(SECTOR));
+        let source = {
+            let shard = self.overlay.shard(block).read();
+            self.one_run(&shard, block, first as u16, (last - first) as u16)?
+        };
+        let (Some(source), start) = (source, first << SECTOR_SHIFT) else { return Ok(false) };
+        if self.is_written_in_place(&source)
+            && let Some((object, at)) = self.place(&source, block, start, from - start)
+        {
+            return self.blocker().read(object, bufs, at).map(|()| true);
+        }
+        let (place, there) = self.find(&source, block, start, from - start, len)?;
+        match place {
+            Some((object, at)) if there == len => {
+                self.read_place(object, bufs, at, (block << self.block_shift) + from).map(|()| true)
+            }
+            Some(_) => Ok(false),
+            None => {
+                bufs.iter_mut().for_each(|buf| buf.fill(0));
+                Ok(true)
+            }
+        }
     }
 
     /// Where the bytes of a range are; neighbours that lie side by side are one piece.
@@ -105,11 +147,14 @@ impl Inner {
 
     /// See [`crate::Volume::write`].
     pub fn write(&self, bufs: &[IoSlice<'_>], offset: u64, flags: WriteFlags) -> Result<()> {
-        let len = bufs.iter().map(|b| b.len()).sum();
+        let len = total(bufs);
         let writer = self.writer()?;
         self.check()?;
         self.check_request(offset, len)?;
         self.throttle(writer)?;
+        if self.overwrite_side_by_side(writer, bufs, offset, len)? {
+            return if flags.fua { self.flush() } else { Ok(()) };
+        }
         {
             let _operation = self.shared.operations.begin();
             for (at, n) in pieces(offset, len as u64) {
@@ -121,8 +166,29 @@ impl Inner {
         if flags.fua { self.flush() } else { Ok(()) }
     }
 
+    /// Overwrites a range that is admitted at once and lies side by side in one block, at a place of this volume's own; `false`
+    /// if it does not, and nothing was done. No map changes, so there is nothing to be looked at behind it.
+    fn overwrite_side_by_side(&self, writer: &Writer, bufs: &[IoSlice<'_>], offset: u64, len: usize) -> Result<bool> {
+        let Some((block, from)) = self.in_one_block(offset, len).filter(|_| len < 2 * ADMITTED) else {
+            return Ok(false);
+        };
+        let (first, last) = (from >> SECTOR_SHIFT, (from + len as u64).div_ceil(SECTOR));
+        let _operation = self.shared.operations.begin();
+        self.admitted(offset, len as u64, || {
+            let shard = self.overlay.shard(block).read();
+            let source = self.one_run(&shard, block, first as u16, (last - first) as u16)?;
+            let (Some(source), start) = (source.filter(|source| self.is_live(source)), first << SECTOR_SHIFT) else {
+                return Ok(false);
+            };
+            match self.place(&source, block, start, from - start) {
+                Some(at) => self.write_in_place(writer, &source, at, bufs).map(|()| true),
+                None => Ok(false),
+            }
+        })
+    }
+
     /// Makes one piece of a request that changes `offset..offset + len`.
-    fn admitted(&self, offset: u64, len: u64, change: impl FnOnce() -> Result<()>) -> Result<()> {
+    fn admitted<T>(&self, offset: u64, len: u64, change: impl FnOnce() -> Result<T>) -> Result<T> {
         let _gate = self.gate.read();
         // Looked at again behind the gate: a resize or a close may have come between.
         self.check()?;

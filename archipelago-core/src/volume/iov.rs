@@ -1,11 +1,20 @@
 //! Cuts a caller's buffers at block and extent bounds without copying them.
 
 use std::io::{IoSlice, IoSliceMut};
+use std::ops::Deref;
 
 use smallvec::SmallVec;
 
 /// Pieces of one request that go to one place.
 pub type Slices<'a> = SmallVec<[IoSlice<'a>; 16]>;
+
+/// Bytes of all buffers. Of one, which is the rule, without a loop.
+pub fn total<B: Deref<Target = [u8]>>(bufs: &[B]) -> usize {
+    match bufs {
+        [one] => one.len(),
+        _ => bufs.iter().map(|buf| buf.len()).sum(),
+    }
+}
 
 /// Gives out the bytes of a list of buffers in order.
 pub struct ReadCursor<'a, 'b> {

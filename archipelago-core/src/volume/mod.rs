@@ -1,12 +1,12 @@
 //! An open volume: byte ranges in, ordered and durable I/O out.
 
 use std::io::{IoSlice, IoSliceMut};
-use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::store::VolumeInfo;
 use crate::sync::atomic::Ordering;
 
+mod at_once;
 mod commit;
 mod compact;
 mod compose;
@@ -188,8 +188,9 @@ impl Volume {
         self.inner.close()
     }
 
-    /// Queues an operation; its completion arrives in `queue` with `tag`. `TooBusy` when the store's queue is full: the buffer
-    /// comes back with the error.
+    /// Queues an operation; its completion arrives in `queue` with `tag`. A short read of bytes that the system has in memory, and a
+    /// short overwrite, which goes there, are carried out before this returns; nothing else is waited for. `TooBusy` when the
+    /// store's queue is full: the buffer comes back with the error.
     pub fn submit(
         &self,
         operation: Operation,
@@ -197,11 +198,26 @@ impl Volume {
         queue: &CompletionQueue,
     ) -> std::result::Result<(), (crate::Error, Operation)> {
         let pool = &self.inner.shared.pool;
-        pool.submit(Arc::new(self.clone()), operation, tag, queue)
+        pool.submit(self, operation, tag, queue)
     }
 }
 
 impl queue::Executor for Volume {
+    fn at_once(&self, operation: &mut Operation) -> Option<Result<()>> {
+        let done = match operation {
+            Operation::Read { buf, offset } => self.inner.read_at_once(buf, *offset),
+            Operation::Write { buf, offset, flags: WriteFlags { fua: false } } => {
+                self.writable().and_then(|inner| inner.overwrite_at_once(buf, *offset))
+            }
+            _ => return None,
+        };
+        match done {
+            Ok(true) => Some(Ok(())),
+            Ok(false) => None,
+            Err(error) => Some(Err(error)),
+        }
+    }
+
     fn execute(&self, operation: &mut Operation) -> Result<()> {
         match operation {
             Operation::Read { buf, offset } => self.read_at(buf, *offset),

@@ -1,9 +1,9 @@
 //! The blocks of an open volume that changed since they were last folded.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
+use crate::id_hash::BuildIdHasher;
 use crate::mapper::block_map::BlockMap;
 use crate::sync::RwLock;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -11,27 +11,7 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 /// Neighbouring blocks fall into different shards, so that sequential writers rarely meet.
 const SHARDS: usize = 16;
 
-/// Hashes a block index: one multiplication spreads it over the table.
-#[derive(Default)]
-pub struct BlockHasher(u64);
-
-impl Hasher for BlockHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        self.0 = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(26);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
-type Blocks = HashMap<u64, Arc<BlockMap>, BuildHasherDefault<BlockHasher>>;
+type Blocks = HashMap<u64, Arc<BlockMap>, BuildIdHasher>;
 
 /// One shard: block index to the whole map of the block.
 #[derive(Default)]

@@ -1,5 +1,5 @@
-//! Submission and completion: operations are carried out by a few threads of the store, and their ends are collected in
-//! queues of the caller's. For callers that keep many operations in flight from one thread (the C ABI, fio). Who has a thread
+//! Submission and completion: operations are carried out by a few threads of the store, those that need no waiting by the caller's own,
+//! and their ends are collected in queues of the caller's. For callers that keep many operations in flight from one thread (the C ABI, fio). Who has a thread
 //! per request anyway calls the volume directly and saves the hand-over.
 //!
 //! Everything is bounded: the operations that wait in the pool, its threads, and per completion queue the operations
@@ -20,7 +20,14 @@ use crate::error::{Error, Result};
 use crate::limits::MAX_QUEUE;
 
 /// Carries out operations; a volume. A buffer that is read into is filled in place.
-pub(crate) trait Executor: Send + Sync {
+pub(crate) trait Executor: Clone + Send + Sync + 'static {
+    /// Carries out an operation in the thread that submits it, if that needs no waiting; otherwise nothing was changed but the buffer of
+    /// a read.
+    fn at_once(&self, operation: &mut Operation) -> Option<Result<()>> {
+        let _ = operation;
+        None
+    }
+
     /// Carries out one operation, in a thread of the pool.
     fn execute(&self, operation: &mut Operation) -> Result<()>;
 }
@@ -125,20 +132,24 @@ impl Collected {
 }
 
 /// An operation on its way.
-struct Job {
-    executor: Arc<dyn Executor>,
+struct Job<E> {
+    executor: E,
     operation: Operation,
     tag: u64,
     queue: Arc<Collected>,
 }
 
-impl Job {
+/// What [`Executor::execute`] answers, or an error if it panics.
+fn caught<R>(execute: impl FnOnce() -> R, failed: impl FnOnce(Result<()>) -> R) -> R {
+    catch_unwind(AssertUnwindSafe(execute)).unwrap_or_else(|_| {
+        let source = io::Error::other("the engine failed inside the operation; close the volume and open it again");
+        failed(Err(Error::Io { op: "execute", object: "operation".into(), source }))
+    })
+}
+
+impl<E: Executor> Job<E> {
     fn run(mut self) {
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.executor.execute(&mut self.operation)));
-        let result = outcome.unwrap_or_else(|_| {
-            let source = io::Error::other("the engine failed inside the operation; close the volume and open it again");
-            Err(Error::Io { op: "execute", object: "operation".into(), source })
-        });
+        let result = caught(|| self.executor.execute(&mut self.operation), |failed| failed);
         self.end(result);
     }
 
@@ -147,11 +158,17 @@ impl Job {
         // Before the completion is seen: its reader may drop the last other handle and count on the volume being closed.
         // Closing may fail in ways of its own, which must cost neither the completion nor the thread.
         let _ = catch_unwind(AssertUnwindSafe(move || drop(executor)));
-        let buf = match operation {
+        queue.push(Completion { tag, buf: operation.into_buf(), result });
+    }
+}
+
+impl Operation {
+    /// Its buffer; empty for those without one.
+    fn into_buf(self) -> Vec<u8> {
+        match self {
             Operation::Read { buf, .. } | Operation::Write { buf, .. } => buf,
             Operation::Flush | Operation::Discard { .. } | Operation::WriteZeroes { .. } => Vec::new(),
-        };
-        queue.push(Completion { tag, buf, result });
+        }
     }
 }
 
@@ -160,21 +177,21 @@ impl Job {
 /// Threads are started when there is work for them and stay. Dropping the pool answers what still waits with `NotOpen`,
 /// lets what is under way finish, and joins the threads; it may be dropped by one of them, when an operation held the
 /// last handle of its store.
-pub(crate) struct WorkerPool {
-    shared: Arc<Pool>,
+pub(crate) struct WorkerPool<E: Executor> {
+    shared: Arc<Pool<E>>,
     workers: Mutex<Vec<JoinHandle<()>>>,
     threads: usize,
     capacity: usize,
 }
 
-struct Pool {
-    state: Mutex<Waiting>,
+struct Pool<E> {
+    state: Mutex<Waiting<E>>,
     /// Signalled when a job was added, or the pool ends.
     work: Condvar,
 }
 
-struct Waiting {
-    jobs: VecDeque<Job>,
+struct Waiting<E> {
+    jobs: VecDeque<Job<E>>,
     /// Threads that wait for a job.
     idle: usize,
     /// Threads that were started.
@@ -182,25 +199,29 @@ struct Waiting {
     closed: bool,
 }
 
-impl WorkerPool {
+impl<E: Executor> WorkerPool<E> {
     /// A pool of at most `threads` threads (at least one) and `capacity` operations that wait for one.
-    pub(crate) fn new(threads: usize, capacity: usize) -> WorkerPool {
+    pub(crate) fn new(threads: usize, capacity: usize) -> WorkerPool<E> {
         let state = Waiting { jobs: VecDeque::new(), idle: 0, started: 0, closed: false };
         let shared = Arc::new(Pool { state: Mutex::new(state), work: Condvar::new() });
         WorkerPool { shared, workers: Mutex::new(Vec::new()), threads: threads.max(1), capacity }
     }
 
-    /// Queues an operation; its completion arrives in `queue` with `tag`. With `TooBusy`, because the pool or the queue is
+    /// Carries out an operation at once, or queues it; its completion arrives in `queue` with `tag`. With `TooBusy`, because the pool or the queue is
     /// full, the operation comes back as it was.
     pub(crate) fn submit(
         &self,
-        executor: Arc<dyn Executor>,
-        operation: Operation,
+        executor: &E,
+        mut operation: Operation,
         tag: u64,
         queue: &CompletionQueue,
     ) -> std::result::Result<(), (Error, Operation)> {
         if !queue.shared.reserve() {
             return Err((Error::TooBusy("completion queue; collect completions first".into()), operation));
+        }
+        if let Some(result) = caught(|| executor.at_once(&mut operation), Some) {
+            queue.shared.push(Completion { tag, buf: operation.into_buf(), result });
+            return Ok(());
         }
         let refuse = |text: &str, operation| {
             queue.shared.give_back();
@@ -223,7 +244,7 @@ impl WorkerPool {
                 }
             }
         }
-        state.jobs.push_back(Job { executor, operation, tag, queue: queue.shared.clone() });
+        state.jobs.push_back(Job { executor: executor.clone(), operation, tag, queue: queue.shared.clone() });
         drop(state);
         self.shared.work.notify_one();
         Ok(())
@@ -237,7 +258,7 @@ impl WorkerPool {
     }
 }
 
-impl Drop for WorkerPool {
+impl<E: Executor> Drop for WorkerPool<E> {
     fn drop(&mut self) {
         let waiting = {
             let mut state = self.shared.state.lock();
@@ -258,7 +279,7 @@ impl Drop for WorkerPool {
     }
 }
 
-impl Pool {
+impl<E: Executor> Pool<E> {
     /// Carries out jobs until the pool is closed.
     fn work(&self) {
         let mut state = self.state.lock();

@@ -146,6 +146,13 @@ fn a_changed_bit_in_sealed_data_is_an_error_of_whoever_reads_it_and_of_nobody_el
             let said = format!("bytes {sector} to {} of {name}", sector + SECTOR);
             assert!(text.contains(&said) && text.contains(&Object::Data(owner, 1).to_string()), "{text}");
         }
+        // The same for what is submitted, which is tried without a second reading at first.
+        let (queue, mut ended) = (CompletionQueue::new(), Vec::new());
+        for offset in [at / SECTOR * SECTOR, at] {
+            volume.submit(Operation::Read { buf: vec![0; SECTOR as usize], offset }, 1, &queue).unwrap();
+            assert_eq!(queue.wait(&mut ended, 1, None), 1);
+            assert!(matches!(ended.pop().unwrap().result, Err(Error::Damaged { .. })), "{name} {offset}");
+        }
         // Its neighbours are there.
         for (from, to) in [(at - 100 - SECTOR, at - 100), (at + SECTOR - 100, at + 2 * SECTOR), (at + 3996, at + 5000)]
         {

@@ -11,7 +11,7 @@ use archipelago_core::format::header::{Header, Root};
 use archipelago_core::format::node::{Entry, Extent, Node, Pointer, Source};
 use archipelago_core::{Background, CheckOptions, CreateOptions, InitOptions, Location, Store, StoreOptions};
 
-use super::{Outcome, Scratch, cpu, quartiles, timed};
+use super::{Failure, Outcome, Scratch, cpu, quartiles, timed};
 
 /// Entries of the map that is checked again and again.
 pub(super) const ENTRIES: u64 = 4 << 20;
@@ -29,8 +29,6 @@ const GATHER: usize = 1 << 20;
 const PACK: u64 = 60 << 20;
 /// Who wrote the tree; a volume that is not there any more.
 const OWNER: VolumeId = VolumeId(0xbe7c);
-
-pub(super) type Failure = Box<dyn std::error::Error>;
 
 /// Prints the figures.
 pub fn run(dir: &Path) -> Outcome {

@@ -18,13 +18,24 @@ pub mod first;
 pub mod freeze;
 pub mod gc;
 pub mod hash;
+pub mod io;
 pub mod meta;
 pub mod send;
 pub mod space;
 pub mod sums;
 
 /// How a measurement ends.
-pub type Outcome = Result<(), Box<dyn std::error::Error>>;
+pub type Outcome = Result<(), Failure>;
+/// What ends one early.
+pub type Failure = Box<dyn std::error::Error>;
+
+/// What the command line says besides the groups.
+pub struct Options {
+    /// How long one turn of one contender is, where turns are interleaved.
+    pub turn: Duration,
+    /// A line of JSON for each ratio, where the group has them.
+    pub json: bool,
+}
 
 /// A directory that is removed at the end.
 pub struct Scratch(pub PathBuf);

@@ -5,16 +5,18 @@
 //! the report of a failed write-back. How many these are is up to the caller, who decides when to sync; nothing is
 //! ever synced behind its back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
+use smallvec::SmallVec;
 
 use super::names;
 use crate::blocker::sys::{Fd, Open, Sys};
 use crate::blocker::{Object, VolumeId};
+use crate::id_hash::BuildIdHasher;
 
 /// Independent parts of the cache; all files of a volume are in one of them.
 const SHARDS: usize = 16;
@@ -36,7 +38,7 @@ pub(super) struct OpenFile {
     failed: AtomicBool,
     /// One sync at a time: whoever finds the file clean knows that the sync which made it clean has ended.
     syncing: Mutex<()>,
-    /// When it was last looked up, in look-ups of its shard.
+    /// When it was last looked up, in look-ups of its shard, of which some may be lost.
     used: AtomicU64,
 }
 
@@ -99,13 +101,64 @@ pub(super) enum Access {
     Create,
 }
 
+/// The open parts of an object, which are hardly ever more than one, in no order.
+type Parts = SmallVec<[(u32, Arc<OpenFile>); 1]>;
+
+/// By object, and not by object and part: a sync wants all parts.
+#[derive(Default)]
+struct Files(HashMap<Object, Parts, BuildIdHasher>);
+
+impl Files {
+    fn get(&self, object: Object, part: u32) -> Option<&Arc<OpenFile>> {
+        self.0.get(&object)?.iter().find(|(number, _)| *number == part).map(|(_, file)| file)
+    }
+
+    /// Returns what was there.
+    fn insert(&mut self, object: Object, part: u32, file: Arc<OpenFile>) -> Option<Arc<OpenFile>> {
+        let parts = self.0.entry(object).or_default();
+        match parts.iter_mut().find(|(number, _)| *number == part) {
+            Some((_, there)) => Some(std::mem::replace(there, file)),
+            None => {
+                parts.push((part, file));
+                None
+            }
+        }
+    }
+
+    /// Takes out those that `which` wants.
+    fn take(&mut self, mut which: impl FnMut(Object, u32, &mut Arc<OpenFile>) -> bool) -> Vec<Arc<OpenFile>> {
+        let mut taken = Vec::new();
+        self.0.retain(|object, parts| {
+            parts.retain(|(part, file)| {
+                let wanted = which(*object, *part, file);
+                if wanted {
+                    taken.push(file.clone());
+                }
+                !wanted
+            });
+            !parts.is_empty()
+        });
+        taken
+    }
+}
+
 #[derive(Default)]
 struct Shard {
-    files: RwLock<BTreeMap<(Object, u32), Arc<OpenFile>>>,
+    files: RwLock<Files>,
     /// Held while a file is opened or its name removed: two openers never make two descriptors of one file.
     opening: Mutex<()>,
     facts: Mutex<Facts>,
     ticks: AtomicU64,
+}
+
+impl Shard {
+    /// Counts a look-up. Not in one step, which would cost every request: of two at the same moment one may be lost, and then
+    /// two files were used equally long ago.
+    fn tick(&self) -> u64 {
+        let now = self.ticks.load(Ordering::Relaxed);
+        self.ticks.store(now + 1, Ordering::Relaxed);
+        now
+    }
 }
 
 #[derive(Default)]
@@ -143,20 +196,24 @@ impl Descriptors {
         &self.shards[(spread ^ spread >> 32) as usize % SHARDS]
     }
 
+    /// The file of an object part, if it is open for this.
+    #[inline(always)]
+    pub(super) fn opened(&self, object: Object, part: u32, access: Access) -> Option<Arc<OpenFile>> {
+        let shard = self.shard(object);
+        let files = shard.files.read();
+        let file = files.get(object, part).filter(|file| file.writable || access == Access::Read)?;
+        file.used.store(shard.tick(), Ordering::Relaxed);
+        Some(file.clone())
+    }
+
     /// The open file of an object part, opened if need be; `None` if it does not exist.
     pub(super) fn get(&self, object: Object, part: u32, access: Access) -> io::Result<Option<Arc<OpenFile>>> {
-        let shard = self.shard(object);
-        let cached = || {
-            let files = shard.files.read();
-            let file = files.get(&(object, part)).filter(|file| file.writable || access == Access::Read)?;
-            file.used.store(shard.ticks.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
-            Some(file.clone())
-        };
-        if let Some(file) = cached() {
+        if let Some(file) = self.opened(object, part, access) {
             return Ok(Some(file));
         }
+        let shard = self.shard(object);
         let _opening = shard.opening.lock();
-        if let Some(file) = cached() {
+        if let Some(file) = self.opened(object, part, access) {
             return Ok(Some(file));
         }
         let path = names::object_path(object, part);
@@ -180,7 +237,7 @@ impl Descriptors {
             }
             Err(e) => return Err(e),
         };
-        Ok(Some(self.insert(shard, (object, part), fd, writable, new_entry)))
+        Ok(Some(self.insert(shard, object, part, (fd, writable, new_entry))))
     }
 
     /// Creates a file that must not exist, with its directory if need be.
@@ -214,10 +271,17 @@ impl Descriptors {
     pub(super) fn adopt(&self, object: Object, part: u32, fd: Fd) {
         let shard = self.shard(object);
         let _opening = shard.opening.lock();
-        self.insert(shard, (object, part), fd, true, false);
+        self.insert(shard, object, part, (fd, true, false));
     }
 
-    fn insert(&self, shard: &Shard, key: (Object, u32), fd: Fd, writable: bool, new_entry: bool) -> Arc<OpenFile> {
+    /// Keeps a descriptor, which is `writable`, or has a `new_entry`.
+    fn insert(
+        &self,
+        shard: &Shard,
+        object: Object,
+        part: u32,
+        (fd, writable, new_entry): (Fd, bool, bool),
+    ) -> Arc<OpenFile> {
         let file = Arc::new(OpenFile {
             sys: self.sys.clone(),
             fd,
@@ -226,11 +290,11 @@ impl Descriptors {
             new_entry: AtomicBool::new(new_entry),
             failed: AtomicBool::new(false),
             syncing: Mutex::new(()),
-            used: AtomicU64::new(shard.ticks.fetch_add(1, Ordering::Relaxed)),
+            used: AtomicU64::new(shard.tick()),
         });
         self.make_room(shard);
         // What is replaced here was opened for reading only, so nothing about it need be remembered.
-        if shard.files.write().insert(key, file.clone()).is_none() {
+        if shard.files.write().insert(object, part, file.clone()).is_none() {
             self.open.fetch_add(1, Ordering::Relaxed);
         }
         file
@@ -242,14 +306,19 @@ impl Descriptors {
         for shard in std::iter::once(home).chain(others) {
             while self.open.load(Ordering::Relaxed) >= self.max {
                 let mut files = shard.files.write();
-                let oldest = files
-                    .iter_mut()
-                    .filter_map(|(key, file)| is_idle(file).then(|| (file.used.load(Ordering::Relaxed), *key)))
-                    .min();
-                let Some((_, key)) = oldest else { break };
-                let closed = files.remove(&key);
+                let mut oldest = None;
+                for (object, parts) in &mut files.0 {
+                    for (part, file) in parts {
+                        let this = (file.used.load(Ordering::Relaxed), *object, *part);
+                        if is_idle(file) && oldest.is_none_or(|oldest| this < oldest) {
+                            oldest = Some(this);
+                        }
+                    }
+                }
+                let Some((_, object, part)) = oldest else { break };
+                let closed = files.take(|held, number, _| (held, number) == (object, part));
                 drop(files);
-                self.open.fetch_sub(usize::from(closed.is_some()), Ordering::Relaxed);
+                self.open.fetch_sub(closed.len(), Ordering::Relaxed);
             }
         }
     }
@@ -257,14 +326,14 @@ impl Descriptors {
     /// The open parts of an object.
     pub(super) fn parts(&self, object: Object) -> Vec<Arc<OpenFile>> {
         let files = self.shard(object).files.read();
-        files.range((object, 0)..=(object, u32::MAX)).map(|(_, file)| file.clone()).collect()
+        files.0.get(&object).into_iter().flatten().map(|(_, file)| file.clone()).collect()
     }
 
     /// Forgets all of an object and calls `unlink`, while nobody can open it.
     pub(super) fn remove<R>(&self, object: Object, unlink: impl FnOnce() -> R) -> R {
         let shard = self.shard(object);
         let _opening = shard.opening.lock();
-        self.drop_files(shard, |(held, _), _| *held == object);
+        self.drop_files(shard, |held, _| held == object);
         let mut facts = shard.facts.lock();
         facts.settled.remove(&object);
         facts.failed.remove(&object);
@@ -276,7 +345,7 @@ impl Descriptors {
     /// syncs, are remembered.
     pub(super) fn reopen(&self, volume: VolumeId) {
         let shard = self.shard_of(volume.0);
-        self.drop_files(shard, |(held, _), file| held.volume() == volume && is_idle(file));
+        self.drop_files(shard, |held, file| held.volume() == volume && is_idle(file));
         shard.facts.lock().settled.retain(|object| object.volume() != volume);
     }
 
@@ -287,8 +356,8 @@ impl Descriptors {
         }
     }
 
-    fn drop_files(&self, shard: &Shard, mut which: impl FnMut(&(Object, u32), &mut Arc<OpenFile>) -> bool) {
-        let closed: Vec<_> = shard.files.write().extract_if(.., |key, file| which(key, file)).collect();
+    fn drop_files(&self, shard: &Shard, mut which: impl FnMut(Object, &mut Arc<OpenFile>) -> bool) {
+        let closed = shard.files.write().take(|object, _, file| which(object, file));
         self.open.fetch_sub(closed.len(), Ordering::Relaxed);
     }
 

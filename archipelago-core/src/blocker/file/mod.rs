@@ -133,6 +133,10 @@ impl Blocker for FileBlocker {
         self.read_object(object, bufs, offset)
     }
 
+    fn read_at_once(&self, object: Object, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<bool> {
+        self.read_object_at_once(object, bufs, offset)
+    }
+
     fn read_some(&self, object: Object, buf: &mut [u8], offset: u64) -> Result<usize> {
         self.read_what_is_there(object, buf, offset)
     }

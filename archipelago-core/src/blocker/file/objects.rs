@@ -33,6 +33,18 @@ struct Piece {
 /// An object that waits for the sync of its directory, with its files whose entries are new.
 type Waiting = (Object, SmallVec<[Arc<OpenFile>; 1]>);
 
+/// A request that stays inside one part, as nearly every one does.
+fn one_piece(object: Object, offset: u64, len: u64) -> Option<Piece> {
+    let end = offset.checked_add(len)?;
+    if !matches!(object, Object::Data(..)) {
+        return Some(Piece { part: 0, offset, before: 0, len });
+    }
+    let part = offset / DATA_PART;
+    let inside = len > 0 && (end - 1) / DATA_PART == part;
+    let part = u32::try_from(part).ok()?;
+    inside.then_some(Piece { part, offset: offset % DATA_PART, before: 0, len })
+}
+
 /// Cuts a request at the borders of parts.
 fn pieces(object: Object, offset: u64, len: u64) -> Result<SmallVec<[Piece; 2]>> {
     let too_far = || Error::InvalidArgument(format!("{object}: {len} bytes at offset {offset} are out of reach"));
@@ -50,6 +62,20 @@ fn pieces(object: Object, offset: u64, len: u64) -> Result<SmallVec<[Piece; 2]>>
         at = until;
     }
     Ok(pieces)
+}
+
+/// The error of a read that failed, or ended early. Never zeros instead: whoever reads was told by a map that something was written
+/// here.
+#[cold]
+fn failed_read(object: Object, piece: &Piece, ended: io::Result<usize>) -> Error {
+    let path = names::object_path(object, piece.part);
+    let read = match ended {
+        Ok(read) => read as u64,
+        Err(e) => return fail("read", path, e),
+    };
+    let end = piece.offset + read;
+    let detail = format!("cut short: {} bytes wanted at offset {}, ends at {end}", piece.len, piece.offset);
+    Error::damaged(path, detail)
 }
 
 /// Where bytes `from..from + len` of a list of buffers are: which buffers, and which range of each.
@@ -119,13 +145,20 @@ impl FileBlocker {
         Ok(())
     }
 
+    #[inline(always)]
     pub(super) fn read_object(&self, object: Object, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()> {
-        let len: usize = bufs.iter().map(|buf| buf.len()).sum();
-        let pieces = pieces(object, offset, len as u64)?;
-        if let [piece] = &pieces[..] {
-            return self.read_part(object, piece, bufs);
+        let len = match &*bufs {
+            [one] => one.len(),
+            _ => bufs.iter().map(|buf| buf.len()).sum(),
+        };
+        match one_piece(object, offset, len as u64) {
+            Some(piece) => self.read_part(object, &piece, bufs),
+            None => self.read_parts(object, bufs, offset, len as u64),
         }
-        for piece in &pieces {
+    }
+
+    fn read_parts(&self, object: Object, bufs: &mut [IoSliceMut<'_>], offset: u64, len: u64) -> Result<()> {
+        for piece in &pieces(object, offset, len)? {
             let places: SmallVec<[_; 16]> = ranges(bufs.iter().map(|buf| buf.len()), piece.before, piece.len).collect();
             let mut part: SmallVec<[IoSliceMut<'_>; 16]> =
                 bufs.iter_mut().zip(places).map(|(buf, place)| IoSliceMut::new(&mut buf[place])).collect();
@@ -134,20 +167,32 @@ impl FileBlocker {
         Ok(())
     }
 
+    #[inline(always)]
     fn read_part(&self, object: Object, piece: &Piece, bufs: &mut [IoSliceMut<'_>]) -> Result<()> {
-        let path = || names::object_path(object, piece.part);
-        let file = self.files.get(object, piece.part, Access::Read).map_err(|e| fail("open", path(), e))?;
-        let Some(file) = file else {
-            return Err(Error::damaged(path(), "cut short: the file is missing"));
+        let file = match self.files.opened(object, piece.part, Access::Read) {
+            Some(file) => file,
+            None => self.open_to_read(object, piece.part)?,
         };
-        let read = self.sys.preadv(file.fd, bufs, piece.offset).map_err(|e| fail("read", path(), e))?;
-        if read as u64 == piece.len {
-            return Ok(());
+        match self.sys.preadv(file.fd, bufs, piece.offset) {
+            Ok(read) if read as u64 == piece.len => Ok(()),
+            ended => Err(failed_read(object, piece, ended)),
         }
-        // Never zeros instead: whoever reads was told by a map that something was written here.
-        let end = piece.offset + read as u64;
-        let detail = format!("cut short: {} bytes wanted at offset {}, ends at {end}", piece.len, piece.offset);
-        Err(Error::damaged(path(), detail))
+    }
+
+    /// Only of a file that is open; what fails is left to [`FileBlocker::read_object`] to explain.
+    pub(super) fn read_object_at_once(&self, object: Object, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<bool> {
+        let len = bufs.iter().map(|buf| buf.len() as u64).sum();
+        let Some(piece) = one_piece(object, offset, len) else { return Ok(false) };
+        let Some(file) = self.files.opened(object, piece.part, Access::Read) else { return Ok(false) };
+        let read = self.sys.preadv_at_once(file.fd, bufs, piece.offset);
+        Ok(matches!(read, Ok(Some(read)) if read as u64 == len))
+    }
+
+    #[cold]
+    fn open_to_read(&self, object: Object, part: u32) -> Result<Arc<OpenFile>> {
+        let path = || names::object_path(object, part);
+        let file = self.files.get(object, part, Access::Read).map_err(|e| fail("open", path(), e))?;
+        file.ok_or_else(|| Error::damaged(path(), "cut short: the file is missing"))
     }
 
     pub(super) fn read_what_is_there(&self, object: Object, buf: &mut [u8], offset: u64) -> Result<usize> {
@@ -172,13 +217,20 @@ impl FileBlocker {
         }
     }
 
+    #[inline(always)]
     pub(super) fn write_object(&self, object: Object, bufs: &[IoSlice<'_>], offset: u64) -> Result<()> {
-        let len: usize = bufs.iter().map(|buf| buf.len()).sum();
-        let pieces = pieces(object, offset, len as u64)?;
-        if let [piece] = &pieces[..] {
-            return self.write_part(object, piece, bufs);
+        let len = match bufs {
+            [one] => one.len(),
+            _ => bufs.iter().map(|buf| buf.len()).sum(),
+        };
+        match one_piece(object, offset, len as u64) {
+            Some(piece) => self.write_part(object, &piece, bufs),
+            None => self.write_parts(object, bufs, offset, len as u64),
         }
-        for piece in &pieces {
+    }
+
+    fn write_parts(&self, object: Object, bufs: &[IoSlice<'_>], offset: u64, len: u64) -> Result<()> {
+        for piece in &pieces(object, offset, len)? {
             let places = ranges(bufs.iter().map(|buf| buf.len()), piece.before, piece.len);
             let part: SmallVec<[IoSlice<'_>; 16]> =
                 bufs.iter().zip(places).map(|(buf, place)| IoSlice::new(&buf[place])).collect();
@@ -187,11 +239,15 @@ impl FileBlocker {
         Ok(())
     }
 
+    #[inline(always)]
     fn write_part(&self, object: Object, piece: &Piece, bufs: &[IoSlice<'_>]) -> Result<()> {
         let path = || names::object_path(object, piece.part);
         let get = |access| self.files.get(object, piece.part, access).map_err(|e| fail("open", path(), e));
         let sparse = matches!(object, Object::Data(..) | Object::Sum(..));
-        let existing = get(Access::Write)?;
+        let existing = match self.files.opened(object, piece.part, Access::Write) {
+            None => get(Access::Write)?,
+            opened => opened,
+        };
         if sparse {
             let may_allocate = || match &existing {
                 Some(file) => {

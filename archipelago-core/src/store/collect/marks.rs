@@ -2,7 +2,6 @@
 //! data as one bit per block and, where a block is used in part, one bit per sector.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::hash::BuildHasherDefault;
 use std::ops::Range;
 
 use super::digests::Digests;
@@ -11,8 +10,8 @@ use crate::blocker::{Object, VolumeId};
 use crate::digest::Digest;
 use crate::format::log::SEGMENT_HEAD;
 use crate::format::node::Pointer;
+use crate::id_hash::BuildIdHasher;
 use crate::limits::{FANOUT, FANOUT_SHIFT, SECTOR_SHIFT, SEGMENT_SIZE};
-use crate::volume::overlay::BlockHasher;
 
 /// No node is shorter, so two nodes of a pack never begin within the same 32 bytes: one bit for each is enough.
 const NODE_STEP: u32 = 32;
@@ -45,7 +44,7 @@ struct Group {
     parts: BTreeMap<u8, Box<[u64]>>,
 }
 
-type Groups = HashMap<u64, Group, BuildHasherDefault<BlockHasher>>;
+type Groups = HashMap<u64, Group, BuildIdHasher>;
 
 /// What is used of one data object.
 struct DataMarks {

@@ -106,6 +106,11 @@ impl Contents {
         self.moves.find(blocker, owner, epoch, block)
     }
 
+    /// Whether it is remembered that no slot of a sealed epoch was moved. To be asked as [`Contents::moved`] is.
+    pub fn is_known_to_stay(&self, owner: VolumeId, epoch: u64) -> bool {
+        self.moves.is_known_to_stay(owner, epoch)
+    }
+
     /// Forgets where blocks are. A process does so when it acknowledges: what was found before may be collected or moved, and
     /// come again elsewhere.
     pub fn forget(&self) {

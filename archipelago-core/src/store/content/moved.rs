@@ -6,12 +6,14 @@
 
 use std::sync::Arc;
 
-use quick_cache::sync::Cache;
+use quick_cache::UnitWeighter;
+use quick_cache::sync::{Cache, DefaultLifecycle};
 
 use crate::blocker::{Blocker, Object, VolumeId};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::redirect::{ENTRY, RedirectEntry, place};
+use crate::id_hash::BuildIdHasher;
 use crate::limits::{MOVED_EPOCHS, MOVED_WINDOWS};
 use crate::store::content::redirect::{patiently, read_head};
 
@@ -24,13 +26,15 @@ type Window = Arc<Vec<Option<Digest>>>;
 /// What a process remembers of moved slots.
 pub struct Moves {
     /// `log2` of the block size of epochs with moved slots, `None` for those without.
-    epochs: Cache<(VolumeId, u64), Option<u8>>,
+    epochs: Cache<(VolumeId, u64), Option<u8>, UnitWeighter, BuildIdHasher>,
     windows: Cache<(VolumeId, u64, u64), Window>,
 }
 
 impl Default for Moves {
     fn default() -> Moves {
-        Moves { epochs: Cache::new(MOVED_EPOCHS), windows: Cache::new(MOVED_WINDOWS) }
+        let hasher = BuildIdHasher::default();
+        let epochs = Cache::with(MOVED_EPOCHS, MOVED_EPOCHS as u64, UnitWeighter, hasher, DefaultLifecycle::default());
+        Moves { epochs, windows: Cache::new(MOVED_WINDOWS) }
     }
 }
 
@@ -54,6 +58,11 @@ impl Moves {
         let window = Arc::new(read(blocker, owner, epoch, first, shift)?);
         self.windows.insert((owner, epoch, first), window.clone());
         Ok(window.get(at).copied().flatten())
+    }
+
+    /// Whether it is remembered that none of an epoch was moved.
+    pub fn is_known_to_stay(&self, owner: VolumeId, epoch: u64) -> bool {
+        self.epochs.get(&(owner, epoch)) == Some(None)
     }
 
     /// Forgets everything.

@@ -7,7 +7,7 @@ use crate::blocker::{Blocker, Object, VolumeId};
 use crate::error::Result;
 use crate::format::sums::{SECTORS, SumAtom};
 use crate::limits::ATOM;
-use crate::sync::atomic::AtomicU32;
+use crate::sync::atomic::{AtomicU32, Ordering};
 
 /// Atoms of a page.
 const ATOMS: usize = 8;
@@ -86,6 +86,16 @@ impl SumPage {
     /// Whether all of these sectors are known.
     pub(super) fn all(&self, mut sectors: Range<u64>) -> bool {
         sectors.all(|sector| self.get(sector).is_some())
+    }
+
+    /// Whether it is as good as new although it does not know what is wanted: others may have made it since, but looking costs more than
+    /// it is worth each time. Two that count at once make it one more or less.
+    pub(super) fn is_worth_waiting_for(&self) -> bool {
+        let left = self.patience.load(Ordering::Relaxed);
+        if left > 0 {
+            self.patience.store(left - 1, Ordering::Relaxed);
+        }
+        left > 0
     }
 
     /// Bytes that it takes, roughly.

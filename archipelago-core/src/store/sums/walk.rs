@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::page::{PAGE_SECTORS, PageKey, SumPage};
 use super::sealed::Sealed;
 use crate::blocker::{Object, RecordKey, VolumeId};
+use crate::checksum;
 use crate::error::{Error, Result};
 use crate::format::header::Header;
 use crate::limits::{MARK_MEMORY, MAX_FINDINGS, SECTOR, SECTOR_SHIFT, SUM_BATCH};
@@ -266,7 +267,7 @@ impl<'a> Walk<'a> {
         };
         let mut again = Vec::new();
         for (sector, bytes) in run.clone().zip(self.first[..there].chunks_exact(SECTOR as usize)) {
-            let sum = crc32c::crc32c(bytes);
+            let sum = checksum::crc32c(bytes);
             match page.get(sector - first) {
                 Some(known) if known == sum => self.counts.verified += SECTOR,
                 None if !self.make || self.made_durable == Durable::No => self.counts.without += SECTOR,
@@ -285,7 +286,7 @@ impl<'a> Walk<'a> {
         for (sector, sum, known) in again {
             let from = ((sector - run.start) << SECTOR_SHIFT) as usize;
             let Some(bytes) = self.second[..there].get(from..from + SECTOR as usize) else { continue };
-            let second = crc32c::crc32c(bytes);
+            let second = checksum::crc32c(bytes);
             match known {
                 None if second == sum => new.push((sector - first, sum)),
                 None => self.counts.without += SECTOR,
@@ -314,7 +315,7 @@ impl<'a> Walk<'a> {
                 Ok(there) if there < bytes.len() => {}
                 Ok(_) => match page.get(sector - key.first()) {
                     None => self.counts.without += SECTOR,
-                    Some(known) if known == crc32c::crc32c(&bytes) => self.counts.verified += SECTOR,
+                    Some(known) if known == checksum::crc32c(&bytes) => self.counts.verified += SECTOR,
                     Some(_) if self.is_moved(key, sector)? => {}
                     Some(_) => self.lose(object, sector, "it is not what was written: its checksum is another".into()),
                 },

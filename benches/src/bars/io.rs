@@ -1,0 +1,185 @@
+//! Random 4 KiB reads and overwrites of cached data, and overwrites with a flush each, through the library and through its peers: plain
+//! calls and io_uring on one sparse file of the same size on the same file system. And what one request costs in instructions,
+//! counted by valgrind.
+//!
+//! Rounds are interleaved: in each, the library and the peers run one after another for the same time. `--seconds` says how long each
+//! turn is. `--json` prints a line of JSON for each ratio beside the table.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use archipelago_core::{CreateOptions, InitOptions, Location, Mode, Store, StoreOptions, Volume};
+use serde::Serialize;
+
+use super::{Numbers, Options, Outcome, Scratch, quartiles};
+
+mod instructions;
+mod library;
+mod peers;
+
+pub use instructions::work as instructions;
+
+/// Size of the volume, and of the peers' file; stays in the page cache.
+const SIZE: u64 = 256 << 20;
+/// Bytes of each request.
+const REQUEST: usize = 4096;
+/// Interleaved rounds.
+const ROUNDS: usize = 15;
+/// Requests between two looks at the clock.
+const STEP: u64 = 64;
+
+/// What is asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Read,
+    Overwrite,
+    /// An overwrite and a flush.
+    Durable,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Read => "read",
+            Kind::Overwrite => "overwrite",
+            Kind::Durable => "overwrite + flush",
+        }
+    }
+}
+
+/// One who carries out requests.
+trait Contender {
+    /// Carries out `count` requests at places of `numbers`, as many at once as it was made for.
+    fn run(&mut self, kind: Kind, count: u64, numbers: &mut Numbers) -> Outcome;
+}
+
+/// Where a request goes.
+fn place(numbers: &mut Numbers) -> u64 {
+    numbers.next() % (SIZE / REQUEST as u64) * REQUEST as u64
+}
+
+/// One ratio, as it is printed in JSON.
+#[derive(Serialize)]
+struct Line<'a> {
+    bar: &'a str,
+    depth: usize,
+    peer: &'a str,
+    median: f64,
+    lower_quartile: f64,
+    upper_quartile: f64,
+    goal: f64,
+    library_ops: f64,
+    library_cpu_us: f64,
+    peer_cpu_us: f64,
+}
+
+/// Requests per second, and microseconds of CPU for each, of all threads of this process.
+fn turn(contender: &mut dyn Contender, kind: Kind, time: Duration, seed: u64) -> Result<(f64, f64), super::Failure> {
+    let (mut numbers, mut count) = (Numbers(seed), 0);
+    let (start, before) = (Instant::now(), process_cpu()?);
+    let step = if kind == Kind::Durable { 4 } else { STEP };
+    while start.elapsed() < time {
+        contender.run(kind, step, &mut numbers)?;
+        count += step;
+    }
+    let (took, cpu) = (start.elapsed(), process_cpu()?.saturating_sub(before));
+    Ok((count as f64 / took.as_secs_f64(), cpu.as_secs_f64() * 1e6 / count as f64))
+}
+
+/// CPU time of all threads of this process, user and system.
+fn process_cpu() -> std::io::Result<Duration> {
+    // SAFETY: all zeros is a valid `timespec`.
+    let mut time: libc::timespec = unsafe { std::mem::zeroed() };
+    // SAFETY: `time` is valid for writing for the whole call.
+    match unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) } {
+        0 => Ok(Duration::new(time.tv_sec as u64, time.tv_nsec as u32)),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+/// Prints the ratios.
+pub fn run(dir: &Path, options: &Options) -> Outcome {
+    let memory = Path::new("/dev/shm");
+    for (name, dir, goals) in [("files", dir, (0.9, 0.9)), ("memory", memory, (1.1, 0.9))] {
+        let scratch = Scratch::new(dir, "io")?;
+        println!("{name}: {}", dir.display());
+        side(&scratch.0, name, goals, options)?;
+    }
+    instructions::run(dir)
+}
+
+/// All kinds and depths on one file system. `goals` against plain calls and against io_uring.
+fn side(dir: &Path, name: &str, goals: (f64, f64), options: &Options) -> Outcome {
+    let volume = volume(dir)?;
+    let path = dir.join("peer");
+    peers::prepare(&path)?;
+    println!("  request             depth   library/s  us CPU   / plain calls (us CPU)           / io_uring (us CPU)");
+    for (kind, depth) in
+        [(Kind::Read, 1), (Kind::Read, 32), (Kind::Overwrite, 1), (Kind::Overwrite, 32), (Kind::Durable, 1)]
+    {
+        let mut library = library::contender(&volume, depth);
+        let mut plain = peers::Plain::new(&path)?;
+        let mut ring = peers::Ring::new(&path, depth)?;
+        let mut ratios = [Vec::new(), Vec::new()];
+        let (mut rates, mut cpu) = (Vec::new(), [Vec::new(), Vec::new(), Vec::new()]);
+        for round in 0..ROUNDS as u64 {
+            let own = turn(&mut *library, kind, options.turn, round + 1)?;
+            let others =
+                [turn(&mut plain, kind, options.turn, round + 1)?, turn(&mut ring, kind, options.turn, round + 1)?];
+            rates.push(own.0);
+            cpu[0].push(own.1);
+            for (i, other) in others.into_iter().enumerate() {
+                ratios[i].push(own.0 / other.0);
+                cpu[i + 1].push(other.1);
+            }
+        }
+        let rate = quartiles(&mut rates).0;
+        let [own, plain, ring] = cpu.each_mut().map(|cpu| quartiles(cpu).0);
+        let [p, r] = ratios.each_mut().map(|ratios| quartiles(ratios));
+        let goals = if kind == Kind::Durable { (0.95, 0.95) } else { goals };
+        println!(
+            "  {:<18} {depth:>6} {rate:>11.0} {own:>7.2}   {:.2} ({:.2}..{:.2}), bar {:.2} ({plain:.2})   {:.2} ({:.2}..{:.2}), bar {:.2} ({ring:.2})",
+            kind.name(),
+            p.0,
+            p.1,
+            p.2,
+            goals.0,
+            r.0,
+            r.1,
+            r.2,
+            goals.1
+        );
+        if options.json {
+            for (peer, ratio, goal, peer_cpu) in [("plain", p, goals.0, plain), ("io_uring", r, goals.1, ring)] {
+                let line = Line {
+                    bar: &format!("{name} {}", kind.name()),
+                    depth,
+                    peer,
+                    median: ratio.0,
+                    lower_quartile: ratio.1,
+                    upper_quartile: ratio.2,
+                    goal,
+                    library_ops: rate,
+                    library_cpu_us: own,
+                    peer_cpu_us: peer_cpu,
+                };
+                println!("{}", serde_json::to_string(&line)?);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A volume with its bytes in place, in a store of its own.
+fn volume(dir: &Path) -> Result<Volume, super::Failure> {
+    let location = Location::File(dir.join("store"));
+    Store::init(&location, &InitOptions::default())?;
+    let store = Store::open(&location, StoreOptions::default())?;
+    store.create("volume", &CreateOptions { size: SIZE, block_size: None })?;
+    let volume = store.open_volume("volume", Mode::ReadWrite)?;
+    for at in (0..SIZE).step_by(4 << 20) {
+        volume.write_at(&vec![7; 4 << 20], at)?;
+    }
+    volume.checkpoint()?;
+    Ok(volume)
+}
