@@ -309,12 +309,9 @@ pub trait Blocker: Send + Sync {
     /// Replaces a record that is at version `expected`; returns the new version. Another version is `Stale`.
     fn commit_record(&self, key: RecordKey, expected: u64, bytes: &[u8]) -> Result<u64>;
     /// Makes durable what [`Blocker::read_record`] showed at `version`, and that it is there: whoever committed it may have died, or seen
-    /// its sync fail, before it was. To be called before anything is built on it that must not outlive it. Another
-    /// version is `Stale`. Costs nothing for what this value made durable itself.
-    fn settle_record(&self, key: RecordKey, version: u64) -> Result<()> {
-        let _ = (key, version);
-        Ok(())
-    }
+    /// its sync fail, before it was. What a commit that failed may have stored instead does not come back after it. To be called before
+    /// anything is built on it that must not outlive it. Another version is `Stale`. Costs nothing for what this value made durable itself.
+    fn settle_record(&self, key: RecordKey, version: u64) -> Result<()>;
     /// Moves a header to the trash. Names are not touched.
     fn trash_header(&self, volume: VolumeId) -> Result<()>;
     /// Removes a record for good, durably; succeeds if it is not there. The caller has made sure that no name leads to a header.

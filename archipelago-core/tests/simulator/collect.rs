@@ -114,7 +114,11 @@ impl World {
 
     /// A collection with nothing open, and then there is nothing more to take.
     pub fn collect_all(&mut self, p: usize) -> Done<()> {
-        let done = self.collect(p, 0, true)?;
+        let mut done = self.collect(p, 0, true)?;
+        if done.duplicates != Amount::default() {
+            // An epoch that is needed only for what was moved goes with the next one.
+            done = self.collect(p, 0, true)?;
+        }
         let look = CollectOptions { dry_run: true, grace: 0, ..CollectOptions::default() };
         let left = self.collect_with(p, &look, false)?;
         if left.freed() != Amount::default() || left.maps != done.maps || left.entries != done.entries {

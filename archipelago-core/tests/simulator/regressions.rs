@@ -236,3 +236,26 @@ fn a_dry_run_says_what_a_collection_does_with_the_lock_of_a_removed_volume_that_
         run(backend, 0, &steps(&script), Bugs::default()).unwrap_or_else(|f| panic!("{backend:?}: {}", f.what));
     }
 }
+
+#[test]
+fn a_collection_settles_what_a_failed_commit_left_in_doubt_before_it_takes_content_away() {
+    let name = |name: &str| name.to_string();
+    for call in 0..12 {
+        for seed in 0..8 {
+            let script = [
+                (0, Op::Create { name: name("volume"), size: 1 << 16, block: 1 << 16 }, None),
+                // Content of its own: the block is in pieces.
+                (0, Op::Write { name: name("volume"), offset: 0, len: 9957, fua: false }, None),
+                (0, Op::Snapshot { volume: name("volume"), name: name("snap-1") }, None),
+                (0, Op::Remove { name: name("volume") }, None),
+                (1, Op::Hash { name: name("snap-1") }, Some(Fault::Io { call, then: Then::Close })),
+                (1, Op::Collect, Some(Fault::Cut { at: 1000, seed, again: 0, tries: 3 })),
+                (2, Op::Read { name: name("snap-1"), offset: 0, len: 1 << 16 }, None),
+            ];
+            for backend in [Backend::File, Backend::Memory] {
+                run(backend, seed, &steps(&script), Bugs::default())
+                    .unwrap_or_else(|f| panic!("{backend:?}, call {call}, cut seed {seed}: {}", f.what));
+            }
+        }
+    }
+}

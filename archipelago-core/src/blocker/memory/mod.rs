@@ -399,6 +399,18 @@ impl Blocker for MemoryBlocker {
         Ok(version)
     }
 
+    fn settle_record(&self, key: RecordKey, version: u64) -> Result<()> {
+        let mut inner = self.inner.lock();
+        match inner.held().record(key) {
+            None => return Err(Error::NotFound(key.to_string())),
+            Some(record) if record.version != version => return Err(Error::Stale(key.to_string())),
+            Some(_) if inner.held().is_settled(key) => return Ok(()),
+            Some(_) => {}
+        }
+        let op = if inner.syncs.files() { Op::Nothing } else { Op::Settle(key) };
+        inner.step(op, Op::Nothing, "settle", key)
+    }
+
     fn trash_header(&self, volume: VolumeId) -> Result<()> {
         let key = RecordKey::Header(volume);
         let mut inner = self.inner.lock();

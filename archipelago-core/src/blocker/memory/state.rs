@@ -63,6 +63,8 @@ pub(super) enum Op {
         key: RecordKey,
         record: Arc<Record>,
     },
+    /// What is there becomes durable, and what may have reached the disk instead does not come back.
+    Settle(RecordKey),
     CopyToTrash(VolumeId),
     DropHeader(VolumeId),
     RemoveRecord(RecordKey),
@@ -130,6 +132,11 @@ impl Held {
 
     pub(super) fn record(&self, key: RecordKey) -> Option<&Record> {
         self.records.get(&key).map(|slot| &*slot.current)
+    }
+
+    /// Whether a power cut would leave the record as it is.
+    pub(super) fn is_settled(&self, key: RecordKey) -> bool {
+        self.records.get(&key).is_some_and(Slot::is_settled)
     }
 
     pub(super) fn record_keys(&self) -> impl Iterator<Item = RecordKey> {
@@ -290,6 +297,11 @@ impl State for Held {
             Op::FailedCommit { key, record } => {
                 if let Some(slot) = Arc::make_mut(&mut self.records).get_mut(key) {
                     slot.doubtful = Some(record.clone());
+                }
+            }
+            Op::Settle(key) => {
+                if let Some(slot) = Arc::make_mut(&mut self.records).get_mut(key) {
+                    (slot.durable, slot.doubtful) = (Some(slot.current.clone()), None);
                 }
             }
             Op::CopyToTrash(volume) => {

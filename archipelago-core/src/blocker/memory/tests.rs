@@ -118,6 +118,19 @@ fn a_failed_commit_may_come_to_light_after_a_crash() {
 }
 
 #[test]
+fn a_failed_commit_does_not_come_to_light_once_what_was_there_is_settled() {
+    let blocker = MemoryBlocker::new();
+    blocker.create_record(HEADER, b"one").unwrap();
+    blocker.fail_at(2, libc::EIO);
+    assert!(blocker.commit_record(HEADER, 1, b"two").is_err());
+    assert!(matches!(blocker.settle_record(HEADER, 2), Err(Error::Stale(_))));
+    blocker.settle_record(HEADER, 1).unwrap();
+    for seed in 0..50 {
+        assert_eq!(blocker.crash_at(3, seed).read_record(HEADER).unwrap().bytes, b"one");
+    }
+}
+
+#[test]
 fn a_cut_in_create_named_leaves_names_only_with_their_headers() {
     let blocker = MemoryBlocker::new();
     let batch = batch(1..9);
