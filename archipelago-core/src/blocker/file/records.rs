@@ -24,8 +24,9 @@ const MAX_SINGLE_SYNCS: usize = 4;
 const READ_ATTEMPTS: u32 = 5;
 /// Wait before the second reading; doubled each time.
 const READ_PAUSE: Duration = Duration::from_millis(1);
-/// Attempts to get a record for a commit, [`COMMIT_PAUSE`] apart: two seconds, far more than a commit takes.
-const COMMIT_ATTEMPTS: u32 = 1000;
+/// Attempts to get a record for a commit, [`COMMIT_PAUSE`] apart: ten seconds, more than a few syncs take on a disk with far too much
+/// to do.
+const COMMIT_ATTEMPTS: u32 = 5000;
 /// Wait between two of them.
 const COMMIT_PAUSE: Duration = Duration::from_millis(2);
 /// Records whose durable version is remembered; past it all are forgotten, at the cost of a sync each.

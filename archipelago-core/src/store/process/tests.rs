@@ -335,11 +335,13 @@ fn s55_only_root_the_own_user_and_the_group_may_ask() {
 
 #[test]
 fn a_process_whose_registration_was_taken_away_commits_nothing_until_it_opens_the_store_again() {
-    use crate::store::{CloneOptions, CreateOptions, InitOptions, Location, Mode, Store, StoreOptions};
+    use crate::store::{Background, CloneOptions, CreateOptions, InitOptions, Location, Mode, Store, StoreOptions};
     let dir = TempDir::new().unwrap();
     let location = Location::File(dir.path().join("store"));
     Store::init(&location, &InitOptions::default()).unwrap();
-    let store = Store::open(&location, StoreOptions::default()).unwrap();
+    // Nothing in the background finds out first.
+    let options = StoreOptions { background: Background::Manual, ..StoreOptions::default() };
+    let store = Store::open(&location, options).unwrap();
     store.create("disk-1", &CreateOptions { size: 1 << 20, block_size: None }).unwrap();
     let volume = store.open_volume("disk-1", Mode::ReadWrite).unwrap();
     volume.write_at(&[1; 4096], 0).unwrap();
