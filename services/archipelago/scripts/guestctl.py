@@ -112,9 +112,10 @@ class Agent:
 
 
 class Guest:
-    """One QEMU process with one disk. `drive` is the value of QEMU's -drive option without its "if" and "id"."""
+    """One QEMU process with one disk. `drive` is the value of QEMU's -drive option without its "if" and "id". With `vhost_user`, the
+    path of a vhost-user-blk socket, it has a second disk there (/dev/vdb)."""
 
-    def __init__(self, name, drive, directory, accelerator="tcg"):
+    def __init__(self, name, drive, directory, accelerator="tcg", vhost_user=None):
         self.name = name
         self.agent = Agent(os.path.join(directory, f"{name}.agent"))
         self.console = os.path.join(directory, f"{name}.console")
@@ -132,6 +133,13 @@ class Guest:
             "-drive", f"if=none,id=disk0,{drive}",
             "-device", "virtio-blk-pci,drive=disk0,bootindex=1",
         ]
+        if vhost_user is not None:
+            self._command += [
+                # Memory that the server can map, and a server that may come back.
+                "-object", f"memory-backend-memfd,id=memory,size={MEMORY_MIB}M,share=on", "-machine", "memory-backend=memory",
+                "-chardev", f"socket,id=disk1,path={vhost_user},reconnect=1",
+                "-device", "vhost-user-blk-pci,chardev=disk1,num-queues=1",
+            ]
 
     def start(self, timeout):
         """Powers the guest on and waits until its userspace answers."""

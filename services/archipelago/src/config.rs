@@ -28,6 +28,8 @@ pub struct Config {
     pub max_unfolded: Option<u64>,
     /// `serve.nbd`: where to listen.
     pub nbd: Vec<String>,
+    /// `serve.vhost_user`: what to attach to virtual machines, and where.
+    pub vhost_user: Vec<String>,
     /// `serve.pid_file`: where to write the process id.
     pub pid_file: Option<PathBuf>,
     /// `serve.gc_interval`: seconds between two collections; 0 for none.
@@ -127,6 +129,11 @@ impl Config {
                     self.nbd = list.iter().map(|value| file.text("serve.nbd", value)).collect::<Result<_, _>>()?;
                 }
                 ("nbd", value) => self.nbd = vec![file.text("serve.nbd", value)?],
+                ("vhost_user", Value::Array(list)) => {
+                    let texts = list.iter().map(|value| file.text("serve.vhost_user", value));
+                    self.vhost_user = texts.collect::<Result<_, _>>()?;
+                }
+                ("vhost_user", value) => self.vhost_user = vec![file.text("serve.vhost_user", value)?],
                 ("gc_interval", value) => self.gc_interval = Some(file.seconds("serve.gc_interval", value)?),
                 ("gc_rate", value) => self.gc_rate = Some(file.size("serve.gc_rate", value)?),
                 ("scrub_interval", value) => self.scrub_interval = Some(file.seconds("serve.scrub_interval", value)?),
@@ -194,7 +201,7 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let text = "store = 'file:/srv/store'\nnode_cache = '128M'\nmax_unfolded = 33554432\n\
-            [serve]\nnbd = ['unix:/run/a.sock', 'tcp:127.0.0.1:10809']\npid_file = '/run/a.pid'\n\
+            [serve]\nnbd = ['unix:/run/a.sock', 'tcp:127.0.0.1:10809']\nvhost_user = 'unix:/run/b.sock=disk-1'\npid_file = '/run/a.pid'\n\
             gc_interval = 600\ngc_rate = '8M'\nscrub_interval = 86400\nscrub_rate = '1M'\n\
             hash_interval = 60\nhash_rate = '4M'\nhash_age = 30\n";
         let (config, warnings) = merged(&[text]);
@@ -203,6 +210,7 @@ mod tests {
             node_cache: Some(128 << 20),
             max_unfolded: Some(32 << 20),
             nbd: vec!["unix:/run/a.sock".into(), "tcp:127.0.0.1:10809".into()],
+            vhost_user: vec!["unix:/run/b.sock=disk-1".into()],
             pid_file: Some("/run/a.pid".into()),
             gc_interval: Some(600),
             gc_rate: Some(8 << 20),

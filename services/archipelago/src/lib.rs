@@ -4,6 +4,7 @@
 pub mod cli;
 pub mod collector;
 pub mod config;
+pub mod disk;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -11,3 +12,5 @@ pub mod hasher;
 pub mod import;
 pub mod nbd;
 pub mod scrubber;
+#[allow(unsafe_code)]
+pub mod vhost_user;

@@ -374,6 +374,10 @@ pub struct Serve {
     /// Where to listen: unix:/PATH or tcp:ADDRESS:PORT; may be repeated [default: `serve.nbd` of the configuration]
     #[arg(long, value_name = "ADDRESS")]
     pub nbd: Vec<String>,
+    /// Attach a volume or snapshot to virtual machines by vhost-user-blk: unix:/PATH=NAME; may be repeated [default:
+    /// `serve.vhost_user` of the configuration]
+    #[arg(long, value_name = "ADDRESS=NAME")]
+    pub vhost_user: Vec<String>,
     /// Permission bits of Unix sockets, in octal; whoever may write to one may use every volume
     #[arg(long, value_name = "MODE", default_value = "0600", value_parser = parse_mode)]
     pub socket_mode: u32,

@@ -1,6 +1,6 @@
 //! The errors of the protocol, and the one place where an errno becomes one.
 
-use super::device::Errno;
+use crate::disk::device::Errno;
 
 /// Not permitted: the export is read-only.
 pub const EPERM: u32 = 1;

@@ -1,7 +1,7 @@
 //! Turns what a device says of its extents into runs that a reply can rely on: in order, without gaps or overlaps, never past
 //! the range asked for, neighbours of one kind joined.
 
-use super::device::Extent;
+use crate::disk::device::Extent;
 
 /// A run of one kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -3,11 +3,11 @@
 use std::io;
 use std::time::Instant;
 
-use super::device::Exports;
 use super::limits::{MAX_DRAINED_OPTION, MAX_OPTION_DATA};
 use super::negotiate::{Negotiation, Refusal, Session, Step, greeting};
 use super::socket::Stream;
 use super::wire::{Cursor, OPTION_HEADER, OPTION_MAGIC};
+use crate::disk::device::Exports;
 
 /// Negotiates with a client until `deadline`. `Ok(None)` is an end without an export. `refusal` is asked before each option.
 pub fn negotiate(

@@ -11,8 +11,6 @@ pub const MAX_DRAINED_OPTION: u32 = 1 << 20;
 pub const MAX_STRING: usize = 4096;
 /// Longest text in an error reply, in bytes: a few sentences. It may quote what the client sent, so it must not grow with it.
 pub const MAX_ERROR_TEXT: usize = 512;
-/// Names in the answer to a listing: half a megabyte at the longest volume names.
-pub const MAX_LISTED: usize = 4096;
 /// Meta context queries in one option; clients send one to three.
 pub const MAX_QUERIES: usize = 256;
 /// Options in one negotiation; a client that browses exports sends a few for each.
@@ -28,8 +26,6 @@ pub const MAX_REFUSALS: usize = 8;
 pub const REFUSAL_TIME: Duration = Duration::from_secs(2);
 /// Time that a stop gives connections to finish what they received, and again after their sockets were closed.
 pub const STOP_GRACE: Duration = Duration::from_secs(5);
-/// Time that a connection waits for another that opens or closes the same export: a replay of the journal or a last flush.
-pub const CLOSING_TIME: Duration = Duration::from_secs(10);
 /// Pause of the accepting thread when the process is out of descriptors or memory: connections end meanwhile.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Time in which two servers that want the same socket file wait for one another.
@@ -55,10 +51,3 @@ pub const MAX_STATUS_EXTENTS: usize = 2048;
 pub const MAX_PARTS: usize = 128;
 /// Reply headers are sent off past this many bytes.
 pub const MAX_HEADS: usize = 32 << 10;
-
-/// Time to look for requests without sleeping: as long as a client's turn-around, as short as one wake-up's cost.
-pub const SPIN: Duration = Duration::from_micros(50);
-/// Looks in vain in a row after which a connection counts as idle and sleeps at once.
-pub const SPIN_MISSES: u32 = 3;
-/// An idle connection tries a spin again at one in this many waits, so that it finds out when the client is back.
-pub const SPIN_RETRY: u32 = 16;

@@ -1,21 +1,19 @@
 //! Network block device (NBD) endpoint: serves disks to any NBD client over Unix sockets and loopback TCP.
 //!
-//! `docs/nbd.md` says what is spoken. The endpoint knows disks only through [`Device`] and [`Exports`]; [`volume_device`] is
+//! `docs/nbd.md` says what is spoken. The endpoint knows disks only through [`Device`] and [`Exports`]; [`crate::disk::volumes`] is
 //! the one file that knows the engine.
 //!
 //! | File | Job |
 //! |---|---|
-//! | `device` | the traits |
 //! | `wire`, `errors` | numbers, encoders and decoders of the protocol |
 //! | `negotiate`, `handshake` | the negotiation: its states; its input and output |
 //! | `request`, `extents` | what may be run; what is known of zeros |
 //! | `transmission`, `reading` | runs requests |
-//! | `buffer`, `replies`, `spin`, `socket` | memory, gathered sends, waiting, system calls |
+//! | `buffer`, `replies`, `socket` | memory, gathered sends, waiting, system calls |
 //! | `listen`, `server` | sockets to connect to; threads, limits, stop |
 #![deny(unsafe_code)]
 
 mod buffer;
-pub mod device;
 pub mod errors;
 mod extents;
 mod handshake;
@@ -28,14 +26,14 @@ mod request;
 mod server;
 #[allow(unsafe_code)]
 mod socket;
-mod spin;
 mod transmission;
-pub mod volume_device;
 pub mod wire;
 
-pub use device::{Device, DeviceResult, Errno, ExportError, Exports, Extent};
+pub use crate::disk::device::{Device, DeviceResult, Errno, ExportError, Exports, Extent};
+pub use crate::disk::volumes::StoreExports;
+pub(crate) use listen::Listener;
 pub use listen::{DEFAULT_SOCKET_MODE, Endpoint, ListenError};
 #[cfg(feature = "fuzzing")]
 pub(crate) use server::serve_one;
 pub use server::{Server, ServerOptions, Stopped};
-pub use volume_device::StoreExports;
+pub(crate) use socket::Stream;

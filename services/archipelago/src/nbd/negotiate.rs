@@ -10,9 +10,10 @@
 
 use std::sync::Arc;
 
-use super::device::{Device, ExportError, Exports};
-use super::limits::{MAX_LISTED, MAX_OPTIONS, MAX_PAYLOAD, MAX_STRING};
+use super::limits::{MAX_OPTIONS, MAX_PAYLOAD, MAX_STRING};
 use super::wire::{self, BadOption, flag, handshake, info, option, reply};
+use crate::disk::device::{Device, ExportError, Exports};
+use crate::disk::limits::MAX_LISTED;
 
 /// What was agreed when the negotiation ends with an export.
 pub struct Session {

@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::device::Exports;
 use super::handshake::negotiate;
 use super::limits;
 use super::listen::{Endpoint, ListenError, Listener};
 use super::negotiate::Refusal;
 use super::socket::Stream;
-use super::spin::{Spin, Spinners};
 use super::transmission::Transmission;
+use crate::disk::device::Exports;
+use crate::disk::spin::{Spin, Spinners};
 
 /// Choices of a server. The defaults are those of [`limits`].
 #[derive(Clone, Debug)]
@@ -38,7 +38,7 @@ impl Default for ServerOptions {
             max_connections: limits::MAX_CONNECTIONS,
             negotiation_time: limits::NEGOTIATION_TIME,
             stop_grace: limits::STOP_GRACE,
-            spin: limits::SPIN,
+            spin: crate::disk::limits::SPIN,
         }
     }
 }

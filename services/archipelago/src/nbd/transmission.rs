@@ -5,15 +5,15 @@ use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::buffer::{AlignedBuf, Inbox};
-use super::device::{Device, DeviceResult, Errno};
 use super::errors;
 use super::limits::{LARGE_WRITE, MAX_PAYLOAD, PIECE};
 use super::negotiate::Session;
 use super::replies::Replies;
 use super::request::{Facts, Failure, check};
 use super::socket::Stream;
-use super::spin::Spin;
 use super::wire::{REQUEST, Request, command, command_flag as flag, decode_request};
+use crate::disk::device::{Device, DeviceResult, Errno};
+use crate::disk::spin::Spin;
 
 /// How a transmission ended. Errors of the socket are apart from these.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,4 +1,5 @@
-//! `serve`: the node daemon. Opens the store, serves its volumes as network block devices, stops in good order.
+//! `serve`: the node daemon. Opens the store, serves its volumes as network block devices and to virtual machines, stops in good
+//! order.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -17,27 +18,37 @@ use super::super::exit::Failure;
 use super::super::interrupt::SIGNALS;
 use crate::collector::Collector;
 use crate::config::Config;
+use crate::disk::volumes::StoreExports;
 use crate::hasher::{HashPlan, Hasher};
-use crate::nbd::volume_device::StoreExports;
 use crate::nbd::{Endpoint, Server, ServerOptions};
 use crate::scrubber::Scrubber;
+use crate::vhost_user::{self, Attachment};
 
 /// `serve`
 pub fn run(context: &mut Context, args: &Serve) -> Result<(), Failure> {
     let addresses = if args.nbd.is_empty() { context.config().nbd.clone() } else { args.nbd.clone() };
     let endpoints = addresses.iter().map(|text| endpoint(text, args)).collect::<Result<Vec<_>, _>>()?;
-    if endpoints.is_empty() {
-        let reason = "nothing to serve; use --nbd unix:/PATH or --nbd tcp:127.0.0.1:10809, or set serve.nbd in the configuration";
+    let attached =
+        if args.vhost_user.is_empty() { context.config().vhost_user.clone() } else { args.vhost_user.clone() };
+    let attachments = attached.iter().map(|text| attachment(text, args)).collect::<Result<Vec<_>, _>>()?;
+    if endpoints.is_empty() && attachments.is_empty() {
+        let reason = "nothing to serve; use --nbd unix:/PATH or --nbd tcp:127.0.0.1:10809, or --vhost-user unix:/PATH=NAME, or set \
+                      serve.nbd or serve.vhost_user in the configuration";
         return Err(Failure::Usage(reason.into()));
     }
     // Before anything is announced: a signal that comes as soon as we are ready must find its handler.
     let mut signals = watch_signals()?;
     let store = context.store()?;
     let exports = Arc::new(StoreExports::new(store.clone(), None));
+    for attachment in &attachments {
+        // A wrong name is said now, and not to a guest later.
+        store.info(&attachment.name)?;
+    }
+    let machines = vhost_user::Server::start(exports.clone(), &attachments)?;
     let server = Server::start(exports, &endpoints, ServerOptions::default())?;
     let pid_file = args.pid_file.as_ref().or(context.config().pid_file.as_ref());
     let _pid_file = pid_file.map(|path| PidFile::create(path)).transpose()?;
-    announce(context, args, &server.endpoints())?;
+    announce(context, args, &server.endpoints(), &attachments)?;
     let hasher = plan(args, context.config()).map(|plan| Hasher::start(store.clone(), plan)).transpose()?;
     let collector = Collector::start(store.clone(), context.config())?;
     let scrubber = Scrubber::start(store, context.config(), args.scrub_rate)?;
@@ -47,6 +58,9 @@ pub fn run(context: &mut Context, args: &Serve) -> Result<(), Failure> {
         context.note(&format!("signal {signal}: finishing what is in flight; a second one ends at once"));
     }
     drop((hasher, collector, scrubber));
+    for name in machines.stop() {
+        context.note(&format!("{name}: requests of a virtual machine did not end in time"));
+    }
     let stopped = server.stop();
     if stopped.cut > 0 {
         context.note(&format!("{} clients did not finish in time and were cut off", stopped.cut));
@@ -87,6 +101,19 @@ fn endpoint(text: &str, args: &Serve) -> Result<Endpoint, Failure> {
     }
 }
 
+/// Reads `unix:/PATH=NAME`.
+fn attachment(text: &str, args: &Serve) -> Result<Attachment, Failure> {
+    // Names have no `=` at which they could be cut wrongly, paths may.
+    let parts = text.strip_prefix("unix:").and_then(|rest| rest.rsplit_once('='));
+    match parts {
+        Some((path, name)) if Path::new(path).is_absolute() && !name.is_empty() => Ok(Attachment {
+            endpoint: Endpoint::Unix { path: PathBuf::from(path), mode: args.socket_mode },
+            name: name.to_string(),
+        }),
+        _ => Err(Failure::Usage(format!("--vhost-user {text}: write unix:/PATH=NAME"))),
+    }
+}
+
 /// How clients name a volume; NAME stands for its name.
 fn uri(endpoint: &Endpoint) -> String {
     match endpoint {
@@ -102,13 +129,26 @@ fn percent_encoded(text: &str) -> String {
 }
 
 /// Prints where volumes are served, and tells whoever waits that they are.
-fn announce(context: &mut Context, args: &Serve, endpoints: &[Endpoint]) -> Result<(), Failure> {
+fn announce(
+    context: &mut Context,
+    args: &Serve,
+    endpoints: &[Endpoint],
+    attachments: &[Attachment],
+) -> Result<(), Failure> {
     let uris: Vec<String> = endpoints.iter().map(uri).collect();
     if context.out.json {
-        context.out.document(&json!({ "ready": true, "pid": std::process::id(), "uris": uris }))?;
+        let attached: Vec<_> = attachments
+            .iter()
+            .map(|attachment| json!({ "name": attachment.name, "socket": attachment.endpoint.to_string() }))
+            .collect();
+        let pid = std::process::id();
+        context.out.document(&json!({ "ready": true, "pid": pid, "uris": uris, "vhost_user": attached }))?;
     } else {
         for uri in &uris {
             context.out.line(uri)?;
+        }
+        for Attachment { endpoint, name } in attachments {
+            context.out.line(&format!("vhost-user-blk {endpoint} {name}"))?;
         }
         if args.ready_fd.is_none() {
             context.out.line("ready")?;
@@ -163,6 +203,7 @@ mod tests {
     fn args() -> Serve {
         Serve {
             nbd: vec![],
+            vhost_user: vec![],
             socket_mode: 0o600,
             allow_remote: false,
             pid_file: None,
@@ -187,6 +228,18 @@ mod tests {
         for bad in ["", "unix:", "unix:relative", "tcp:", "tcp:127.0.0.1", "tcp:localhost:1", "http://a", "/run/a.sock"]
         {
             assert!(matches!(endpoint(bad, &args()), Err(Failure::Usage(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn disks_are_attached_by_socket_and_name() {
+        let attached = attachment("unix:/run/a=b.sock=disk-1", &args()).unwrap();
+        assert_eq!(attached.name, "disk-1");
+        assert_eq!(attached.endpoint, Endpoint::Unix { path: "/run/a=b.sock".into(), mode: 0o600 });
+        for bad in
+            ["", "unix:", "unix:/run/a.sock", "unix:/run/a.sock=", "unix:a.sock=disk-1", "tcp:127.0.0.1:1=disk-1"]
+        {
+            assert!(matches!(attachment(bad, &args()), Err(Failure::Usage(_))), "{bad}");
         }
     }
 

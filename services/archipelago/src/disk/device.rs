@@ -1,10 +1,10 @@
-//! What the endpoint serves: the only two traits through which it knows of disks.
+//! The only two traits through which endpoints know of disks.
 
 use std::fmt;
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
 
-/// A failed device call, as an errno of the system (`libc::EIO` and so on). [`super::errors`] maps it to the protocol.
+/// A failed device call, as an errno of the system (`libc::EIO` and so on). Endpoints map it to their protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Errno(pub i32);
 
@@ -19,7 +19,7 @@ impl std::error::Error for Errno {}
 /// Result of a device call.
 pub type DeviceResult<T> = Result<T, Errno>;
 
-/// Why an export cannot be had. The text reaches the client, cut at [`MAX_ERROR_TEXT`](super::limits::MAX_ERROR_TEXT).
+/// Why an export cannot be had. The text reaches the client; an endpoint may cut it.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ExportError {
     /// No export of that name.

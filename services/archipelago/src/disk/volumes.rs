@@ -1,4 +1,4 @@
-//! The volumes and snapshots of a store as exports: opened once for all connections, closed with the last.
+//! The volumes and snapshots of a store as disks: opened once for all connections, closed with the last.
 
 use std::collections::HashMap;
 use std::io::{IoSlice, IoSliceMut};
@@ -124,7 +124,7 @@ impl Shared {
         let _changing = Changing { shared: self, id, then: None };
         if let Err(error) = volume.close() {
             // There is no connection left to tell. What a client was told is durable was flushed before.
-            eprintln!("archipelago: NBD export closed with an error: {error}");
+            eprintln!("archipelago: a disk was closed with an error: {error}");
         }
     }
 }

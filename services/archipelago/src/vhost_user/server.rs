@@ -1,0 +1,188 @@
+//! Listens for front ends: each socket leads to one disk, and serves one front end at a time.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::limits::{RESIZE_POLL, STOP_GRACE};
+use super::message;
+use super::session::Session;
+use crate::disk::device::{Device, Exports};
+use crate::disk::spin::Spinners;
+use crate::nbd::{Endpoint, ListenError, Listener, Stream};
+
+/// Wait after an accept that failed, before the next.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where a disk is attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// The socket.
+    pub endpoint: Endpoint,
+    /// Name of the volume or snapshot.
+    pub name: String,
+}
+
+/// A running server. Stopped when dropped.
+pub struct Server {
+    shared: Arc<Shared>,
+    listeners: Vec<(Arc<Listener>, Option<JoinHandle<()>>)>,
+    watch: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    exports: Arc<dyn Exports>,
+    spinners: Arc<Spinners>,
+    stopping: AtomicBool,
+    attached: Mutex<Vec<Attached>>,
+    /// A front end is gone, or the server stops.
+    changed: Condvar,
+}
+
+/// A front end that is connected.
+struct Attached {
+    name: String,
+    socket: Arc<UnixStream>,
+    disk: Arc<dyn Device>,
+    size: u64,
+    unasked: Arc<Mutex<Option<UnixStream>>>,
+}
+
+impl Server {
+    /// Listens at all attachments, or at none if one of them fails.
+    pub fn start(exports: Arc<dyn Exports>, attachments: &[Attachment]) -> Result<Server, ListenError> {
+        let bound = attachments.iter().map(|a| Listener::bind(&a.endpoint).map(|l| (Arc::new(l), a.name.clone())));
+        let bound = bound.collect::<Result<Vec<_>, _>>()?;
+        let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let shared = Arc::new(Shared {
+            exports,
+            spinners: Arc::new(Spinners::new(processors)),
+            stopping: AtomicBool::new(false),
+            attached: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        let mut server = Server { shared: shared.clone(), listeners: Vec::new(), watch: None };
+        let failed = |source| ListenError::Io { endpoint: "vhost-user".into(), op: "start a thread", source };
+        for (listener, name) in bound {
+            let (theirs, shared) = (listener.clone(), shared.clone());
+            let thread = Builder::new().name("vhost-user".into()).spawn(move || shared.accept(&theirs, &name));
+            server.listeners.push((listener, Some(thread.map_err(failed)?)));
+        }
+        let watch = Builder::new().name("vhost-sizes".into()).spawn(move || shared.watch()).map_err(failed)?;
+        server.watch = Some(watch);
+        Ok(server)
+    }
+
+    /// Front ends that are connected.
+    pub fn attached(&self) -> usize {
+        self.shared.attached.lock().len()
+    }
+
+    /// Ends all connections, each with the requests that are under way. Guests see their disk stand still until a server is back.
+    /// Returns the names of the disks whose requests did not end in time.
+    pub fn stop(mut self) -> Vec<String> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Vec<String> {
+        self.shared.stopping.store(true, Ordering::Release);
+        for (listener, _) in &self.listeners {
+            listener.close();
+        }
+        let deadline = Instant::now() + STOP_GRACE;
+        let mut attached = self.shared.attached.lock();
+        attached.iter().for_each(|a| drop(a.socket.shutdown(Shutdown::Both)));
+        self.shared.changed.notify_all();
+        while !attached.is_empty() {
+            if self.shared.changed.wait_until(&mut attached, deadline).timed_out() {
+                return attached.iter().map(|a| a.name.clone()).collect();
+            }
+        }
+        drop(attached);
+        let threads = self.listeners.iter_mut().filter_map(|(_, thread)| thread.take()).chain(self.watch.take());
+        threads.for_each(|thread| drop(thread.join()));
+        Vec::new()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Shared {
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    fn accept(&self, listener: &Listener, name: &str) {
+        while !self.is_stopping() {
+            match listener.accept() {
+                Ok(Stream::Unix(socket)) => {
+                    if let Err(error) = self.serve(socket, name)
+                        && !self.is_stopping()
+                    {
+                        eprintln!("archipelago: vhost-user: {name}: {error}");
+                    }
+                }
+                Ok(Stream::Tcp(_)) => {}
+                Err(_) if self.is_stopping() => {}
+                Err(_) => std::thread::sleep(ACCEPT_PAUSE),
+            }
+        }
+    }
+
+    fn serve(&self, socket: UnixStream, name: &str) -> io::Result<()> {
+        let disk = self.exports.open(name).map_err(io::Error::other)?;
+        let mut session = Session::new(disk.clone(), name, self.spinners.clone());
+        let socket = Arc::new(socket);
+        let attached = Attached {
+            name: name.to_string(),
+            socket: socket.clone(),
+            size: disk.size(),
+            disk,
+            unasked: session.unasked(),
+        };
+        {
+            let mut all = self.attached.lock();
+            if self.is_stopping() {
+                return Ok(());
+            }
+            all.push(attached);
+        }
+        let served = session.serve(&socket);
+        // Queues first: nothing of the disk is in use when it is given back.
+        drop(session);
+        let mut all = self.attached.lock();
+        let gone = all.iter().position(|a| Arc::ptr_eq(&a.socket, &socket)).map(|at| all.swap_remove(at));
+        drop(all);
+        // Outside of the lock: closing flushes.
+        drop(gone);
+        self.changed.notify_all();
+        served
+    }
+
+    /// Tells front ends of new sizes of their disks.
+    fn watch(&self) {
+        let mut attached = self.attached.lock();
+        while !self.is_stopping() {
+            for one in attached.iter_mut() {
+                let size = one.disk.size();
+                if size != one.size
+                    && let Some(socket) = &*one.unasked.lock()
+                    && message::config_changed(socket).is_ok()
+                {
+                    one.size = size;
+                }
+            }
+            self.changed.wait_for(&mut attached, RESIZE_POLL);
+        }
+    }
+}

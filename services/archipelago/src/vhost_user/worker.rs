@@ -1,0 +1,187 @@
+//! The thread of one queue: takes requests, carries them out one after the other, gives them back, and sleeps when there are none.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{Builder, JoinHandle};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::inflight::Track;
+use super::limits::SPIN;
+use super::request::{Allowed, Executor};
+use super::ring::{Broken, Chain, Ring};
+use crate::disk::device::Device;
+use crate::disk::spin::{Spin, Spinners};
+
+/// What a queue works with.
+pub struct Work {
+    /// The queue.
+    pub ring: Ring,
+    /// Where the guest notifies.
+    pub kick: Arc<OwnedFd>,
+    /// Where it is notified; nowhere if it looks itself.
+    pub call: Option<Arc<OwnedFd>>,
+    /// Where it is told that the queue is broken.
+    pub err: Option<Arc<OwnedFd>>,
+    /// Notes of what is under way.
+    pub track: Option<Track>,
+    /// What a former back end had under way.
+    pub again: Vec<u16>,
+    /// The disk.
+    pub disk: Arc<dyn Device>,
+    /// Its name, as the guest sees it.
+    pub name: Arc<str>,
+    /// What was agreed on.
+    pub allowed: Allowed,
+    /// Who may look for requests without sleeping.
+    pub spinners: Arc<Spinners>,
+}
+
+/// A running queue. Ends when dropped, with the request under way.
+pub struct Worker {
+    stop: Arc<Stop>,
+    thread: Option<JoinHandle<u16>>,
+}
+
+struct Stop {
+    asked: AtomicBool,
+    event: OwnedFd,
+}
+
+/// A new descriptor to notify by.
+fn event() -> io::Result<OwnedFd> {
+    // SAFETY: takes no pointer.
+    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+    // SAFETY: a descriptor that was just made, if it is one.
+    if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(unsafe { OwnedFd::from_raw_fd(fd) }) }
+}
+
+/// Notifies. A descriptor that takes no more was notified already.
+fn notify(fd: &OwnedFd) {
+    let one = 1u64.to_ne_bytes();
+    // SAFETY: eight bytes of our own, for the length of the call.
+    unsafe { libc::write(fd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+}
+
+/// Takes what was notified so far.
+fn acknowledge(fd: &OwnedFd) {
+    let mut count = [0; 8];
+    // SAFETY: eight bytes of our own, for the length of the call.
+    unsafe { libc::read(fd.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+}
+
+impl Worker {
+    /// Begins to work.
+    pub fn start(index: usize, work: Work) -> io::Result<Worker> {
+        let stop = Arc::new(Stop { asked: AtomicBool::new(false), event: event()? });
+        let theirs = stop.clone();
+        let thread = Builder::new().name(format!("vhost-{index}")).spawn(move || run(work, &theirs))?;
+        Ok(Worker { stop, thread: Some(thread) })
+    }
+
+    /// Ends after the request that is under way; returns the first that was not taken.
+    pub fn stop(mut self) -> Option<u16> {
+        self.ask();
+        self.thread.take()?.join().ok()
+    }
+
+    fn ask(&self) {
+        self.stop.asked.store(true, Ordering::Release);
+        notify(&self.stop.event);
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.ask();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run(mut work: Work, stop: &Stop) -> u16 {
+    let spinners = work.spinners.clone();
+    let mut spin = Spin::new(&spinners, SPIN);
+    if let Err(broken) = serve(&mut work, stop, &mut spin) {
+        eprintln!(
+            "archipelago: vhost-user: {}: {broken}; the queue stays as it is until the guest resets it",
+            work.name
+        );
+        work.err.iter().for_each(|fd| notify(fd));
+    }
+    work.ring.next_available()
+}
+
+fn serve(work: &mut Work, stop: &Stop, spin: &mut Spin<'_>) -> Result<(), Broken> {
+    let (disk, name) = (work.disk.clone(), work.name.clone());
+    let mut executor = Executor { disk: &*disk, name: &name, allowed: work.allowed, copy: Vec::new() };
+    let mut chain = Chain::default();
+    let again = std::mem::take(&mut work.again);
+    for head in again {
+        work.carry_out(head, &mut executor, &mut chain)?;
+    }
+    // Whoever served the queue before may have given requests back and not said so; a guest that waits for that would wait for ever.
+    work.call.iter().for_each(|call| notify(call));
+    loop {
+        work.ring.notify_me(false);
+        while !stop.asked.load(Ordering::Acquire) {
+            let Some(head) = work.ring.take()? else { break };
+            if let Some(track) = &mut work.track {
+                track.begin(head);
+            }
+            work.carry_out(head, &mut executor, &mut chain)?;
+            work.call();
+        }
+        if stop.asked.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let ring = &work.ring;
+        if spin.find(|| (ring.has_more() || stop.asked.load(Ordering::Relaxed)).then_some(())).is_some() {
+            continue;
+        }
+        work.ring.notify_me(true);
+        if !work.ring.has_more() {
+            sleep(&work.kick, &stop.event);
+        }
+    }
+}
+
+/// Sleeps until the guest notifies, or a stop is asked for.
+fn sleep(kick: &OwnedFd, stop: &OwnedFd) {
+    let mut fds = [PollFd::new(kick.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+    // An error is a signal or want of memory: the caller looks for requests and comes back.
+    let _ = poll(&mut fds, PollTimeout::NONE);
+    if fds[0].revents().is_some_and(|events| !events.is_empty()) {
+        acknowledge(kick);
+    }
+}
+
+impl Work {
+    /// Carries out a request that was taken, and shows the guest that it is given back.
+    fn carry_out(&mut self, head: u16, executor: &mut Executor<'_>, chain: &mut Chain) -> Result<(), Broken> {
+        self.ring.gather(head, chain)?;
+        // One without a place for its status is given back as it is.
+        let written = executor.execute(chain).unwrap_or(0);
+        if let Some(track) = &self.track {
+            track.ending(head);
+        }
+        self.ring.give_back(head, written);
+        self.ring.publish();
+        if let Some(track) = &self.track {
+            track.ended(head, self.ring.next_used());
+        }
+        Ok(())
+    }
+
+    /// Notifies the guest of what was published, if it wants that.
+    fn call(&mut self) {
+        if self.ring.wants_call()
+            && let Some(call) = &self.call
+        {
+            notify(call);
+        }
+    }
+}
