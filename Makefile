@@ -12,7 +12,7 @@
 # make install   program, man pages, shell completions, C library, header and pkg-config file below $(DESTDIR)$(PREFIX)
 # make library   the C library alone, in $(TARGET_DIR)/release/libarchipelago (docs/c-api.md)
 # make wheel     the Python package with the library in it, in $(TARGET_DIR)/wheel (docs/python.md)
-# make header    archipelago-ffi/include/archipelago.h from the source of the library
+# make header    include/archipelago.h from the source of the library
 # make deps      what the targets above install by themselves: Debian packages, and Rust where Debian has rustup
 #
 # Every target works without a terminal. CARGO_TARGET_DIR is honoured.
@@ -194,7 +194,7 @@ install-library: $(LIBRARY)/libarchipelago.a
 	install -d $(addprefix $(DESTDIR),$(LIBDIR)/pkgconfig $(INCLUDEDIR))
 	install -m 644 $(LIBRARY)/libarchipelago.so.1.* $(LIBRARY)/libarchipelago.a $(DESTDIR)$(LIBDIR)/
 	cp -P $(LIBRARY)/libarchipelago.so.1 $(LIBRARY)/libarchipelago.so $(DESTDIR)$(LIBDIR)/
-	install -m 644 archipelago-ffi/include/archipelago.h $(DESTDIR)$(INCLUDEDIR)/
+	install -m 644 include/archipelago.h $(DESTDIR)$(INCLUDEDIR)/
 	sed -e 's|@prefix@|$(PREFIX)|' -e 's|@libdir@|$(LIBDIR)|' -e 's|@includedir@|$(INCLUDEDIR)|' \
 	  -e 's|@version@|$(VERSION)|' archipelago-ffi/archipelago.pc.in \
 	  >$(DESTDIR)$(LIBDIR)/pkgconfig/archipelago.pc

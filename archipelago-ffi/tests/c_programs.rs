@@ -73,7 +73,7 @@ fn programs(
     for program in programs {
         let binary = work.path().join(program);
         let mut compile = Command::new(compiler);
-        compile.args(WARNINGS).args(["-g", "-O1"]).args(flags).arg("-I").arg(crate_root().join("include"));
+        compile.args(WARNINGS).args(["-g", "-O1"]).args(flags).arg("-I").arg(crate_root().join("../include"));
         compile.arg(crate_root().join(format!("tests/c/{program}.c"))).arg("-o").arg(&binary);
         if static_library {
             compile.arg(library.join("libarchipelago.a")).args(static_libraries().split_whitespace());
@@ -141,7 +141,7 @@ fn the_header_is_c99_c11_and_every_cpp_since_2011() {
         if file == cpp {
             command.arg("-Wno-missing-field-initializers");
         }
-        run(command.arg("-I").arg(crate_root().join("include")).arg(file));
+        run(command.arg("-I").arg(crate_root().join("../include")).arg(file));
     };
     for (compiler, cpp_compiler) in [("gcc", "g++"), ("clang", "clang++")] {
         ["c99", "c11"].iter().for_each(|standard| check(compiler, standard, &c));
@@ -162,7 +162,7 @@ fn names(text: &str, end: char, keep: impl Fn(&str) -> bool) -> BTreeSet<String>
 
 #[test]
 fn exported_are_the_functions_of_the_header_and_nothing_else_each_with_its_version() {
-    let header = fs::read_to_string(crate_root().join("include/archipelago.h")).unwrap();
+    let header = fs::read_to_string(crate_root().join("../include/archipelago.h")).unwrap();
     let declared = names(&header, '(', |line| !line.starts_with([' ', '#', '/']) && !line.starts_with("typedef"));
     assert!(declared.len() > 35, "only {declared:?}");
     let versions = fs::read_to_string(crate_root().join("archipelago.map")).unwrap();
@@ -247,7 +247,7 @@ fn the_nbdkit_plugin_copies_an_image_in_and_out_and_tells_its_holes() {
     let plugin = work.path().join("plugin.so");
     let mut compile = Command::new("gcc");
     compile.args(WARNINGS).args(["-shared", "-fPIC"]).arg(crate_root().join("examples/nbdkit-plugin.c"));
-    compile.arg("-I").arg(crate_root().join("include")).arg("-L").arg(&library).arg("-larchipelago");
+    compile.arg("-I").arg(crate_root().join("../include")).arg("-L").arg(&library).arg("-larchipelago");
     run(compile.arg(format!("-Wl,-rpath,{}", library.display())).arg("-o").arg(&plugin));
 
     let location = format!("file:{}", work.path().join("store").display());
