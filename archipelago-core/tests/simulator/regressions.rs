@@ -259,3 +259,29 @@ fn a_collection_settles_what_a_failed_commit_left_in_doubt_before_it_takes_conte
         }
     }
 }
+
+#[test]
+fn a_collection_that_was_cut_short_leaves_no_damage_of_a_removed_map_whose_journal_it_took_away() {
+    let name = |name: &str| name.to_string();
+    let write = |offset, len| Op::Write { name: name("volume"), offset, len, fua: false };
+    for at in (0..1000).step_by(40) {
+        for seed in 0..2 {
+            let cut = Fault::Cut { at, seed, again: 0, tries: 3 };
+            let script = [
+                (0, Op::Create { name: name("volume"), size: 3 << 16, block: 1 << 16 }, None),
+                (0, write(0, 8192), None),
+                (0, write(0, 96_389), None),
+                (0, Op::Snapshot { volume: name("volume"), name: name("snap-1") }, None),
+                (1, Op::Clone { snapshot: name("snap-1"), name: name("clone-1"), size: None }, None),
+                (0, write(45_056, 32_768), None),
+                (0, Op::Compact { name: name("volume"), max_extents: 1 }, None),
+                (2, Op::Remove { name: name("clone-1") }, None),
+                (2, Op::Collect, Some(cut)),
+            ];
+            for backend in [Backend::File, Backend::Memory] {
+                run(backend, seed, &steps(&script), Bugs::default())
+                    .unwrap_or_else(|f| panic!("{backend:?}, cut at {at}, seed {seed}: {}", f.what));
+            }
+        }
+    }
+}

@@ -394,6 +394,11 @@ impl Work<'_> {
             Ok(())
         })?;
         self.affected(&lost)?;
+        // Also of journals that cannot be replayed, of which nothing else is lost: a collection that was cut short takes those of removed
+        // maps away before their headers.
+        for problem in &mut self.problems {
+            only_removed(&mut problem.finding);
+        }
         self.ahead()
     }
 
@@ -429,9 +434,6 @@ impl Work<'_> {
             number += 1;
             keep
         });
-        for problem in &mut self.problems {
-            only_removed(&mut problem.finding);
-        }
         Ok(())
     }
 
