@@ -425,6 +425,15 @@ fn a_simulated_process_does_for_another_what_an_owner_does() {
     assert!(processes.iter().any(|p| p.volumes == ["disk-1"]));
 }
 
+/// Two processes on one disk: one that looks at it through a gate, and one that users work in.
+fn gated_reader(disk: &Arc<dyn Blocker>, at: Call) -> (Store, Store, Keeper) {
+    let (neighbours, keeper) = (Neighbours::new(), gate(disk, at));
+    let open = |blocker: Arc<dyn Blocker>, seed| {
+        Store::open_among(blocker, StoreOptions { seed: Some(seed), ..options() }, &neighbours).unwrap()
+    };
+    (open(keeper.gate.clone(), 1), open(disk.clone(), 2), keeper)
+}
+
 #[test]
 fn a_check_goes_on_when_a_map_is_removed_while_it_is_looked_at() {
     let disk = SimDisk::new();
@@ -432,11 +441,7 @@ fn a_check_goes_on_when_a_map_is_removed_while_it_is_looked_at() {
     files.make_layout().unwrap();
     let disk: Arc<dyn Blocker> = Arc::new(files);
     Store::init_on(disk.clone(), &InitOptions { block_size: BLOCK, ..InitOptions::default() }).unwrap();
-    let (neighbours, keeper) = (Neighbours::new(), gate(&disk, Call::LookAtLock));
-    let open = |blocker: Arc<dyn Blocker>, seed| {
-        Store::open_among(blocker, StoreOptions { seed: Some(seed), ..options() }, &neighbours).unwrap()
-    };
-    let (checker, user) = (open(keeper.gate.clone(), 1), open(disk.clone(), 2));
+    let (checker, user, keeper) = gated_reader(&disk, Call::LookAtLock);
     user.create("disk-1", &CreateOptions { size: BLOCK, block_size: None }).unwrap();
     keeper.gate.armed.store(true, Ordering::SeqCst);
     let report = thread::scope(|scope| {
@@ -454,11 +459,7 @@ fn a_check_goes_on_when_a_map_is_removed_while_it_is_looked_at() {
 fn beside_a_fold(read: impl FnOnce(&Store) + Send) {
     let disk: Arc<dyn Blocker> = MemoryBlocker::new();
     Store::init_on(disk.clone(), &InitOptions { block_size: BLOCK, ..InitOptions::default() }).unwrap();
-    let (neighbours, keeper) = (Neighbours::new(), gate(&disk, Call::ReadData));
-    let open = |blocker: Arc<dyn Blocker>, seed| {
-        Store::open_among(blocker, StoreOptions { seed: Some(seed), ..options() }, &neighbours).unwrap()
-    };
-    let (reader, user) = (open(keeper.gate.clone(), 1), open(disk.clone(), 2));
+    let (reader, user, keeper) = gated_reader(&disk, Call::ReadData);
     user.create("disk-1", &CreateOptions { size: 4 * BLOCK, block_size: None }).unwrap();
     let volume = user.open_volume("disk-1", Mode::ReadWrite).unwrap();
     fill(&volume, 1, 0, 4096);
@@ -501,11 +502,7 @@ fn a_scrub_walks_a_journal_that_is_folded_and_overwritten_meanwhile() {
 fn the_figures_of_a_volume_that_comes_into_use_meanwhile_are_those_of_its_header() {
     let disk: Arc<dyn Blocker> = MemoryBlocker::new();
     Store::init_on(disk.clone(), &InitOptions { block_size: BLOCK, ..InitOptions::default() }).unwrap();
-    let (neighbours, keeper) = (Neighbours::new(), gate(&disk, Call::ReadData));
-    let open = |blocker: Arc<dyn Blocker>, seed| {
-        Store::open_among(blocker, StoreOptions { seed: Some(seed), ..options() }, &neighbours).unwrap()
-    };
-    let (reader, user) = (open(keeper.gate.clone(), 1), open(disk.clone(), 2));
+    let (reader, user, keeper) = gated_reader(&disk, Call::ReadData);
     user.create("disk-1", &CreateOptions { size: 4 * BLOCK, block_size: None }).unwrap();
     let volume = user.open_volume("disk-1", Mode::ReadWrite).unwrap();
     fill(&volume, 1, 0, 4096);

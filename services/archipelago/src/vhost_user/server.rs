@@ -113,7 +113,10 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.end();
+        // One that was stopped has waited already.
+        if !self.shared.is_stopping() {
+            self.end();
+        }
     }
 }
 
