@@ -200,7 +200,8 @@ impl Stock {
             match object {
                 Object::Redirect(owner, epoch) => {
                     let bytes = self.bytes(object)?;
-                    let Some(head) = RedirectHead::decode(&name, &bytes[..ATOM])? else { continue };
+                    let head = bytes.get(..ATOM).map(|atom| RedirectHead::decode(&name, atom)).transpose()?.flatten();
+                    let Some(head) = head else { continue };
                     let mut entries = BTreeMap::new();
                     let stored = bytes.get(FIRST as usize..).unwrap_or_default();
                     for (block, entry) in (0..).zip(stored.chunks_exact(ENTRY)) {
