@@ -90,6 +90,23 @@ fn with_bug(store: &Store, planted: Planted) -> CollectReport {
 }
 
 #[test]
+fn a_slot_that_is_needed_since_another_one_was_moved_is_moved_in_the_same_run() {
+    for blocker in [MemoryBlocker::new() as Arc<dyn Blocker>, sim_files()] {
+        let store = open(&blocker);
+        let data = bytes(1, BLOCK as usize).repeat(3);
+        let snapshot = hashed(&store, 1, &data);
+        // The last of three slots with one content is no map's any more: nobody needs it until the one before it is moved.
+        store.resize("disk-1", 2 * BLOCK, true).unwrap();
+        store.remove(&snapshot).unwrap();
+        let report = collect(&store);
+        assert_eq!(report.duplicates.objects, 2, "{report:?}");
+        assert!(read(&store, "disk-1") == data[..2 * BLOCK as usize]);
+        assert_eq!(collect(&store).duplicates.objects, 0, "one run is enough");
+        is_clean(&store);
+    }
+}
+
+#[test]
 fn blocks_that_were_written_twice_are_kept_once_and_read_the_same() {
     for blocker in [MemoryBlocker::new() as Arc<dyn Blocker>, sim_files()] {
         let store = open(&blocker);

@@ -36,6 +36,15 @@ struct Planned {
     verdict: Verdict,
 }
 
+/// What became of a plan.
+#[derive(Clone, Copy, Default)]
+struct Applied {
+    /// An entry was changed.
+    changed: bool,
+    /// An entry that nobody needed is needed now, since another slot was moved for the sake of its digest; it can be moved as well.
+    turned: bool,
+}
+
 fn slot_of(head: &RedirectHead, block: u64, entry: &RedirectEntry) -> Slot {
     Slot { owner: head.owner, epoch: head.epoch, block, len: entry.len, shift: head.shift }
 }
@@ -92,9 +101,8 @@ impl ContentSweep<'_, '_> {
         let Some(head) = redirect::read_head(blocker, owner, epoch)? else { return Ok(false) };
         let mut changed = false;
         let tables = self.shared.contents.tables().list(blocker)?;
-        let mut first = 0;
+        let (mut first, mut again) = (0, false);
         while let Some(window) = redirect::window(blocker, &head, first)? {
-            first = window.next;
             self.pace.spend(0, window.bytes)?;
             let mut planned = Vec::new();
             for (block, entry) in window.entries {
@@ -109,8 +117,12 @@ impl ContentSweep<'_, '_> {
                     _ => planned.push(Planned { slot, entry, verdict }),
                 }
             }
-            if !planned.is_empty() {
-                changed |= self.apply(&head, &planned)?;
+            let applied = if planned.is_empty() { Applied::default() } else { self.apply(&head, &planned)? };
+            changed |= applied.changed;
+            // Once: only moves of the portion itself bring it about.
+            again = applied.turned && !again;
+            if !again {
+                first = window.next;
             }
         }
         Ok(changed)
@@ -155,8 +167,8 @@ impl ContentSweep<'_, '_> {
         }
     }
 
-    /// Does what was planned, as far as it still holds; whether that was anything.
-    fn apply(&mut self, head: &RedirectHead, planned: &[Planned]) -> Result<bool> {
+    /// Does what was planned, as far as it still holds.
+    fn apply(&mut self, head: &RedirectHead, planned: &[Planned]) -> Result<Applied> {
         let blocker = &*self.shared.blocker;
         let table = Object::Redirect(head.owner, head.epoch);
         // Who merges tables may just be leaving out an entry because the slot of another one counts: then nothing is moved.
@@ -177,7 +189,7 @@ impl ContentSweep<'_, '_> {
             relied.settle(blocker)?;
             redirect::begin_moves(blocker, head)?;
         }
-        let mut changed = false;
+        let mut applied = Applied::default();
         for Planned { slot, entry, verdict } in planned {
             if redirect::read_entry(blocker, slot)? != Some(*entry) {
                 continue;
@@ -191,14 +203,18 @@ impl ContentSweep<'_, '_> {
                     self.marks.digest(&entry.digest);
                     self.report.duplicates.add(u64::from(entry.len));
                 }
+                (Verdict::Move(_), Verdict::Forget) => {
+                    applied.turned = true;
+                    continue;
+                }
                 _ => continue,
             }
-            changed = true;
+            applied.changed = true;
         }
-        if changed && !self.planted.unsynced_moves {
+        if applied.changed && !self.planted.unsynced_moves {
             blocker.sync(&[table])?;
         }
-        Ok(changed)
+        Ok(applied)
     }
 
     /// Makes holes where nothing lies that is needed in its place.
