@@ -478,6 +478,11 @@ impl Store {
         Ok(Volume::new(inner, mode))
     }
 
+    /// What tells this store from every other one, wherever it is moved to.
+    pub fn uuid(&self) -> String {
+        uuid_text(&self.shared.superblock.uuid)
+    }
+
     /// State of the store.
     pub fn status(&self) -> Result<StoreStatus> {
         let shared = &self.shared;
@@ -508,7 +513,7 @@ impl Store {
         }
         Ok(StoreStatus {
             location: shared.root.as_ref().map_or_else(|| "memory".to_string(), |p| format!("file:{}", p.display())),
-            uuid: uuid_text(&shared.superblock.uuid),
+            uuid: self.uuid(),
             block_size: 1 << shared.superblock.block_shift,
             volumes,
             snapshots,

@@ -1,5 +1,6 @@
 //! What callers hand to a store and get from it.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -16,6 +17,14 @@ use crate::limits;
 pub enum Location {
     /// A directory.
     File(PathBuf),
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Location::File(path) => write!(f, "file:{}", path.display()),
+        }
+    }
 }
 
 impl FromStr for Location {

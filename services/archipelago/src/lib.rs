@@ -1,10 +1,12 @@
 //! The `archipelago` command line and node daemon.
 #![deny(unsafe_code)]
 
+pub mod attach;
 pub mod cli;
 pub mod collector;
 pub mod config;
 pub mod disk;
+pub mod fuse;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -80,6 +80,15 @@ pub enum Command {
     Receive(Receive),
     /// Serve volumes as network block devices until SIGTERM or SIGINT
     Serve(Serve),
+    /// Attach a volume or snapshot to this machine as a block device, and print its path
+    Map(Map),
+    /// Take a block device away again; all that was written is in the store then
+    Unmap(Unmap),
+    /// List what is attached to this machine
+    Showmapped(Showmapped),
+    /// Serve an attached volume; what `map` starts
+    #[command(hide = true)]
+    ServeAttached(ServeAttached),
     /// Remove what no volume or snapshot needs any more, beside whatever else goes on
     Gc(Gc),
     /// Show the state of the store
@@ -402,6 +411,57 @@ pub struct Serve {
     /// Hash snapshots that were taken so many seconds ago or more [default: `serve.hash_age` of the configuration, or 86400]
     #[arg(long, value_name = "SECONDS")]
     pub hash_age: Option<u64>,
+}
+
+/// The node for which is attached.
+#[derive(Args, Debug)]
+pub struct Node {
+    /// Keep attachments under the name of this node; where two nodes share a machine, each has its own [default: the host name]
+    #[arg(long, value_name = "NAME", env = "ARCHIPELAGO_NODE")]
+    pub node: Option<String>,
+}
+
+/// `map`
+#[derive(Args, Debug)]
+pub struct Map {
+    /// The volume or snapshot; snapshots are read-only
+    pub name: String,
+    /// Make a file that is a disk, not a block device; needs no root, but fusermount3
+    #[arg(long)]
+    pub file: bool,
+    /// Which node.
+    #[command(flatten)]
+    pub node: Node,
+}
+
+/// `unmap`
+#[derive(Args, Debug)]
+pub struct Unmap {
+    /// The block device or file that `map` printed, or the name of the volume
+    #[arg(value_name = "DEVICE|NAME")]
+    pub what: String,
+    /// Which node.
+    #[command(flatten)]
+    pub node: Node,
+}
+
+/// `showmapped`
+#[derive(Args, Debug)]
+pub struct Showmapped {
+    /// Which node.
+    #[command(flatten)]
+    pub node: Node,
+}
+
+/// `serve-attached`
+#[derive(Args, Debug)]
+pub struct ServeAttached {
+    /// Name of the volume
+    pub name: String,
+    /// Its id
+    pub id: String,
+    /// Directory of the attachment
+    pub dir: PathBuf,
 }
 
 /// `check`

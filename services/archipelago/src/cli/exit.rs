@@ -5,6 +5,7 @@ use std::io;
 use archipelago_core::Error;
 use serde::Serialize;
 
+use crate::attach::AttachError;
 use crate::import::ImageError;
 use crate::import::legacy::LegacyError;
 use crate::nbd::ListenError;
@@ -54,6 +55,9 @@ pub enum Failure {
     /// A socket could not be listened on.
     #[error("{0}")]
     Listen(#[from] ListenError),
+    /// A volume could not be attached or detached.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
     /// A file that would be written exists.
     #[error("{0}: exists already; name another file, or use --force to replace it")]
     FileExists(String),
@@ -154,6 +158,24 @@ impl Class {
     }
 }
 
+impl Class {
+    /// The class that a word stands for.
+    pub fn of_word(word: &str) -> Class {
+        let plain = [
+            Class::Usage,
+            Class::NotFound,
+            Class::Exists,
+            Class::Busy,
+            Class::ReadOnly,
+            Class::Io,
+            Class::NoSpace,
+            Class::Repaired,
+            Class::Repairable,
+        ];
+        plain.into_iter().find(|class| class.word() == word).unwrap_or(Class::Other)
+    }
+}
+
 impl Failure {
     /// A failed system call outside the store.
     pub fn host(op: &'static str, object: impl ToString, source: io::Error) -> Failure {
@@ -172,6 +194,7 @@ impl Failure {
             Failure::Image(_) => Class::Other,
             Failure::Legacy(error) => class_of_legacy(error),
             Failure::Listen(ListenError::InUse(_)) => Class::Busy,
+            Failure::Attach(error) => error.class(),
             Failure::Listen(ListenError::Io { source, .. }) => class_of_system(source),
             Failure::Usage(_) | Failure::Listen(_) => Class::Usage,
             Failure::FileExists(_) => Class::Exists,
@@ -191,6 +214,7 @@ impl Failure {
             Failure::Image(_) => libc::EOPNOTSUPP,
             Failure::Legacy(error) => errno_of_legacy(error),
             Failure::Listen(ListenError::InUse(_)) => libc::EADDRINUSE,
+            Failure::Attach(error) => error.errno(),
             Failure::Listen(ListenError::Io { source, .. }) => source.raw_os_error().unwrap_or(libc::EIO),
             Failure::Listen(_) => libc::EINVAL,
             Failure::Usage(_) => libc::EINVAL,

@@ -58,6 +58,18 @@ impl Context {
         Ok(Store::open(&self.location()?, options)?)
     }
 
+    /// Arguments with which this program works with the same store and configuration.
+    pub fn arguments(&self) -> Vec<String> {
+        let mut arguments = Vec::new();
+        if let Some(file) = &self.global.config {
+            arguments.extend(["--config".into(), file.to_string_lossy().into_owned()]);
+        }
+        if let Some(store) = &self.global.store {
+            arguments.extend(["--store".into(), store.clone()]);
+        }
+        arguments
+    }
+
     /// What the configuration files say.
     pub fn config(&self) -> &Config {
         &self.config

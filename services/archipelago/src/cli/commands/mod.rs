@@ -1,5 +1,6 @@
 //! The commands, grouped by what they do. Each is one function that takes its arguments and prints its result.
 
+mod attach;
 mod check;
 mod compact;
 mod export;
@@ -45,6 +46,10 @@ pub fn run(context: &mut Context, command: Command) -> Result<(), Failure> {
         Command::Send(args) => transfer::send(context, &args),
         Command::Receive(args) => transfer::receive(context, &args),
         Command::Serve(args) => serve::run(context, &args),
+        Command::Map(args) => attach::map(context, &args),
+        Command::Unmap(args) => attach::unmap(context, &args),
+        Command::Showmapped(args) => attach::showmapped(context, &args),
+        Command::ServeAttached(args) => attach::serve(context, &args),
         Command::Completions(args) => shell::completions(context, &args),
         Command::Man(args) => shell::man(&args),
     }

@@ -1,0 +1,262 @@
+//! What commands do: attach a volume, detach it, list what is attached.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::Serialize;
+
+use super::error::AttachError;
+use super::limits::{LOOK, STOP_TIME};
+use super::loop_device::{self, LoopDevice};
+use super::place::{Place, Record};
+use super::{start, users};
+use crate::fuse;
+
+/// What a volume is to be attached as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presentation {
+    /// A block device.
+    Device,
+    /// A file, for which nothing is needed but FUSE.
+    File,
+}
+
+/// What is to be attached, and how.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The store, as it is named.
+    pub store: String,
+    /// Its identity.
+    pub uuid: String,
+    /// Id of the volume or snapshot, in hex.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Whether it is to be read only.
+    pub read_only: bool,
+    /// Block device or file.
+    pub presentation: Presentation,
+    /// Arguments with which this program serves it, all but the directory of the attachment, which is added.
+    pub server: Vec<String>,
+}
+
+/// An attachment that is there.
+#[derive(Clone, Debug, Serialize)]
+pub struct Attached {
+    /// What is attached.
+    #[serde(flatten)]
+    pub record: Record,
+    /// The block device, if there is one.
+    pub device: Option<PathBuf>,
+    /// The file.
+    pub file: PathBuf,
+    /// Whether its server lives. If not, every request fails until it is detached.
+    pub served: bool,
+}
+
+impl Attached {
+    /// What a user is to open: the device, else the file.
+    pub fn path(&self) -> &Path {
+        self.device.as_deref().unwrap_or(&self.file)
+    }
+}
+
+/// Attaches and detaches on one node. Two nodes on one machine do not see one another's attachments.
+pub struct Attacher {
+    node: String,
+}
+
+impl Attacher {
+    /// For the node of this name.
+    pub fn new(node: String) -> Attacher {
+        Attacher { node }
+    }
+
+    /// Attaches a volume; the same path again if it is attached already.
+    pub fn attach(&self, wanted: &Wanted) -> Result<Attached, AttachError> {
+        if wanted.presentation == Presentation::Device {
+            check_machine()?;
+        }
+        let place = Place::of(&self.node, &wanted.uuid, &wanted.id)?;
+        let _lock = place.lock()?;
+        match look(&place)? {
+            Some(attached) if attached.served => {
+                if attached.record.read_only != wanted.read_only {
+                    let how = if attached.record.read_only { "for reading only" } else { "for writing" };
+                    let text = format!("{}: is attached already, {how}, as {}", wanted.name, attached.path().display());
+                    return Err(AttachError::Otherwise(text));
+                }
+                return present(&place, attached, wanted.presentation);
+            }
+            // Whoever served it was killed.
+            _ => clear(&place, &wanted.name)?,
+        }
+        let mut arguments = wanted.server.clone();
+        arguments.push(place.dir().to_string_lossy().into_owned());
+        if let Err(error) = start::start(&place, &arguments) {
+            // Nothing of what failed stays; if it cannot be removed, the first error is the one to know.
+            let _ = place.remove();
+            return Err(error);
+        }
+        let attached = look(&place)?.ok_or_else(|| AttachError::NotAttached(wanted.name.clone()))?;
+        present(&place, attached, wanted.presentation)
+    }
+
+    /// Detaches what `what` means: a device, a file, the name or the id of a volume. All that was written is in the store when this
+    /// returns.
+    pub fn detach(&self, what: &str) -> Result<(), AttachError> {
+        let path = fs::canonicalize(what).ok();
+        for place in Place::all(&self.node)? {
+            let Some(attached) = look(&place)? else { continue };
+            let record = &attached.record;
+            let meant = record.name == what
+                || record.id == what
+                || path.as_deref().is_some_and(|path| attached.device.as_deref() == Some(path))
+                || Path::new(what) == attached.file;
+            if meant {
+                let _lock = place.lock()?;
+                return end(&place, what);
+            }
+        }
+        Err(AttachError::NotAttached(what.into()))
+    }
+
+    /// All attachments of the node.
+    pub fn list(&self) -> Result<Vec<Attached>, AttachError> {
+        let mut list = Vec::new();
+        for place in Place::all(&self.node)? {
+            list.extend(look(&place)?);
+        }
+        list.sort_by(|a, b| a.record.name.cmp(&b.record.name));
+        Ok(list)
+    }
+}
+
+/// Whether block devices can be made here, before anything is begun.
+fn check_machine() -> Result<(), AttachError> {
+    if !nix::unistd::geteuid().is_root() {
+        let text = "only root can make block devices; as another user, take --file for a file, or `archipelago serve`";
+        return Err(AttachError::Unsupported(text.into()));
+    }
+    if !loop_device::is_there() {
+        let text =
+            "this kernel has no loop devices (/dev/loop-control is missing); try `modprobe loop`, or take --file";
+        return Err(AttachError::Unsupported(text.into()));
+    }
+    Ok(())
+}
+
+/// What is attached in a place.
+fn look(place: &Place) -> Result<Option<Attached>, AttachError> {
+    let Some(record) = place.record() else { return Ok(None) };
+    let file = place.disk();
+    let device = LoopDevice::over(&file)?.map(LoopDevice::path);
+    Ok(Some(Attached { record, device, file, served: place.is_served()? }))
+}
+
+/// Makes the device if there is none yet.
+fn present(place: &Place, mut attached: Attached, presentation: Presentation) -> Result<Attached, AttachError> {
+    if presentation == Presentation::Device && attached.device.is_none() {
+        let device = LoopDevice::put_over(&place.disk(), attached.record.read_only)?;
+        attached.device = Some(device.path());
+    }
+    Ok(attached)
+}
+
+/// Clears away what a server left that was killed.
+fn clear(place: &Place, name: &str) -> Result<(), AttachError> {
+    if place.is_served()? {
+        return Err(AttachError::Busy(format!("{name}: is being attached by somebody else; try again")));
+    }
+    take_away_device(place)?;
+    unmount(place)?;
+    Ok(())
+}
+
+/// Detaches: the device first, then its server.
+fn end(place: &Place, what: &str) -> Result<(), AttachError> {
+    let Some(attached) = look(place)? else {
+        // Somebody was faster, and only what waiting for him made is left.
+        place.remove()?;
+        return Err(AttachError::NotAttached(what.into()));
+    };
+    take_away_device(place)?;
+    let using: Vec<u32> = users::of(&place.disk()).into_iter().filter(|pid| *pid != attached.record.pid).collect();
+    if !using.is_empty() {
+        return Err(AttachError::InUse { device: place.disk().display().to_string(), by: users::in_words(&using) });
+    }
+    if place.is_served()? {
+        stop(attached.record.pid, place)?;
+    }
+    unmount(place)?;
+    place.remove()
+}
+
+fn take_away_device(place: &Place) -> Result<(), AttachError> {
+    let Some(device) = LoopDevice::over(&place.disk())? else { return Ok(()) };
+    let path = device.path();
+    if device.is_claimed()? {
+        let by = " (by a file system that is mounted, a swap area, or another device above it)".into();
+        return Err(AttachError::InUse { device: path.display().to_string(), by });
+    }
+    let using = users::of(&path);
+    if !using.is_empty() {
+        return Err(AttachError::InUse { device: path.display().to_string(), by: users::in_words(&using) });
+    }
+    device.take_away()?;
+    let deadline = Instant::now() + STOP_TIME;
+    // What was written to the device goes to the file meanwhile.
+    while LoopDevice::over(&place.disk())?.is_some() {
+        if Instant::now() > deadline {
+            return Err(AttachError::Busy(format!("{}: does not end; see the kernel's log", path.display())));
+        }
+        std::thread::sleep(LOOK);
+    }
+    Ok(())
+}
+
+fn unmount(place: &Place) -> Result<(), AttachError> {
+    let disk = place.disk();
+    let failed = |e| AttachError::host("unmount", disk.display(), e);
+    if fuse::is_mounted(&disk).map_err(failed)? { fuse::unmount(&disk).map_err(failed) } else { Ok(()) }
+}
+
+/// Ends a server, and waits until all is written.
+fn stop(pid: u32, place: &Place) -> Result<(), AttachError> {
+    let failed = |op, error| AttachError::host(op, format!("process {pid}"), error);
+    let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(()) };
+    let process = match pidfd_open(number, PidfdFlags::empty()) {
+        Ok(process) => process,
+        // It has just ended by itself.
+        Err(Errno::SRCH) => return Ok(()),
+        Err(error) => return Err(failed("find", error.into())),
+    };
+    // From here on the descriptor means one process. If the server lives still, it is that one.
+    if !place.is_served()? {
+        return Ok(());
+    }
+    match pidfd_send_signal(&process, Signal::TERM) {
+        Ok(()) | Err(Errno::SRCH) => {}
+        Err(error) => return Err(failed("end", error.into())),
+    }
+    let deadline = Instant::now() + STOP_TIME;
+    while place.is_served()? {
+        if Instant::now() > deadline {
+            let text =
+                format!("process {pid} still writes to the store after {} s; try again later", STOP_TIME.as_secs());
+            return Err(AttachError::Busy(text));
+        }
+        std::thread::sleep(LOOK);
+    }
+    // What it said when it failed to write.
+    match fs::read_to_string(place.log()) {
+        Ok(log) if !log.trim().is_empty() => {
+            eprint!("{log}");
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}

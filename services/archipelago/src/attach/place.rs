@@ -1,0 +1,239 @@
+//! The directory of an attachment: its name, its locks, what is recorded there.
+//!
+//! `RUN/NODE/STORE-VOLUME` with the files
+//!
+//! * `lock`: held while a command attaches or detaches.
+//! * `server`: locked by the server as long as it lives. So a server that was killed is known to be dead at once, whoever has its
+//!   process id now.
+//! * `record`: what was attached, as JSON. Written before the server says that it is ready.
+//! * `disk`: the file over which the volume is mounted.
+//! * `log`: what the server said on standard error.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::AttachError;
+use super::limits::{LOCK_TIME, LOOK, SERVER_TRIES};
+
+/// The directory below which attachments are, unless `ARCHIPELAGO_RUN_DIR` names another one.
+const RUN: &str = "/run/archipelago/attached";
+
+/// What is recorded about an attachment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The store, as it was named.
+    pub store: String,
+    /// Id of the volume or snapshot, in hex.
+    pub id: String,
+    /// Its name when it was attached.
+    pub name: String,
+    /// Whether it may only be read.
+    pub read_only: bool,
+    /// Process that serves it.
+    pub pid: u32,
+}
+
+/// Where an attachment is.
+#[derive(Clone, Debug)]
+pub struct Place {
+    dir: PathBuf,
+}
+
+/// The name of this node, under which attachments are kept unless another one is given.
+pub fn default_node() -> Result<String, AttachError> {
+    let name =
+        nix::unistd::gethostname().map_err(|e| AttachError::host("ask for", "the name of this node", e.into()))?;
+    Ok(name.to_string_lossy().into_owned())
+}
+
+fn root(node: &str) -> Result<PathBuf, AttachError> {
+    // It becomes the name of a directory.
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+    if node.is_empty() || node.len() > 255 || node.starts_with('.') || !node.bytes().all(good) {
+        return Err(AttachError::Unsupported(format!(
+            "the name of the node, {node:?}, has something else in it than letters, digits, '.', '-' and '_'; give another one with --node"
+        )));
+    }
+    let base = std::env::var_os("ARCHIPELAGO_RUN_DIR").map_or_else(|| PathBuf::from(RUN), PathBuf::from);
+    Ok(base.join(node))
+}
+
+fn is_same(file: &File, path: &Path) -> bool {
+    let (Ok(file), Ok(there)) = (file.metadata(), fs::metadata(path)) else { return false };
+    (file.dev(), file.ino()) == (there.dev(), there.ino())
+}
+
+impl Place {
+    /// The place of a volume, whether anything is there or not.
+    pub fn of(node: &str, store: &str, id: &str) -> Result<Place, AttachError> {
+        Ok(Place { dir: root(node)?.join(format!("{store}-{id}")) })
+    }
+
+    /// A place that is known by its directory.
+    pub fn at(dir: &Path) -> Place {
+        Place { dir: dir.to_path_buf() }
+    }
+
+    /// All places of a node, in the order of their names.
+    pub fn all(node: &str) -> Result<Vec<Place>, AttachError> {
+        let dir = root(node)?;
+        let failed = |e| AttachError::host("list", dir.display(), e);
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed(error)),
+        };
+        let mut places = Vec::new();
+        for entry in entries {
+            places.push(Place { dir: entry.map_err(failed)?.path() });
+        }
+        places.sort_by(|a, b| a.dir.cmp(&b.dir));
+        Ok(places)
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where the volume is mounted.
+    pub fn disk(&self) -> PathBuf {
+        self.dir.join("disk")
+    }
+
+    /// What the server says.
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+
+    /// Makes the directory and the file over which is mounted, which only their owner may use. What is there already stays.
+    pub fn make(&self) -> Result<(), AttachError> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.dir);
+        made.map_err(|e| AttachError::host("make", self.dir.display(), e))
+    }
+
+    /// Makes the file over which is mounted.
+    pub fn make_disk(&self) -> Result<(), AttachError> {
+        let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(self.disk());
+        made.map(drop).map_err(|e| AttachError::host("make", self.disk().display(), e))
+    }
+
+    /// Takes the lock of commands; free again when what is returned is dropped.
+    pub fn lock(&self) -> Result<File, AttachError> {
+        let path = self.dir.join("lock");
+        let failed = |e| AttachError::host("lock", path.display(), e);
+        let deadline = Instant::now() + LOCK_TIME;
+        loop {
+            self.make()?;
+            let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+            let file = match opened {
+                Ok(file) => file,
+                // Detached just now, with its directory.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(failed(error)),
+            };
+            match file.try_lock() {
+                // A file that was removed meanwhile locks nobody out.
+                Ok(()) if is_same(&file, &path) => return Ok(file),
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(LOOK),
+                Err(TryLockError::WouldBlock) => {
+                    let text = format!("{}: another command is still attaching or detaching it", self.dir.display());
+                    return Err(AttachError::Busy(text));
+                }
+                Err(TryLockError::Error(error)) => return Err(failed(error)),
+            }
+        }
+    }
+
+    /// Takes the lock of the server, for as long as it lives. `None`: there is one.
+    pub fn serve(&self) -> io::Result<Option<File>> {
+        let options = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).clone();
+        let file = options.open(self.dir.join("server"))?;
+        // Who only looks whether there is one holds it for a moment.
+        for _ in 0..SERVER_TRIES {
+            match file.try_lock() {
+                Ok(()) => return Ok(Some(file)),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(LOOK),
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether a server lives.
+    pub fn is_served(&self) -> Result<bool, AttachError> {
+        match File::open(self.dir.join("server")) {
+            Ok(file) => match file.try_lock_shared() {
+                Ok(()) => Ok(false),
+                Err(TryLockError::WouldBlock) => Ok(true),
+                Err(TryLockError::Error(error)) => Err(AttachError::host("lock", self.dir.display(), error)),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(AttachError::host("open", self.dir.display(), error)),
+        }
+    }
+
+    /// Writes what is attached, whole or not at all.
+    pub fn write_record(&self, record: &Record) -> io::Result<()> {
+        let new = self.dir.join("record.new");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        serde_json::to_writer(&mut file, record)?;
+        file.write_all(b"\n")?;
+        fs::rename(&new, self.dir.join("record"))
+    }
+
+    /// What was recorded; `None` if nothing was, or nothing that makes sense.
+    pub fn record(&self) -> Option<Record> {
+        serde_json::from_slice(&fs::read(self.dir.join("record")).ok()?).ok()
+    }
+
+    /// Removes the directory. Nothing may be mounted there.
+    pub fn remove(&self) -> Result<(), AttachError> {
+        match fs::remove_dir_all(&self.dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(AttachError::host("remove", self.dir.display(), error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_nodes_cannot_lead_elsewhere() {
+        for bad in ["", ".", "..", "a/b", ".hidden", "a b", "ä", &"a".repeat(256)] {
+            assert!(Place::of(bad, "s", "1").is_err(), "{bad}");
+        }
+        assert!(Place::of("node-1.example", "s", "1").unwrap().dir().ends_with("node-1.example/s-1"));
+    }
+
+    #[test]
+    fn a_server_is_known_to_live_by_its_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::at(&dir.path().join("a"));
+        place.make().unwrap();
+        assert!(!place.is_served().unwrap());
+        let lock = place.serve().unwrap().unwrap();
+        assert!(place.is_served().unwrap() && place.serve().unwrap().is_none());
+        drop(lock);
+        assert!(!place.is_served().unwrap());
+        let record =
+            Record { store: "file:/s".into(), id: "1f".into(), name: "disk-1".into(), read_only: true, pid: 7 };
+        place.write_record(&record).unwrap();
+        assert_eq!(place.record(), Some(record));
+        drop(place.lock().unwrap());
+        place.remove().unwrap();
+        assert!(place.record().is_none() && !place.dir().exists());
+        place.remove().unwrap();
+        drop(place.lock().unwrap());
+    }
+}

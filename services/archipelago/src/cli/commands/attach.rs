@@ -1,0 +1,114 @@
+//! `map`, `unmap`, `showmapped`: volumes as block devices of this machine; and the server behind each.
+
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use archipelago_core::Kind;
+use signal_hook::flag;
+
+use super::super::Context;
+use super::super::args::{Map, Node, ServeAttached, Showmapped, Unmap};
+use super::super::exit::Failure;
+use super::super::interrupt::SIGNALS;
+use super::super::output::{Align, Array, Table};
+use crate::attach::server::Server;
+use crate::attach::{Attacher, Place, Presentation, READY, Record, Wanted, default_node};
+use crate::disk::volumes::StoreExports;
+
+fn attacher(node: &Node) -> Result<Attacher, Failure> {
+    Ok(Attacher::new(node.node.clone().map_or_else(default_node, Ok)?))
+}
+
+/// `map`
+pub fn map(context: &mut Context, args: &Map) -> Result<(), Failure> {
+    let attacher = attacher(&args.node)?;
+    let store = context.store()?;
+    let info = store.info(&args.name)?;
+    let mut server = context.arguments();
+    server.extend(["--json", "serve-attached", "--", &info.name, &info.id].map(String::from));
+    let wanted = Wanted {
+        store: context.location()?.to_string(),
+        uuid: store.uuid(),
+        id: info.id,
+        name: info.name,
+        read_only: info.kind != Kind::Volume,
+        presentation: if args.file { Presentation::File } else { Presentation::Device },
+        server,
+    };
+    drop(store);
+    let attached = attacher.attach(&wanted)?;
+    if context.out.json {
+        return context.out.document(&attached);
+    }
+    context.out.line(&attached.path().display().to_string())
+}
+
+/// `unmap`
+pub fn unmap(_: &mut Context, args: &Unmap) -> Result<(), Failure> {
+    Ok(attacher(&args.node)?.detach(&args.what)?)
+}
+
+/// `showmapped`
+pub fn showmapped(context: &mut Context, args: &Showmapped) -> Result<(), Failure> {
+    let list = attacher(&args.node)?.list()?;
+    if context.out.json {
+        let mut array = Array::default();
+        for attached in &list {
+            array.push(&mut context.out, attached)?;
+        }
+        array.end(&mut context.out)?;
+        return context.out.raw("\n");
+    }
+    let columns = ["NAME", "DEVICE", "MODE", "PID", "STORE"].map(|title| (title, Align::Left));
+    let mut table = Table::new(&columns);
+    for attached in &list {
+        let mode = match (attached.served, attached.record.read_only) {
+            (false, _) => "dead",
+            (true, true) => "ro",
+            (true, false) => "rw",
+        };
+        table.row(vec![
+            attached.record.name.clone(),
+            attached.path().display().to_string(),
+            mode.into(),
+            attached.record.pid.to_string(),
+            attached.record.store.clone(),
+        ]);
+    }
+    table.print(&mut context.out)
+}
+
+/// `serve-attached`
+pub fn serve(context: &mut Context, args: &ServeAttached) -> Result<(), Failure> {
+    // Signals of the terminal from which it was started are none of its business.
+    rustix::process::setsid().map_err(|e| Failure::host("begin", "a session", e.into()))?;
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in SIGNALS {
+        flag::register(signal, stop.clone()).map_err(|e| Failure::host("register", "a signal handler", e))?;
+    }
+    let store = context.store()?;
+    let info = store.info(&args.name)?;
+    if info.id != args.id {
+        return Err(Failure::Usage(format!("{}: was renamed just now; try again", args.name)));
+    }
+    let record = Record {
+        store: context.location()?.to_string(),
+        id: info.id,
+        name: info.name,
+        read_only: info.kind != Kind::Volume,
+        pid: std::process::id(),
+    };
+    let server = Server::start(&StoreExports::new(store, None), &Place::at(&args.dir), &record)?;
+    context.out.line(READY)?;
+    context.out.flush()?;
+    // Whoever waited may wait for the end of it.
+    let nowhere = std::fs::File::options().write(true).open("/dev/null");
+    let closed = nowhere.and_then(|file| Ok(nix::unistd::dup2_stdout(file.as_fd())?));
+    closed.map_err(|e| Failure::host("open", "/dev/null", e))?;
+    server.run(&stop);
+    let stopped = server.stop();
+    let _ = io::stderr().flush();
+    Ok(stopped?)
+}
