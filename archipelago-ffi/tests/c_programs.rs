@@ -276,3 +276,75 @@ fn the_nbdkit_plugin_copies_an_image_in_and_out_and_tells_its_holes() {
     served("served-1", read_only);
     assert_eq!(fs::read(work.path().join("copy-1")).unwrap(), image);
 }
+
+/// Headers of the installed fio; `None` if the package sources of this machine do not have them.
+fn fio_headers() -> Option<PathBuf> {
+    let version = run(Command::new("fio").arg("--version"));
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("headers-{}", version.trim()));
+    let fetched = Command::new(crate_root().join("examples/fio-headers")).arg(&directory).output().unwrap();
+    let said = String::from_utf8_lossy(&fetched.stderr).into_owned();
+    match fetched.status.code() {
+        Some(0) => Some(directory),
+        Some(3) => {
+            eprintln!("left out: {said}");
+            None
+        }
+        _ => panic!("{said}"),
+    }
+}
+
+#[test]
+fn the_fio_engine_verifies_what_it_wrote_and_tells_what_it_cannot_do() {
+    let Some(headers) = fio_headers() else { return };
+    let library = library();
+    let work = tempfile::tempdir().unwrap();
+    let engine = work.path().join("engine.so");
+    let mut compile = Command::new("gcc");
+    // fio's headers are written for GNU C.
+    compile.args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-isystem"]).arg(headers);
+    compile.arg(crate_root().join("examples/fio-engine.c")).arg("-I").arg(crate_root().join("../include"));
+    compile.arg("-L").arg(&library).arg("-larchipelago").arg(format!("-Wl,-rpath,{}", library.display()));
+    run(compile.arg("-o").arg(&engine));
+
+    let location = format!("file:{}", work.path().join("store").display());
+    let place: archipelago_core::Location = location.parse().unwrap();
+    archipelago_core::Store::init(&place, &archipelago_core::InitOptions::default()).unwrap();
+    let store = archipelago_core::Store::open(&place, archipelago_core::StoreOptions::default()).unwrap();
+    let options = archipelago_core::CreateOptions { size: 32 << 20, block_size: None };
+    store.create("disk-1", &options).unwrap();
+    let fio = |arguments: &[&str]| {
+        let mut fio = Command::new("timeout");
+        fio.args(["300", "fio", "--name=job", "--output-format=json"])
+            .arg(format!("--ioengine=external:{}", engine.display()));
+        fio.arg(format!("--store={location}")).args(arguments).current_dir(work.path());
+        let output = fio.output().unwrap();
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        (output.status.success(), text)
+    };
+    let counted = |text: &str, what: &str| -> u64 {
+        let key = format!("\"{what}\" : ");
+        let count = text.split(&key).skip(1).map(|rest| rest.split([',', '\n']).next().unwrap());
+        count.map(|number| number.trim().parse::<u64>().unwrap()).sum()
+    };
+    // By calls, through a queue of the job's own thread, and of two threads.
+    for depth in [&["--iodepth=1"][..], &["--iodepth=16"], &["--iodepth=32", "--threads=2"]] {
+        let verified = ["--filename=disk-1", "--rw=randwrite", "--bsrange=512-64k", "--fsync=50", "--verify=crc32c"];
+        let (good, text) = fio(&[&verified[..], depth].concat());
+        assert!(good, "{text}");
+        assert!(counted(&text, "total_err") == 0 && counted(&text, "total_ios") > 1000, "{text}");
+    }
+    // Another way sees the same bytes: what fio wrote is not what was there before.
+    store.snapshot("disk-1", "snap-1").unwrap();
+    let data = store.info("snap-1").unwrap();
+    assert_eq!(data.size, 32 << 20);
+    assert!(store.usage("snap-1").unwrap().shared > 16 << 20);
+    let (good, text) = fio(&["--filename=snap-1", "--rw=randread", "--bs=4k", "--iodepth=8"]);
+    assert!(good && counted(&text, "total_ios") == 8192, "{text}");
+    let (good, text) = fio(&["--filename=snap-1", "--rw=randwrite", "--bs=4k"]);
+    assert!(!good && text.contains("snap-1"), "{text}");
+    let (good, text) = fio(&["--filename=disk-2", "--rw=randread", "--bs=4k"]);
+    assert!(!good && text.contains("disk-2"), "{text}");
+    // Two jobs share a volume; trims and mixed requests go through.
+    let (good, text) = fio(&["--filename=disk-1", "--rw=randtrimwrite", "--bs=64k", "--numjobs=2", "--iodepth=4"]);
+    assert!(good, "{text}");
+}
