@@ -40,7 +40,10 @@ impl Mounted {
         config.n_threads = Some(THREADS);
         config.clone_fd = true;
         let session = fuser::spawn_mount(DiskFile::new(disk), path, &config)?;
-        Ok(Mounted { path: path.to_path_buf(), session: Some(session) })
+        let mounted = Mounted { path: path.to_path_buf(), session: Some(session) };
+        // The kernel takes the root of a file system for empty until somebody asks, and ends asynchronous direct reads at its end.
+        fs::metadata(path)?;
+        Ok(mounted)
     }
 
     /// Whether it is served no more, because somebody unmounted it.

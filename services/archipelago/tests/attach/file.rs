@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 
 use crate::host::Host;
 
@@ -77,6 +77,27 @@ fn a_file_is_the_disk_whatever_is_asked_of_it() {
     host.ok(&["unmap", &path]);
     host.ok(&["export", "disk-1", &host.site.text("image")]);
     assert!(fs::read(host.site.path("image")).unwrap() == expect);
+}
+
+#[test]
+fn who_never_asked_for_the_size_reads_data_all_the_same() {
+    let host = Host::new();
+    host.ok(&["create", "disk-1", "--size", "1M"]);
+    let path = host.ok(&["map", "disk-1", "--file"]);
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path).unwrap();
+    let mut ring = io_uring::IoUring::new(1).unwrap();
+    #[repr(align(4096))]
+    struct Page([u8; 4096]);
+    let mut page = Box::new(Page([9; 4096]));
+    let fd = io_uring::types::Fd(file.as_raw_fd());
+    let read = io_uring::opcode::Read::new(fd, page.0.as_mut_ptr(), 4096).offset(8192).build();
+    // SAFETY: the page outlives the request, which is waited for.
+    unsafe { ring.submission().push(&read).unwrap() };
+    ring.submit_and_wait(1).unwrap();
+    assert_eq!(ring.completion().next().unwrap().result(), 4096);
+    assert!(page.0 == [0; 4096]);
+    drop(file);
+    host.ok(&["unmap", "disk-1"]);
 }
 
 #[test]
