@@ -170,8 +170,9 @@ miri:
 	  format::bytes format::extents format::superblock format::owner mapper::runs mapper::block_map name:: --skip every_
 
 bench:
-	@$(SCRIPTS)/install-deps build
-	$(CARGO) run --release --locked -p archipelago-benches -- $(BENCH)
+	@$(SCRIPTS)/install-deps build bench
+	$(CARGO) build --release --locked -p archipelago -p archipelago-benches
+	$(abspath $(TARGET_DIR))/release/archipelago-benches $(BENCH)
 
 # Builds only if nothing was built yet, so that `make build` can run as a user and `make install` as root.
 $(BINARY):

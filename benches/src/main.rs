@@ -4,19 +4,22 @@
 //! clones), `first` (first writes into a clone), `depth` (reads after a thousand snapshots), `hash` (hashing a snapshot), `digests` (ten
 //! million digests), `check` and `gc` (map entries that are checked, or walked by a collection, per second), `send` (what an incremental
 //! send reads), `sums` (what comparing checksums costs a read, and how fast a scrub goes), `freeze` (how long snapshots stop writes) ,
-//! `space` (what snapshots that come and go leave behind) and `io` (reads and overwrites beside plain calls and io_uring, and what a
-//! request costs in instructions); all of them without any. `--seconds` is how long each turn of `io` takes.
+//! `space` (what snapshots that come and go leave behind), `io` (reads and overwrites beside plain calls and io_uring, and what a
+//! request costs in instructions) and `nbd` (the server of network block devices beside others, and with many volumes); all of them
+//! without any. `--seconds` is how long each turn of `io` and `nbd` takes.
 
 mod bars;
 mod count;
 
 /// A measurement, made in a directory of its own.
 type Bar = fn(&std::path::Path) -> bars::Outcome;
+/// One whose turns have a length that can be chosen.
+type Interleaved = fn(&std::path::Path, &bars::Options) -> bars::Outcome;
 
 fn main() {
     let mut dir = std::env::temp_dir();
     let mut groups = Vec::new();
-    let mut options = bars::Options { turn: std::time::Duration::from_millis(500), json: false };
+    let mut options = bars::Options { turn: None, json: false };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
@@ -26,7 +29,7 @@ fn main() {
             },
             "--seconds" => {
                 match args.next().and_then(|text| std::time::Duration::try_from_secs_f64(text.parse().ok()?).ok()) {
-                    Some(turn) => options.turn = turn,
+                    Some(turn) => options.turn = Some(turn),
                     None => fail("--seconds needs a number"),
                 }
             }
@@ -58,10 +61,13 @@ fn main() {
         ("freeze", bars::freeze::run),
         ("space", bars::space::run),
     ];
-    if wanted("io") {
-        println!("== io");
-        if let Err(error) = bars::io::run(&dir, &options) {
-            fail(&format!("io: {error}"));
+    let interleaved: [(&str, Interleaved); 2] = [("io", bars::io::run), ("nbd", bars::nbd::run)];
+    for (name, job) in interleaved {
+        if wanted(name) {
+            println!("== {name}");
+            if let Err(error) = job(&dir, &options) {
+                fail(&format!("{name}: {error}"));
+            }
         }
     }
     for (name, job) in run {

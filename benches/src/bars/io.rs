@@ -18,6 +18,7 @@ mod library;
 mod peers;
 
 pub use instructions::work as instructions;
+pub use peers::prepare;
 
 /// Size of the volume, and of the peers' file; stays in the page cache.
 const SIZE: u64 = 256 << 20;
@@ -25,6 +26,8 @@ const SIZE: u64 = 256 << 20;
 const REQUEST: usize = 4096;
 /// Interleaved rounds.
 const ROUNDS: usize = 15;
+/// Length of a turn unless asked otherwise.
+const TURN: Duration = Duration::from_millis(500);
 /// Requests between two looks at the clock.
 const STEP: u64 = 64;
 
@@ -112,7 +115,8 @@ pub fn run(dir: &Path, options: &Options) -> Outcome {
 fn side(dir: &Path, name: &str, goals: (f64, f64), options: &Options) -> Outcome {
     let volume = volume(dir)?;
     let path = dir.join("peer");
-    peers::prepare(&path)?;
+    prepare(&path, SIZE)?;
+    let time = options.turn.unwrap_or(TURN);
     println!("  request             depth   library/s  us CPU   / plain calls (us CPU)           / io_uring (us CPU)");
     for (kind, depth) in
         [(Kind::Read, 1), (Kind::Read, 32), (Kind::Overwrite, 1), (Kind::Overwrite, 32), (Kind::Durable, 1)]
@@ -123,9 +127,8 @@ fn side(dir: &Path, name: &str, goals: (f64, f64), options: &Options) -> Outcome
         let mut ratios = [Vec::new(), Vec::new()];
         let (mut rates, mut cpu) = (Vec::new(), [Vec::new(), Vec::new(), Vec::new()]);
         for round in 0..ROUNDS as u64 {
-            let own = turn(&mut *library, kind, options.turn, round + 1)?;
-            let others =
-                [turn(&mut plain, kind, options.turn, round + 1)?, turn(&mut ring, kind, options.turn, round + 1)?];
+            let own = turn(&mut *library, kind, time, round + 1)?;
+            let others = [turn(&mut plain, kind, time, round + 1)?, turn(&mut ring, kind, time, round + 1)?];
             rates.push(own.0);
             cpu[0].push(own.1);
             for (i, other) in others.into_iter().enumerate() {

@@ -20,6 +20,7 @@ pub mod gc;
 pub mod hash;
 pub mod io;
 pub mod meta;
+pub mod nbd;
 pub mod send;
 pub mod space;
 pub mod sums;
@@ -31,8 +32,8 @@ pub type Failure = Box<dyn std::error::Error>;
 
 /// What the command line says besides the groups.
 pub struct Options {
-    /// How long one turn of one contender is, where turns are interleaved.
-    pub turn: Duration,
+    /// How long one turn of one contender is, where turns are interleaved; what the group thinks best without.
+    pub turn: Option<Duration>,
     /// A line of JSON for each ratio, where the group has them.
     pub json: bool,
 }

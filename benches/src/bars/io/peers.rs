@@ -8,16 +8,16 @@ use std::path::Path;
 
 use io_uring::{IoUring, opcode, types};
 
-use super::{Contender, Kind, Numbers, Outcome, REQUEST, SIZE, place};
+use super::{Contender, Kind, Numbers, Outcome, REQUEST, place};
 
 /// Makes the file, all of it written.
-pub fn prepare(path: &Path) -> io::Result<()> {
+pub fn prepare(path: &Path, size: u64) -> io::Result<()> {
     let file = OpenOptions::new().create(true).truncate(true).write(true).open(path)?;
-    file.set_len(SIZE)?;
+    file.set_len(size)?;
     // In the pieces in which the library writes: ext4 makes folios of what is written at once, and an overwrite costs the more the larger
     // the folio is (some 80 us in one of 2 MiB).
     let block = vec![7; archipelago_core::limits::ADMITTED];
-    (0..SIZE).step_by(block.len()).try_for_each(|at| file.write_all_at(&block, at))?;
+    (0..size).step_by(block.len()).try_for_each(|at| file.write_all_at(&block, at))?;
     file.sync_all()
 }
 
