@@ -3,8 +3,10 @@
 //! on the same file system, all of it cached.
 //!
 //! Rounds are interleaved: in each, the servers are asked one after another for the same time (`--seconds`; the default of this group is
-//! three seconds). Processor time is the server's alone, as the scheduler counts it. Then what a server costs with 64 volumes of a
-//! tebibyte open, and how two clients that ask for all they can get share it.
+//! three seconds). Processor time is the server's alone, as the scheduler counts it.
+//!
+//! The group `volumes` has what a server costs with 64 volumes of a tebibyte open, and how two clients that ask for all they can get
+//! share it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -58,7 +60,6 @@ struct Line<'a> {
 /// Prints the ratios.
 pub fn run(dir: &Path, options: &Options) -> Outcome {
     let scratch = Scratch::new(dir, "nbd")?;
-    let turn = options.turn.unwrap_or(TURN);
     let peers = [servers::nbdkit_file(&scratch.0)?, servers::qemu(&scratch.0)?, servers::nbdkit_null(&scratch.0)?];
     let ours = servers::ours(&scratch.0)?;
     println!(
@@ -67,12 +68,17 @@ pub fn run(dir: &Path, options: &Options) -> Outcome {
     for len in [4 << 10, 1 << 20] {
         for write in [false, true] {
             for depth in [1, 32] {
-                case(&ours, &peers, Case { write, len, depth }, turn, options.json)?;
+                case(&ours, &peers, Case { write, len, depth }, options.turn.unwrap_or(TURN), options.json)?;
             }
         }
     }
-    drop((ours, peers));
-    volumes::run(&scratch.0, turn)
+    Ok(())
+}
+
+/// Prints what many volumes cost.
+pub fn volumes(dir: &Path, options: &Options) -> Outcome {
+    let scratch = Scratch::new(dir, "volumes")?;
+    volumes::run(&scratch.0, options.turn.unwrap_or(TURN))
 }
 
 /// One turn of one server.

@@ -103,14 +103,19 @@ pub fn ours(dir: &Path) -> Result<Server, Failure> {
     Store::init(&location, &InitOptions::default())?;
     let store = Store::open(&location, StoreOptions::default())?;
     store.create(EXPORT, &CreateOptions { size: SIZE, block_size: None })?;
-    let volume = store.open_volume(EXPORT, Mode::ReadWrite)?;
+    fill(&store, EXPORT)?;
+    drop(store);
+    archipelago(&path, dir.join("ours.sock"))
+}
+
+/// Puts bytes in place in as much of a volume as clients ask for.
+pub fn fill(store: &Store, name: &str) -> Result<(), Failure> {
+    let volume = store.open_volume(name, Mode::ReadWrite)?;
     for at in (0..SIZE).step_by(4 << 20) {
         volume.write_at(&vec![7; 4 << 20], at)?;
     }
     volume.checkpoint()?;
-    volume.close()?;
-    drop(store);
-    archipelago(&path, dir.join("ours.sock"))
+    Ok(volume.close()?)
 }
 
 /// `nbdkit file` on a file of its own.

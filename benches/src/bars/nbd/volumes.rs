@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use archipelago_core::{CreateOptions, InitOptions, Location, Store, StoreOptions};
 
-use super::super::{Numbers, Outcome, quartiles};
+use super::super::{Failure, Numbers, Outcome, quartiles};
+use super::client::Client;
 use super::{Case, ROUNDS, servers};
 
 /// Volumes that are open at once.
@@ -25,6 +26,7 @@ pub fn run(dir: &Path, turn: Duration) -> Outcome {
     for name in &names {
         store.create(name, &CreateOptions { size: SIZE, block_size: None })?;
     }
+    names[..2].iter().try_for_each(|name| servers::fill(&store, name))?;
     drop(store);
     let server = servers::archipelago(&path, dir.join("volumes.sock"))?;
     let case = Case { write: true, len: 4 << 10, depth: 32 };
@@ -40,25 +42,32 @@ pub fn run(dir: &Path, turn: Duration) -> Outcome {
     let each = server.memory()?.saturating_sub(before) / VOLUMES as u64;
     println!("an idle open volume of 1 TiB, of {VOLUMES}: {each} bytes of memory, bar at most {MOST}");
 
-    let (mut ratios, mut rates) = (Vec::new(), Vec::new());
-    for round in 1..=ROUNDS {
-        let counts: Vec<_> = std::thread::scope(|scope| {
-            let run = |(i, client): (usize, &mut super::Client)| {
-                client.run(case, turn, &mut Numbers(2 * round + i as u64)).map(|(count, _)| count)
-            };
-            let both: Vec<_> =
-                clients[1..3].iter_mut().enumerate().map(|each| scope.spawn(move || run(each))).collect();
-            both.into_iter().map(|thread| thread.join().map_err(|_| "a client failed")?.map_err(Into::into)).collect()
-        });
-        let counts = counts.into_iter().collect::<Result<Vec<u64>, super::super::Failure>>()?;
-        let (less, more) = (counts[0].min(counts[1]) as f64, counts[0].max(counts[1]) as f64);
-        ratios.push(less / more);
-        rates.push((less + more) / turn.as_secs_f64());
+    for write in [false, true] {
+        let case = Case { write, ..case };
+        let mut both = [server.connect_to(&names[0], case)?, server.connect_to(&names[1], case)?];
+        let (mut ratios, mut rates) = (Vec::new(), Vec::new());
+        for round in 1..=ROUNDS {
+            let [a, b] = together(&mut both, case, turn, round)?;
+            ratios.push(a.min(b) / a.max(b));
+            rates.push((a + b) / turn.as_secs_f64());
+        }
+        let (median, low, high) = quartiles(&mut ratios);
+        let what = if write { "overwritten" } else { "read" };
+        println!(
+            "two busy volumes, {what}: {:.0} requests per second; the slower one against the other {median:.2} ({low:.2}..{high:.2}), bar at least 0.80",
+            quartiles(&mut rates).0
+        );
     }
-    let (median, low, high) = quartiles(&mut ratios);
-    let rate = quartiles(&mut rates).0;
-    println!(
-        "two busy volumes of {VOLUMES} open: {rate:.0} requests per second; the slower one against the other {median:.2} ({low:.2}..{high:.2}), bar at least 0.80"
-    );
     Ok(())
+}
+
+/// Requests of two clients that ask at the same time.
+fn together(both: &mut [Client; 2], case: Case, turn: Duration, round: u64) -> Result<[f64; 2], Failure> {
+    let [a, b] = both;
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| a.run(case, turn, &mut Numbers(2 * round)));
+        let one = b.run(case, turn, &mut Numbers(2 * round + 1))?.0;
+        let other = other.join().map_err(|_| "a client failed")??.0;
+        Ok([one as f64, other as f64])
+    })
 }
