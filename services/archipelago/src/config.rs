@@ -30,6 +30,12 @@ pub struct Config {
     pub nbd: Vec<String>,
     /// `serve.vhost_user`: what to attach to virtual machines, and where.
     pub vhost_user: Vec<String>,
+    /// `serve.tls_cert`: certificate for clients over TCP.
+    pub tls_cert: Option<PathBuf>,
+    /// `serve.tls_key`: its key.
+    pub tls_key: Option<PathBuf>,
+    /// `serve.tls_client_ca`: authorities of clients' certificates.
+    pub tls_client_ca: Option<PathBuf>,
     /// `serve.pid_file`: where to write the process id.
     pub pid_file: Option<PathBuf>,
     /// `serve.gc_interval`: seconds between two collections; 0 for none.
@@ -141,6 +147,11 @@ impl Config {
                 ("hash_interval", value) => self.hash_interval = Some(file.seconds("serve.hash_interval", value)?),
                 ("hash_rate", value) => self.hash_rate = Some(file.size("serve.hash_rate", value)?),
                 ("hash_age", value) => self.hash_age = Some(file.seconds("serve.hash_age", value)?),
+                ("tls_cert", value) => self.tls_cert = Some(PathBuf::from(file.text("serve.tls_cert", value)?)),
+                ("tls_key", value) => self.tls_key = Some(PathBuf::from(file.text("serve.tls_key", value)?)),
+                ("tls_client_ca", value) => {
+                    self.tls_client_ca = Some(PathBuf::from(file.text("serve.tls_client_ca", value)?));
+                }
                 ("pid_file", value) => self.pid_file = Some(PathBuf::from(file.text("serve.pid_file", value)?)),
                 _ => warn(format!("{}: unknown key `serve.{key}` is ignored", file.path.display())),
             }
@@ -203,7 +214,8 @@ mod tests {
         let text = "store = 'file:/srv/store'\nnode_cache = '128M'\nmax_unfolded = 33554432\n\
             [serve]\nnbd = ['unix:/run/a.sock', 'tcp:127.0.0.1:10809']\nvhost_user = 'unix:/run/b.sock=disk-1'\npid_file = '/run/a.pid'\n\
             gc_interval = 600\ngc_rate = '8M'\nscrub_interval = 86400\nscrub_rate = '1M'\n\
-            hash_interval = 60\nhash_rate = '4M'\nhash_age = 30\n";
+            hash_interval = 60\nhash_rate = '4M'\nhash_age = 30\n\
+            tls_cert = '/etc/c.pem'\ntls_key = '/etc/k.pem'\ntls_client_ca = '/etc/ca.pem'\n";
         let (config, warnings) = merged(&[text]);
         let expected = Config {
             store: Some("file:/srv/store".into()),
@@ -211,6 +223,9 @@ mod tests {
             max_unfolded: Some(32 << 20),
             nbd: vec!["unix:/run/a.sock".into(), "tcp:127.0.0.1:10809".into()],
             vhost_user: vec!["unix:/run/b.sock=disk-1".into()],
+            tls_cert: Some("/etc/c.pem".into()),
+            tls_key: Some("/etc/k.pem".into()),
+            tls_client_ca: Some("/etc/ca.pem".into()),
             pid_file: Some("/run/a.pid".into()),
             gc_interval: Some(600),
             gc_rate: Some(8 << 20),

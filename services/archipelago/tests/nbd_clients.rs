@@ -4,6 +4,8 @@
 
 #[path = "support/memory_disk.rs"]
 mod memory_disk;
+#[path = "support/python.rs"]
+mod python;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -71,11 +73,6 @@ fn run(package: &str, program: &str, arguments: &[&str]) -> String {
 
 /// Runs a script with libnbd's module, whichever interpreter has it.
 fn python(uri: &str, script: &str) -> String {
-    let has_nbd = |python: &&str| {
-        Command::new(python).args(["-c", "import nbd"]).output().is_ok_and(|output| output.status.success())
-    };
-    let python = ["python3", "/usr/bin/python3"].into_iter().find(has_nbd);
-    let python = python.expect("Python's nbd module is needed for this test: apt-get install python3-libnbd");
     let head = "import nbd, sys, errno\nuri = sys.argv[1]\nh = nbd.NBD()\n\
                 def fails(name, call):\n\
                 \x20   try:\n\
@@ -84,7 +81,7 @@ fn python(uri: &str, script: &str) -> String {
                 \x20       assert error.errno == name, (error.errno, name)\n\
                 \x20   else:\n\
                 \x20       raise AssertionError('did not fail with ' + name)\n";
-    run("python3-libnbd", python, &["-c", &format!("{head}{script}"), uri])
+    run("python3-libnbd", python::interpreter(), &["-c", &format!("{head}{script}"), uri])
 }
 
 /// An image file of 64 MiB with data, zeros and holes.

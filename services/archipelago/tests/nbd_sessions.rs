@@ -148,7 +148,7 @@ fn s51_options_out_of_order_are_refused_and_the_negotiation_goes_on() {
     assert_eq!(client.ask(option::STRUCTURED_REPLY, &[])[0].0, reply::ACK);
     assert_eq!(client.ask(option::STRUCTURED_REPLY, &[])[0].0, reply::ERR_INVALID);
     assert_eq!(client.ask(option::LIST, &[0])[0].0, reply::ERR_INVALID);
-    for unsupported in [0, 4, 5, 11, 12, 12_345, u32::MAX] {
+    for unsupported in [0, 4, 5, 12, 12_345, u32::MAX] {
         assert_eq!(client.ask(unsupported, &[])[0].0, reply::ERR_UNSUP, "option {unsupported}");
     }
     assert_eq!(client.ask(option::GO, &go("nothing", &[]))[0].0, reply::ERR_UNKNOWN);

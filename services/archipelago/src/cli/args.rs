@@ -390,9 +390,21 @@ pub struct Serve {
     /// Permission bits of Unix sockets, in octal; whoever may write to one may use every volume
     #[arg(long, value_name = "MODE", default_value = "0600", value_parser = parse_mode)]
     pub socket_mode: u32,
-    /// Allow TCP addresses that other hosts can reach; there is no encryption and no password
+    /// Allow TCP addresses that other hosts can reach without asking clients for certificates; without --tls-cert nothing is encrypted
+    /// either
     #[arg(long)]
     pub allow_remote: bool,
+    /// Answer clients over TCP only if they use TLS, with this certificate and those between it and its authority (PEM) [default:
+    /// `serve.tls_cert` of the configuration]
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// The key of that certificate (PEM), which nobody else may read [default: `serve.tls_key` of the configuration]
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Let in only clients over TCP with a certificate by one of the authorities in this file (PEM) [default: `serve.tls_client_ca` of the
+    /// configuration]
+    #[arg(long, value_name = "FILE")]
+    pub tls_client_ca: Option<PathBuf>,
     /// Write the process id to this file, and remove it at the end
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,

@@ -9,6 +9,7 @@ use crate::attach::AttachError;
 use crate::import::ImageError;
 use crate::import::legacy::LegacyError;
 use crate::nbd::ListenError;
+use crate::nbd::tls::TlsError;
 
 /// The table of exit codes, as `--help` shows it. `docs/cli.md` repeats it.
 pub const HELP: &str = "Exit codes:
@@ -58,6 +59,9 @@ pub enum Failure {
     /// A volume could not be attached or detached.
     #[error(transparent)]
     Attach(#[from] AttachError),
+    /// Certificates or keys cannot be used.
+    #[error("{0}")]
+    Tls(#[from] TlsError),
     /// A file that would be written exists.
     #[error("{0}: exists already; name another file, or use --force to replace it")]
     FileExists(String),
@@ -196,7 +200,8 @@ impl Failure {
             Failure::Listen(ListenError::InUse(_)) => Class::Busy,
             Failure::Attach(error) => error.class(),
             Failure::Listen(ListenError::Io { source, .. }) => class_of_system(source),
-            Failure::Usage(_) | Failure::Listen(_) => Class::Usage,
+            Failure::Tls(TlsError::Read { source, .. }) => class_of_system(source),
+            Failure::Usage(_) | Failure::Listen(_) | Failure::Tls(_) => Class::Usage,
             Failure::FileExists(_) => Class::Exists,
             Failure::Signal(number) | Failure::Kept(number) => Class::Signal(*number),
             Failure::Reported(class) => *class,
@@ -217,7 +222,8 @@ impl Failure {
             Failure::Attach(error) => error.errno(),
             Failure::Listen(ListenError::Io { source, .. }) => source.raw_os_error().unwrap_or(libc::EIO),
             Failure::Listen(_) => libc::EINVAL,
-            Failure::Usage(_) => libc::EINVAL,
+            Failure::Tls(TlsError::Read { source, .. }) => source.raw_os_error().unwrap_or(libc::EIO),
+            Failure::Usage(_) | Failure::Tls(_) => libc::EINVAL,
             Failure::FileExists(_) => libc::EEXIST,
             Failure::Signal(_) | Failure::Kept(_) => libc::EINTR,
             Failure::Reported(_) => libc::EIO,

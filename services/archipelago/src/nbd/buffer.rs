@@ -1,34 +1,59 @@
-//! Memory of a connection: aligned, allocated once, touched only as far as it is used.
+//! Memory of a connection: aligned, allocated once, touched only as far as it is used, and given back while the connection rests.
+
+use std::io;
+use std::ptr::NonNull;
 
 use super::limits::RECEIVE_BUFFER;
-use super::wire::REQUEST;
 
 /// Alignment of payloads in bytes: a page, so that a device may pass them to direct I/O as they are.
 pub const ALIGN: usize = 4096;
 
-/// Zero-filled memory that begins at a multiple of [`ALIGN`].
+/// Zero-filled memory that begins at a multiple of [`ALIGN`]. A mapping of its own: the heap would keep pages that were used once.
 pub struct AlignedBuf {
-    memory: Vec<u8>,
-    start: usize,
+    memory: NonNull<u8>,
     len: usize,
 }
 
+// SAFETY: the mapping belongs to this value alone, and is reached through its borrows only.
+unsafe impl Send for AlignedBuf {}
+
 impl AlignedBuf {
-    /// `len` bytes. The system hands out the pages when they are first used.
-    pub fn new(len: usize) -> AlignedBuf {
-        let memory = vec![0; len + ALIGN];
-        let start = (ALIGN - memory.as_ptr().addr() % ALIGN) % ALIGN;
-        AlignedBuf { memory, start, len }
+    /// `len` bytes, not 0. The system hands out the pages when they are first used.
+    pub fn new(len: usize) -> io::Result<AlignedBuf> {
+        let (protection, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: a new private mapping, wherever the system likes: nothing that exists is touched.
+        let memory = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, kind, -1, 0) };
+        match NonNull::new(memory.cast::<u8>()) {
+            Some(memory) if memory.as_ptr().cast::<libc::c_void>() != libc::MAP_FAILED => {
+                Ok(AlignedBuf { memory, len })
+            }
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 
     /// All of it.
     pub fn bytes(&self) -> &[u8] {
-        &self.memory[self.start..self.start + self.len]
+        // SAFETY: the mapping has `len` initialized bytes as long as `self` lives, and whoever changes them borrows `self` for that.
+        unsafe { std::slice::from_raw_parts(self.memory.as_ptr(), self.len) }
     }
 
     /// All of it, for change.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.start + self.len]
+        // SAFETY: as above; the borrow of `self` is the only one.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.as_ptr(), self.len) }
+    }
+
+    /// Gives the pages back; afterwards there are zeros.
+    pub fn rest(&mut self) {
+        // SAFETY: pages of a private anonymous mapping of our own, to which nobody else has a borrow. If it fails they stay as they are.
+        let _ = unsafe { libc::madvise(self.memory.as_ptr().cast(), self.len, libc::MADV_DONTNEED) };
+    }
+}
+
+impl Drop for AlignedBuf {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made with this length, and this is its end.
+        let _ = unsafe { libc::munmap(self.memory.as_ptr().cast(), self.len) };
     }
 }
 
@@ -41,18 +66,20 @@ pub struct Inbox {
 
 impl Inbox {
     /// An empty inbox of [`RECEIVE_BUFFER`] bytes.
-    pub fn new() -> Inbox {
-        Inbox { buf: AlignedBuf::new(RECEIVE_BUFFER), start: 0, end: 0 }
+    pub fn new() -> io::Result<Inbox> {
+        Ok(Inbox { buf: AlignedBuf::new(RECEIVE_BUFFER)?, start: 0, end: 0 })
+    }
+
+    /// Gives its memory back if nothing waits.
+    pub fn rest(&mut self) {
+        if self.start == self.end {
+            self.buf.rest();
+        }
     }
 
     /// The bytes that wait.
     pub fn bytes(&self) -> &[u8] {
         &self.buf.bytes()[self.start..self.end]
-    }
-
-    /// The next request's header, if all of it is here.
-    pub fn request(&self) -> Option<&[u8; REQUEST]> {
-        self.bytes().first_chunk()
     }
 
     /// Drops `n` of the bytes that wait.
@@ -87,15 +114,37 @@ mod tests {
     #[test]
     fn buffers_begin_at_a_page() {
         for len in [1, 4096, 1 << 20] {
-            let buf = AlignedBuf::new(len);
+            let buf = AlignedBuf::new(len).unwrap();
             assert_eq!(buf.bytes().as_ptr().addr() % ALIGN, 0);
             assert_eq!(buf.bytes().len(), len);
         }
     }
 
     #[test]
+    fn a_buffer_that_rested_is_as_new() {
+        let mut buf = AlignedBuf::new(3 * ALIGN).unwrap();
+        buf.bytes_mut().fill(7);
+        buf.rest();
+        assert!(buf.bytes().iter().all(|b| *b == 0));
+        buf.bytes_mut().fill(9);
+        assert!(buf.bytes().iter().all(|b| *b == 9));
+    }
+
+    #[test]
+    fn an_inbox_rests_only_when_nothing_waits() {
+        let mut inbox = Inbox::new().unwrap();
+        inbox.room()[..3].copy_from_slice(b"abc");
+        inbox.received(3);
+        inbox.rest();
+        assert_eq!(inbox.bytes(), b"abc");
+        inbox.consume(3);
+        inbox.rest();
+        assert_eq!(inbox.room()[..3], [0; 3]);
+    }
+
+    #[test]
     fn an_inbox_keeps_the_order_of_bytes_over_any_sequence_of_pieces() {
-        let mut inbox = Inbox::new();
+        let mut inbox = Inbox::new().unwrap();
         let (mut sent, mut taken) = (0u64, 0u64);
         let mut state = 12345u32;
         for _ in 0..2000 {

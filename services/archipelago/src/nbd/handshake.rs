@@ -3,28 +3,41 @@
 use std::io;
 use std::time::Instant;
 
+use super::channel::Channel;
 use super::limits::{MAX_DRAINED_OPTION, MAX_OPTION_DATA};
-use super::negotiate::{Negotiation, Refusal, Session, Step, greeting};
-use super::socket::Stream;
+use super::negotiate::{Encryption, Negotiation, Refusal, Session, Step, greeting};
+use super::tls;
 use super::wire::{Cursor, OPTION_HEADER, OPTION_MAGIC};
 use crate::disk::device::Exports;
 
-/// Negotiates with a client until `deadline`. `Ok(None)` is an end without an export. `refusal` is asked before each option.
-pub fn negotiate(
-    stream: &Stream,
-    exports: &dyn Exports,
-    deadline: Instant,
-    refusal: &dyn Fn() -> Option<Refusal>,
-) -> io::Result<Option<Session>> {
+/// What a server brings into a negotiation.
+pub struct Terms<'a> {
+    /// What may be opened.
+    pub exports: &'a dyn Exports,
+    /// Encryption, without which nothing is answered.
+    pub tls: Option<&'a tls::Config>,
+    /// When it must be over.
+    pub deadline: Instant,
+    /// Asked before each option.
+    pub refusal: &'a dyn Fn() -> Option<Refusal>,
+    /// Told why encryption with the client failed.
+    pub failed_tls: &'a dyn Fn(&io::Error),
+}
+
+/// Negotiates with a client. `Ok(None)` is an end without an export.
+pub fn negotiate(channel: &mut Channel, terms: &Terms<'_>) -> io::Result<Option<Session>> {
+    let Terms { exports, tls, deadline, refusal, failed_tls } = *terms;
     let mut flags = [0; 4];
-    write(stream, &greeting(), deadline)?;
-    read(stream, &mut flags, deadline)?;
-    let Some(mut negotiation) = Negotiation::new(exports, u32::from_be_bytes(flags)) else { return Ok(None) };
+    write(channel, &greeting(), deadline)?;
+    read(channel, &mut flags, deadline)?;
+    let encryption = if tls.is_some() { Encryption::Required } else { Encryption::Unknown };
+    let negotiation = Negotiation::new(exports, encryption, u32::from_be_bytes(flags));
+    let Some(mut negotiation) = negotiation else { return Ok(None) };
     let mut data = Vec::new();
     let mut out = Vec::new();
     loop {
         let mut header = [0; OPTION_HEADER];
-        read(stream, &mut header, deadline)?;
+        read(channel, &mut header, deadline)?;
         let mut cursor = Cursor(&header);
         let (Some(OPTION_MAGIC), Some(code), Some(len)) = (cursor.u64(), cursor.u32(), cursor.u32()) else {
             return Ok(None);
@@ -32,39 +45,35 @@ pub fn negotiate(
         out.clear();
         let step = if len as usize <= MAX_OPTION_DATA {
             data.resize(len as usize, 0);
-            read(stream, &mut data, deadline)?;
+            read(channel, &mut data, deadline)?;
             negotiation.option(code, &data, refusal(), &mut out)
         } else {
             let step = negotiation.too_big(code, refusal(), &mut out);
             if len <= MAX_DRAINED_OPTION && matches!(step, Step::Continue) {
-                drain(stream, len, deadline)?;
+                drain(channel, len, deadline)?;
                 step
             } else {
                 Step::Close
             }
         };
-        write(stream, &out, deadline)?;
+        write(channel, &out, deadline)?;
         match step {
             Step::Continue => {}
+            Step::Encrypt => {
+                let Some(tls) = tls else { return Ok(None) };
+                channel.encrypt(tls, deadline).inspect_err(failed_tls)?;
+                negotiation.encrypted();
+            }
             Step::Transmit(session) => return Ok(Some(session)),
             Step::Close => return Ok(None),
         }
     }
 }
 
-/// Time left for one wait.
-fn arm(stream: &Stream, deadline: Instant) -> io::Result<()> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err(io::ErrorKind::TimedOut.into());
-    }
-    stream.set_timeout(Some(left))
-}
-
-fn read(stream: &Stream, mut buf: &mut [u8], deadline: Instant) -> io::Result<()> {
+fn read(channel: &Channel, mut buf: &mut [u8], deadline: Instant) -> io::Result<()> {
     while !buf.is_empty() {
-        arm(stream, deadline)?;
-        match stream.read(buf) {
+        channel.arm(deadline)?;
+        match channel.read(buf) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(n) => buf = &mut buf[n..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -74,10 +83,10 @@ fn read(stream: &Stream, mut buf: &mut [u8], deadline: Instant) -> io::Result<()
     Ok(())
 }
 
-fn write(stream: &Stream, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
+fn write(channel: &Channel, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
     while !bytes.is_empty() {
-        arm(stream, deadline)?;
-        match stream.write_vectored(&[io::IoSlice::new(bytes)]) {
+        channel.arm(deadline)?;
+        match channel.write_vectored(&[io::IoSlice::new(bytes)]) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(n) => bytes = &bytes[n..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -87,12 +96,12 @@ fn write(stream: &Stream, mut bytes: &[u8], deadline: Instant) -> io::Result<()>
     Ok(())
 }
 
-fn drain(stream: &Stream, len: u32, deadline: Instant) -> io::Result<()> {
+fn drain(channel: &Channel, len: u32, deadline: Instant) -> io::Result<()> {
     let mut left = len as usize;
     let mut scrap = [0; 4096];
     while left > 0 {
         let n = left.min(scrap.len());
-        read(stream, &mut scrap[..n], deadline)?;
+        read(channel, &mut scrap[..n], deadline)?;
         left -= n;
     }
     Ok(())

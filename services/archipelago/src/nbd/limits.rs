@@ -18,6 +18,15 @@ pub const MAX_OPTIONS: u32 = 1000;
 /// Time for a negotiation, from the first byte of the greeting to the export: a slow link needs a few round trips.
 pub const NEGOTIATION_TIME: Duration = Duration::from_secs(30);
 
+/// Longest file with certificates or a key, in bytes: hundreds of authorities.
+pub const MAX_PEM: u64 = 1 << 20;
+/// Bytes that are encrypted before they are sent: four records of the protocol, of the reply's head or up to its end.
+pub const TLS_BUFFER: usize = 64 << 10;
+/// Time for telling a client that an encrypted connection ends.
+pub const CLOSE_TIME: Duration = Duration::from_secs(1);
+/// Least time between two notes on standard error about clients that failed TLS: anybody who reaches the port can cause them.
+pub const NOTE_PAUSE: Duration = Duration::from_secs(10);
+
 /// Connections served at once: each is a thread and up to 2.5 MiB of buffers.
 pub const MAX_CONNECTIONS: usize = 128;
 /// Connections past the limit that are told why they are refused, at once; a flood beyond that is just closed.
@@ -41,6 +50,12 @@ pub const LARGE_WRITE: usize = 32 << 10;
 /// Largest piece in which payloads are passed between socket and device, in bytes: bounds a connection's memory, and
 /// stays in the processor's cache on its way.
 pub const PIECE: usize = 1 << 20;
+/// Longest range that a device is told to zero or give up at once, in bytes: with extended headers a request may name the whole export, and
+/// a stop must not wait for that.
+pub const RANGE_PIECE: u64 = 1 << 30;
+/// Silence of a client after which its connection gives its buffers back: longer than pauses of one that is at work, and short enough
+/// that memory belongs to those who are.
+pub const IDLE: Duration = Duration::from_secs(1);
 /// Reads from this size on ask the device for zero ranges first: below it, looking costs more than it saves.
 pub const HOLE_READ: usize = 64 << 10;
 /// Ranges that such a read looks at; what is past them is sent as data.

@@ -30,7 +30,7 @@ pub enum Endpoint {
     Tcp {
         /// Address and port; port 0 takes any.
         address: SocketAddr,
-        /// Allows an address that other machines can reach, although nothing is encrypted and nobody is asked who they are.
+        /// Allows an address that other machines can reach, although nobody there is asked who they are.
         allow_remote: bool,
     },
 }
@@ -49,8 +49,9 @@ impl fmt::Display for Endpoint {
 pub enum ListenError {
     /// An address that other machines can reach.
     #[error(
-        "{0}: other machines could reach this address, and this server has no TLS yet: anybody there could read and write \
-         every export; use a Unix socket or 127.0.0.1 (over an SSH tunnel from afar), or allow remote clients explicitly"
+        "{0}: other machines could reach this address, and nobody there would be asked who they are: anybody could read and write \
+         every export; have TLS with certificates of clients (--tls-cert, --tls-key, --tls-client-ca), or use a Unix socket or \
+         127.0.0.1 (over an SSH tunnel from afar), or allow remote clients explicitly (--allow-remote)"
     )]
     Remote(SocketAddr),
     /// Another server answers on the socket file.
@@ -84,15 +85,15 @@ enum Socket {
 }
 
 impl Listener {
-    /// Begins to listen.
-    pub fn bind(endpoint: &Endpoint) -> Result<Listener, ListenError> {
+    /// Begins to listen. `authenticated` says that clients over TCP are asked who they are.
+    pub fn bind(endpoint: &Endpoint, authenticated: bool) -> Result<Listener, ListenError> {
         match endpoint {
             Endpoint::Unix { path, mode } => {
                 let (listener, file) = bind_unix(path, *mode)?;
                 Ok(Listener { socket: Socket::Unix(listener, file), endpoint: endpoint.clone() })
             }
             Endpoint::Tcp { address, allow_remote } => {
-                if !address.ip().to_canonical().is_loopback() && !allow_remote {
+                if !(address.ip().to_canonical().is_loopback() || authenticated || *allow_remote) {
                     return Err(ListenError::Remote(*address));
                 }
                 let fail = |op, source| ListenError::Io { endpoint: address.to_string(), op, source };
@@ -223,7 +224,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for mode in [DEFAULT_SOCKET_MODE, 0o660, 0o666] {
             let path = dir.path().join(format!("s{mode:o}"));
-            let _listener = Listener::bind(&Endpoint::Unix { path: path.clone(), mode }).unwrap();
+            let _listener = Listener::bind(&Endpoint::Unix { path: path.clone(), mode }, false).unwrap();
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, mode);
         }
         let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
@@ -235,8 +236,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
         drop(UnixListener::bind(&path).unwrap());
-        let first = Listener::bind(&unix(&path)).unwrap();
-        assert!(matches!(Listener::bind(&unix(&path)), Err(ListenError::InUse(_))));
+        let first = Listener::bind(&unix(&path), false).unwrap();
+        assert!(matches!(Listener::bind(&unix(&path), false), Err(ListenError::InUse(_))));
         UnixStream::connect(&path).expect("the first still listens");
         first.close();
         assert!(!path.exists());
@@ -247,10 +248,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("precious");
         fs::write(&path, "data").unwrap();
-        assert!(matches!(Listener::bind(&unix(&path)), Err(ListenError::NotSocket(_))));
+        assert!(matches!(Listener::bind(&unix(&path), false), Err(ListenError::NotSocket(_))));
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
-        assert!(matches!(Listener::bind(&unix(&link)), Err(ListenError::NotSocket(_))));
+        assert!(matches!(Listener::bind(&unix(&link), false), Err(ListenError::NotSocket(_))));
         assert_eq!(fs::read_to_string(&path).unwrap(), "data");
     }
 
@@ -258,9 +259,9 @@ mod tests {
     fn s55_a_socket_that_took_the_place_is_not_removed_at_close() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
-        let first = Listener::bind(&unix(&path)).unwrap();
+        let first = Listener::bind(&unix(&path), false).unwrap();
         fs::remove_file(&path).unwrap();
-        let second = Listener::bind(&unix(&path)).unwrap();
+        let second = Listener::bind(&unix(&path), false).unwrap();
         first.close();
         assert!(path.exists());
         second.close();
@@ -271,15 +272,16 @@ mod tests {
     fn s55_addresses_that_other_machines_reach_need_an_explicit_word() {
         for text in ["0.0.0.0:0", "[::]:0", "192.0.2.1:10809", "[2001:db8::1]:10809", "[::ffff:192.0.2.1]:0"] {
             let address: SocketAddr = text.parse().unwrap();
-            let refused = Listener::bind(&Endpoint::Tcp { address, allow_remote: false });
+            let refused = Listener::bind(&Endpoint::Tcp { address, allow_remote: false }, false);
             let Err(error @ ListenError::Remote(_)) = refused else { panic!("{text} was accepted") };
-            assert!(error.to_string().contains("TLS"), "{error}");
+            assert!(error.to_string().contains("--tls-client-ca"), "{error}");
         }
         let address: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let listener = Listener::bind(&Endpoint::Tcp { address, allow_remote: false }).unwrap();
+        let listener = Listener::bind(&Endpoint::Tcp { address, allow_remote: false }, false).unwrap();
         assert!(matches!(listener.endpoint(), Endpoint::Tcp { address, .. } if address.port() != 0));
-        let any = Listener::bind(&Endpoint::Tcp { address: "0.0.0.0:0".parse().unwrap(), allow_remote: true });
-        assert!(any.is_ok());
+        let any = "0.0.0.0:0".parse().unwrap();
+        assert!(Listener::bind(&Endpoint::Tcp { address: any, allow_remote: true }, false).is_ok());
+        assert!(Listener::bind(&Endpoint::Tcp { address: any, allow_remote: false }, true).is_ok());
     }
 
     #[test]
@@ -287,7 +289,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let tcp = Endpoint::Tcp { address: "127.0.0.1:0".parse().unwrap(), allow_remote: false };
         for endpoint in [unix(&dir.path().join("socket")), tcp] {
-            let listener = Listener::bind(&endpoint).unwrap();
+            let listener = Listener::bind(&endpoint, false).unwrap();
             std::thread::scope(|scope| {
                 let waiting = scope.spawn(|| listener.accept());
                 std::thread::sleep(Duration::from_millis(20));

@@ -1,4 +1,4 @@
-//! Network block device (NBD) endpoint: serves disks to any NBD client over Unix sockets and loopback TCP.
+//! Network block device (NBD) endpoint: serves disks to any NBD client over Unix sockets and TCP, there with TLS.
 //!
 //! `docs/nbd.md` says what is spoken. The endpoint knows disks only through [`Device`] and [`Exports`]; [`crate::disk::volumes`] is
 //! the one file that knows the engine.
@@ -10,10 +10,13 @@
 //! | `request`, `extents` | what may be run; what is known of zeros |
 //! | `transmission`, `reading` | runs requests |
 //! | `buffer`, `replies`, `socket` | memory, gathered sends, waiting, system calls |
+//! | `tls`, `channel` | certificates and encryption; a connection's bytes with it or without |
 //! | `listen`, `server` | sockets to connect to; threads, limits, stop |
 #![deny(unsafe_code)]
 
+#[allow(unsafe_code)]
 mod buffer;
+mod channel;
 pub mod errors;
 mod extents;
 mod handshake;
@@ -26,6 +29,7 @@ mod request;
 mod server;
 #[allow(unsafe_code)]
 mod socket;
+pub mod tls;
 mod transmission;
 pub mod wire;
 

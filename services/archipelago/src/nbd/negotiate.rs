@@ -6,12 +6,13 @@
 //!              v      |
 //! greeting -> options +-- GO, EXPORT_NAME --> transmission
 //!                     +-- ABORT, refused EXPORT_NAME, too many options --> closed
+//!                     +-- STARTTLS --> TLS --> options, of which nothing holds that was said before
 //! ```
 
 use std::sync::Arc;
 
 use super::limits::{MAX_OPTIONS, MAX_PAYLOAD, MAX_STRING};
-use super::wire::{self, BadOption, flag, handshake, info, option, reply};
+use super::wire::{self, BadOption, Form, flag, handshake, info, option, reply};
 use crate::disk::device::{Device, ExportError, Exports};
 use crate::disk::limits::MAX_LISTED;
 
@@ -19,8 +20,8 @@ use crate::disk::limits::MAX_LISTED;
 pub struct Session {
     /// The export.
     pub device: Arc<dyn Device>,
-    /// Reads are answered in structured replies.
-    pub structured: bool,
+    /// In which form requests and replies are.
+    pub form: Form,
     /// Block status is answered.
     pub base_allocation: bool,
 }
@@ -29,6 +30,8 @@ pub struct Session {
 pub enum Step {
     /// Wait for the next option.
     Continue,
+    /// Go on encrypted, and call [`Negotiation::encrypted`].
+    Encrypt,
     /// Serve the export.
     Transmit(Session),
     /// Close the connection.
@@ -44,12 +47,24 @@ pub enum Refusal {
     Stopping,
 }
 
+/// What a server says to encryption.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Encryption {
+    /// It has none.
+    Unknown,
+    /// It answers nothing before.
+    Required,
+    /// It has begun.
+    Begun,
+}
+
 /// The state of one negotiation.
 pub struct Negotiation<'a> {
     exports: &'a dyn Exports,
     fixed: bool,
     no_zeroes: bool,
-    structured: bool,
+    encryption: Encryption,
+    form: Form,
     options: u32,
     /// The export last asked for, kept open so that INFO, SET_META_CONTEXT and GO open it once.
     held: Option<(String, Arc<dyn Device>)>,
@@ -68,7 +83,7 @@ pub fn greeting() -> [u8; 18] {
 
 impl<'a> Negotiation<'a> {
     /// A negotiation with a client that answered the greeting with `flags`. `None` if it sets a flag that is not known.
-    pub fn new(exports: &'a dyn Exports, flags: u32) -> Option<Negotiation<'a>> {
+    pub fn new(exports: &'a dyn Exports, encryption: Encryption, flags: u32) -> Option<Negotiation<'a>> {
         let fixed = u32::from(handshake::FIXED_NEWSTYLE);
         let no_zeroes = u32::from(handshake::NO_ZEROES);
         if flags & !(fixed | no_zeroes) != 0 {
@@ -78,11 +93,19 @@ impl<'a> Negotiation<'a> {
             exports,
             fixed: flags & fixed != 0,
             no_zeroes: flags & no_zeroes != 0,
-            structured: false,
+            encryption,
+            form: Form::Simple,
             options: 0,
             held: None,
             context_for: None,
         })
+    }
+
+    /// The client speaks encrypted from here on. What it said before may have been anybody's words: none of it holds.
+    pub fn encrypted(&mut self) {
+        self.encryption = Encryption::Begun;
+        self.form = Form::Simple;
+        (self.held, self.context_for) = (None, None);
     }
 
     /// Answers one option. The answers are appended to `out` and must be sent whatever the step.
@@ -101,8 +124,16 @@ impl<'a> Negotiation<'a> {
                 Ok(None) => Ok(()),
                 Err(error) => Err(error),
             },
+            option::STARTTLS => match self.start_tls(data) {
+                Ok(()) => {
+                    wire::encode_option_reply(out, code, reply::ACK, &[]);
+                    return Step::Encrypt;
+                }
+                Err(error) => Err(error),
+            },
             option::LIST => self.list(data, out),
-            option::STRUCTURED_REPLY => self.structured_reply(data, out),
+            option::STRUCTURED_REPLY => self.agree(code, Form::Structured, data, out),
+            option::EXTENDED_HEADERS => self.agree(code, Form::Extended, data, out),
             option::LIST_META_CONTEXT => self.list_contexts(data, out),
             option::SET_META_CONTEXT => self.set_context(data, out),
             _ => Err((reply::ERR_UNSUP, "this server does not offer the option".to_string())),
@@ -131,17 +162,30 @@ impl<'a> Negotiation<'a> {
         if self.options > MAX_OPTIONS || (!self.fixed && code != option::EXPORT_NAME) {
             return Some(Step::Close);
         }
-        let (kind, text) = match refusal? {
-            Refusal::Full(most) => (
+        let plain = self.encryption == Encryption::Required && !matches!(code, option::STARTTLS | option::ABORT);
+        let (kind, text) = match refusal {
+            Some(Refusal::Full(most)) => (
                 reply::ERR_POLICY,
                 format!("the server has its {most} connections; close one, or let the server have more"),
             ),
-            Refusal::Stopping => (reply::ERR_SHUTDOWN, "the server is stopping".to_string()),
+            Some(Refusal::Stopping) => (reply::ERR_SHUTDOWN, "the server is stopping".to_string()),
+            None if plain => (reply::ERR_TLS_REQD, "this server answers encrypted clients only: use TLS".to_string()),
+            None => return None,
         };
-        if code != option::EXPORT_NAME {
-            wire::encode_option_reply(out, code, kind, &[text.as_bytes()]);
+        if code == option::EXPORT_NAME {
+            return Some(Step::Close);
         }
-        Some(Step::Close)
+        wire::encode_option_reply(out, code, kind, &[text.as_bytes()]);
+        Some(if refusal.is_some() { Step::Close } else { Step::Continue })
+    }
+
+    fn start_tls(&self, data: &[u8]) -> OptionResult<()> {
+        without_data(data)?;
+        match self.encryption {
+            Encryption::Required => Ok(()),
+            Encryption::Begun => Err((reply::ERR_INVALID, "the connection is encrypted already".to_string())),
+            Encryption::Unknown => Err((reply::ERR_UNSUP, "this server has no TLS here".to_string())),
+        }
     }
 
     /// Opens an export, or takes the one that is held. Returns its full name.
@@ -170,14 +214,14 @@ impl<'a> Negotiation<'a> {
 
     fn session(&mut self, name: &str, device: Arc<dyn Device>) -> Session {
         let base_allocation = self.context_for.as_deref() == Some(name);
-        Session { device, structured: self.structured, base_allocation }
+        Session { device, form: self.form, base_allocation }
     }
 
     fn export_name(&mut self, data: &[u8], out: &mut Vec<u8>) -> Step {
         let Ok(name) = wire::decode_export_name(data) else { return Step::Close };
         let Ok((name, device)) = self.open(name) else { return Step::Close };
         out.extend_from_slice(&device.size().to_be_bytes());
-        out.extend_from_slice(&transmission_flags(&*device, self.structured).to_be_bytes());
+        out.extend_from_slice(&self.transmission_flags(&name, &*device).to_be_bytes());
         if !self.no_zeroes {
             out.extend_from_slice(&[0; 124]);
         }
@@ -192,7 +236,7 @@ impl<'a> Negotiation<'a> {
             let all: Vec<&[u8]> = std::iter::once(&kind[..]).chain(parts.iter().copied()).collect();
             wire::encode_option_reply(out, code, reply::INFO, &all);
         };
-        let flags = transmission_flags(&*device, self.structured);
+        let flags = self.transmission_flags(&name, &*device);
         fact(info::EXPORT, &[&device.size().to_be_bytes(), &flags.to_be_bytes()]);
         if query.wants_name {
             fact(info::NAME, &[name.as_bytes()]);
@@ -223,14 +267,34 @@ impl<'a> Negotiation<'a> {
         Ok(())
     }
 
-    fn structured_reply(&mut self, data: &[u8], out: &mut Vec<u8>) -> OptionResult<()> {
+    /// Structured replies, or extended headers, which have them in.
+    fn agree(&mut self, code: u32, form: Form, data: &[u8], out: &mut Vec<u8>) -> OptionResult<()> {
         without_data(data)?;
-        if self.structured {
-            return Err((reply::ERR_INVALID, "structured replies were agreed on already".to_string()));
+        if form == self.form {
+            return Err((reply::ERR_INVALID, "this was agreed on already".to_string()));
         }
-        self.structured = true;
-        wire::encode_option_reply(out, option::STRUCTURED_REPLY, reply::ACK, &[]);
+        if form < self.form {
+            return Err((reply::ERR_EXT_HEADER_REQD, "extended headers were agreed on already".to_string()));
+        }
+        self.form = form;
+        wire::encode_option_reply(out, code, reply::ACK, &[]);
         Ok(())
+    }
+
+    fn transmission_flags(&self, name: &str, device: &dyn Device) -> u16 {
+        let mut flags = flag::HAS_FLAGS | flag::SEND_FLUSH | flag::CAN_MULTI_CONN | flag::SEND_CACHE;
+        if self.form >= Form::Structured {
+            flags |= flag::SEND_DF;
+        }
+        if self.form == Form::Extended && self.context_for.as_deref() == Some(name) {
+            flags |= flag::BLOCK_STAT_PAYLOAD;
+        }
+        flags
+            | if device.read_only() {
+                flag::READ_ONLY
+            } else {
+                flag::SEND_FUA | flag::SEND_TRIM | flag::SEND_WRITE_ZEROES | flag::SEND_FAST_ZERO
+            }
     }
 
     fn list_contexts(&mut self, data: &[u8], out: &mut Vec<u8>) -> OptionResult<()> {
@@ -258,7 +322,7 @@ impl<'a> Negotiation<'a> {
     }
 
     fn context_query<'d>(&self, data: &'d [u8]) -> OptionResult<wire::ContextQuery<'d>> {
-        if !self.structured {
+        if self.form < Form::Structured {
             return Err((reply::ERR_INVALID, "ask for structured replies first".to_string()));
         }
         Ok(wire::decode_contexts(data)?)
@@ -286,17 +350,4 @@ fn without_data(data: &[u8]) -> OptionResult<()> {
 
 fn context(out: &mut Vec<u8>, code: u32, id: u32) {
     wire::encode_option_reply(out, code, reply::META_CONTEXT, &[&id.to_be_bytes(), wire::BASE_ALLOCATION.as_bytes()]);
-}
-
-fn transmission_flags(device: &dyn Device, structured: bool) -> u16 {
-    let mut flags = flag::HAS_FLAGS | flag::SEND_FLUSH | flag::CAN_MULTI_CONN | flag::SEND_CACHE;
-    if structured {
-        flags |= flag::SEND_DF;
-    }
-    flags
-        | if device.read_only() {
-            flag::READ_ONLY
-        } else {
-            flag::SEND_FUA | flag::SEND_TRIM | flag::SEND_WRITE_ZEROES | flag::SEND_FAST_ZERO
-        }
 }

@@ -5,10 +5,10 @@ use std::io::{self, IoSlice};
 use std::ops::Range;
 
 use super::buffer::{ALIGN, AlignedBuf};
-use super::limits::{MAX_HEADS, MAX_PARTS, MAX_STATUS_EXTENTS, PIECE};
+use super::channel::Channel;
+use super::limits::{MAX_HEADS, MAX_PARTS, PIECE};
 use super::request::Failure;
-use super::socket::Stream;
-use super::wire::{self, chunk};
+use super::wire::{self, Form, Mark, chunk};
 
 /// A part of what is sent.
 enum Part {
@@ -18,6 +18,7 @@ enum Part {
 
 /// Replies that wait.
 pub struct Replies {
+    form: Form,
     heads: Vec<u8>,
     data: AlignedBuf,
     used: usize,
@@ -26,13 +27,15 @@ pub struct Replies {
 
 impl Replies {
     /// None yet.
-    pub fn new() -> Replies {
-        Replies {
-            // One block status reply may begin just below the limit.
-            heads: Vec::with_capacity(MAX_HEADS + 64 + 8 * MAX_STATUS_EXTENTS),
-            data: AlignedBuf::new(PIECE),
-            used: 0,
-            parts: Vec::with_capacity(MAX_PARTS),
+    pub fn new(form: Form) -> io::Result<Replies> {
+        Ok(Replies { form, heads: Vec::new(), data: AlignedBuf::new(PIECE)?, used: 0, parts: Vec::new() })
+    }
+
+    /// Gives its memory back if nothing waits.
+    pub fn rest(&mut self) {
+        if self.parts.is_empty() {
+            (self.heads, self.parts) = (Vec::new(), Vec::new());
+            self.data.rest();
         }
     }
 
@@ -46,14 +49,41 @@ impl Replies {
         &mut self.data.bytes_mut()[self.used..self.used + len]
     }
 
-    /// A simple reply without data.
-    pub fn simple(&mut self, cookie: u64, error: u32) {
-        self.head(&wire::encode_simple(cookie, error));
+    /// A reply without data.
+    pub fn done(&mut self, mark: Mark) {
+        match self.form {
+            Form::Simple | Form::Structured => self.head(&wire::encode_simple(mark.cookie, 0)),
+            Form::Extended => self.chunk_none(mark),
+        }
+    }
+
+    /// A whole reply to a read whose `len` bytes are in [`Replies::spare`].
+    pub fn data(&mut self, mark: Mark, len: usize) {
+        match self.form {
+            Form::Simple => self.simple_data(mark, len),
+            Form::Structured | Form::Extended => self.chunk_data(mark, true, mark.offset, len, len),
+        }
+    }
+
+    /// A reply that the request failed; if there is an offset, from there on.
+    pub fn failed(&mut self, mark: Mark, failure: Failure, offset: Option<u64>) {
+        if self.form == Form::Simple {
+            return self.head(&wire::encode_simple(mark.cookie, failure.error));
+        }
+        let kind = if offset.is_some() { chunk::ERROR_OFFSET } else { chunk::ERROR };
+        let len = 6 + failure.text.len() + if offset.is_some() { 8 } else { 0 };
+        self.chunk(mark, chunk::DONE, kind, len as u64);
+        self.head(&failure.error.to_be_bytes());
+        self.head(&(failure.text.len() as u16).to_be_bytes());
+        self.head(failure.text.as_bytes());
+        if let Some(offset) = offset {
+            self.head(&offset.to_be_bytes());
+        }
     }
 
     /// The head of a simple reply, `len` bytes in [`Replies::spare`] follow.
-    pub fn simple_data(&mut self, cookie: u64, len: usize) {
-        self.simple(cookie, 0);
+    pub fn simple_data(&mut self, mark: Mark, len: usize) {
+        self.head(&wire::encode_simple(mark.cookie, 0));
         self.more_data(len);
     }
 
@@ -64,47 +94,53 @@ impl Replies {
     }
 
     /// The head of a data chunk that says `total` bytes; `len` of them are in [`Replies::spare`].
-    pub fn chunk_data(&mut self, cookie: u64, done: bool, offset: u64, total: usize, len: usize) {
+    pub fn chunk_data(&mut self, mark: Mark, done: bool, offset: u64, total: usize, len: usize) {
         let flags = if done { chunk::DONE } else { 0 };
-        self.head(&wire::encode_chunk(cookie, flags, chunk::OFFSET_DATA, total as u32 + 8));
+        self.chunk(mark, flags, chunk::OFFSET_DATA, total as u64 + 8);
         self.head(&offset.to_be_bytes());
         self.more_data(len);
     }
 
     /// A chunk that says that a range is zeros.
-    pub fn chunk_hole(&mut self, cookie: u64, done: bool, offset: u64, len: u32) {
+    pub fn chunk_hole(&mut self, mark: Mark, done: bool, offset: u64, len: u32) {
         let flags = if done { chunk::DONE } else { 0 };
-        self.head(&wire::encode_chunk(cookie, flags, chunk::OFFSET_HOLE, 12));
+        self.chunk(mark, flags, chunk::OFFSET_HOLE, 12);
         self.head(&offset.to_be_bytes());
         self.head(&len.to_be_bytes());
     }
 
     /// The last chunk of a reply, without content.
-    pub fn chunk_none(&mut self, cookie: u64) {
-        self.head(&wire::encode_chunk(cookie, chunk::DONE, chunk::NONE, 0));
-    }
-
-    /// An error as the last chunk of a reply, for all of the request or at an offset.
-    pub fn chunk_error(&mut self, cookie: u64, failure: Failure, offset: Option<u64>) {
-        let kind = if offset.is_some() { chunk::ERROR_OFFSET } else { chunk::ERROR };
-        let len = 6 + failure.text.len() + if offset.is_some() { 8 } else { 0 };
-        self.head(&wire::encode_chunk(cookie, chunk::DONE, kind, len as u32));
-        self.head(&failure.error.to_be_bytes());
-        self.head(&(failure.text.len() as u16).to_be_bytes());
-        self.head(failure.text.as_bytes());
-        if let Some(offset) = offset {
-            self.head(&offset.to_be_bytes());
-        }
+    pub fn chunk_none(&mut self, mark: Mark) {
+        self.chunk(mark, chunk::DONE, chunk::NONE, 0);
     }
 
     /// A whole block status reply: lengths and states.
-    pub fn block_status(&mut self, cookie: u64, extents: impl ExactSizeIterator<Item = (u32, u32)>) {
-        let len = 4 + 8 * extents.len() as u32;
-        self.head(&wire::encode_chunk(cookie, chunk::DONE, chunk::BLOCK_STATUS, len));
-        self.head(&wire::BASE_ALLOCATION_ID.to_be_bytes());
-        for (len, state) in extents {
-            self.head(&len.to_be_bytes());
+    pub fn block_status(&mut self, mark: Mark, extents: &[(u64, u32)]) {
+        let id = wire::BASE_ALLOCATION_ID.to_be_bytes();
+        if self.form == Form::Extended {
+            self.chunk(mark, chunk::DONE, chunk::BLOCK_STATUS_EXT, 8 + 16 * extents.len() as u64);
+            self.head(&id);
+            self.head(&(extents.len() as u32).to_be_bytes());
+            for &(len, state) in extents {
+                self.head(&len.to_be_bytes());
+                self.head(&u64::from(state).to_be_bytes());
+            }
+            return;
+        }
+        self.chunk(mark, chunk::DONE, chunk::BLOCK_STATUS, 4 + 8 * extents.len() as u64);
+        self.head(&id);
+        for &(len, state) in extents {
+            // No longer than the request, whose length has 32 bits.
+            self.head(&(len as u32).to_be_bytes());
             self.head(&state.to_be_bytes());
+        }
+    }
+
+    fn chunk(&mut self, mark: Mark, flags: u16, kind: u16, len: u64) {
+        match self.form {
+            Form::Extended => self.head(&wire::encode_extended_chunk(mark, flags, kind, len)),
+            // Limits of payloads and of extents keep it far below 32 bits.
+            Form::Simple | Form::Structured => self.head(&wire::encode_chunk(mark.cookie, flags, kind, len as u32)),
         }
     }
 
@@ -118,7 +154,7 @@ impl Replies {
     }
 
     /// Sends all that waits. Blocks while the client does not read.
-    pub fn send(&mut self, stream: &Stream) -> io::Result<()> {
+    pub fn send(&mut self, channel: &Channel) -> io::Result<()> {
         if self.parts.is_empty() {
             return Ok(());
         }
@@ -133,7 +169,7 @@ impl Replies {
         }
         let mut left = &mut slices[..self.parts.len()];
         while !left.is_empty() {
-            match stream.write_vectored(left) {
+            match channel.write_vectored(left) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => IoSlice::advance_slices(&mut left, n),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

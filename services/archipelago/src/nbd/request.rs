@@ -2,7 +2,7 @@
 
 use super::errors::{EINVAL, ENOSPC, ENOTSUP, EPERM};
 use super::limits::MAX_PAYLOAD;
-use super::wire::{Request, command, command_flag as flag};
+use super::wire::{Form, Request, command, command_flag as flag};
 
 /// What requests are checked against.
 #[derive(Clone, Copy, Debug)]
@@ -11,8 +11,8 @@ pub struct Facts {
     pub size: u64,
     /// Writing is refused.
     pub read_only: bool,
-    /// Structured replies were agreed on.
-    pub structured: bool,
+    /// What was agreed on.
+    pub form: Form,
     /// `base:allocation` was agreed on.
     pub base_allocation: bool,
 }
@@ -29,8 +29,11 @@ pub struct Failure {
 /// Whether the request may be run on a device with these facts.
 pub fn check(request: &Request, facts: &Facts) -> Result<(), Failure> {
     let fail = |error, text| Err(Failure { error, text });
+    let extended = facts.form == Form::Extended;
     let allowed = match request.command {
-        command::READ if facts.structured => flag::FUA | flag::DF,
+        command::READ if facts.form >= Form::Structured => flag::FUA | flag::DF,
+        command::WRITE if extended => flag::FUA | flag::PAYLOAD_LEN,
+        command::BLOCK_STATUS if extended && facts.base_allocation => flag::FUA | flag::REQ_ONE | flag::PAYLOAD_LEN,
         command::READ | command::WRITE | command::FLUSH | command::TRIM | command::CACHE => flag::FUA,
         command::WRITE_ZEROES => flag::FUA | flag::NO_HOLE | flag::FAST_ZERO,
         command::BLOCK_STATUS => flag::FUA | flag::REQ_ONE,
@@ -52,10 +55,10 @@ pub fn check(request: &Request, facts: &Facts) -> Result<(), Failure> {
     if request.len == 0 {
         return fail(EINVAL, "the length is 0");
     }
-    if matches!(request.command, command::READ | command::WRITE) && request.len > MAX_PAYLOAD {
+    if matches!(request.command, command::READ | command::WRITE) && request.len > u64::from(MAX_PAYLOAD) {
         return fail(EINVAL, "more than 32 MiB in one request");
     }
-    if request.offset.checked_add(request.len.into()).is_none_or(|end| end > facts.size) {
+    if request.offset.checked_add(request.len).is_none_or(|end| end > facts.size) {
         let error = match request.command {
             command::WRITE | command::WRITE_ZEROES => ENOSPC,
             _ => EINVAL,
@@ -75,10 +78,10 @@ pub fn check(request: &Request, facts: &Facts) -> Result<(), Failure> {
 mod tests {
     use super::*;
 
-    const FACTS: Facts = Facts { size: 1 << 20, read_only: false, structured: true, base_allocation: true };
+    const FACTS: Facts = Facts { size: 1 << 20, read_only: false, form: Form::Structured, base_allocation: true };
 
-    fn outcome(facts: &Facts, command: u16, flags: u16, offset: u64, len: u32) -> u32 {
-        check(&Request { flags, command, cookie: 7, offset, len }, facts).err().map_or(0, |f| f.error)
+    fn outcome(facts: &Facts, command: u16, flags: u16, offset: u64, len: u64) -> u32 {
+        check(&Request { flags, command, cookie: 7, offset, len, payload: 0 }, facts).err().map_or(0, |f| f.error)
     }
 
     #[test]
@@ -121,11 +124,11 @@ mod tests {
     #[test]
     fn s51_a_payload_above_the_limit_is_invalid_but_a_trim_may_be_as_long_as_it_likes() {
         let facts = Facts { size: 1 << 40, ..FACTS };
-        assert_eq!(outcome(&facts, command::READ, 0, 0, MAX_PAYLOAD), 0);
-        assert_eq!(outcome(&facts, command::READ, 0, 0, MAX_PAYLOAD + 1), EINVAL);
-        assert_eq!(outcome(&facts, command::WRITE, 0, 0, MAX_PAYLOAD + 1), EINVAL);
+        assert_eq!(outcome(&facts, command::READ, 0, 0, MAX_PAYLOAD.into()), 0);
+        assert_eq!(outcome(&facts, command::READ, 0, 0, u64::from(MAX_PAYLOAD) + 1), EINVAL);
+        assert_eq!(outcome(&facts, command::WRITE, 0, 0, u64::from(MAX_PAYLOAD) + 1), EINVAL);
         for command in [command::TRIM, command::WRITE_ZEROES, command::CACHE, command::BLOCK_STATUS] {
-            assert_eq!(outcome(&facts, command, 0, 0, u32::MAX), 0);
+            assert_eq!(outcome(&facts, command, 0, 0, u32::MAX.into()), 0);
         }
     }
 
@@ -149,8 +152,27 @@ mod tests {
                 assert_eq!(outcome(&FACTS, command, bit, 0, 4096), expected, "command {command} flag {bit:#x}");
             }
         }
-        let simple = Facts { structured: false, ..FACTS };
+        let simple = Facts { form: Form::Simple, ..FACTS };
         assert_eq!(outcome(&simple, command::READ, flag::DF, 0, 4096), EINVAL);
+    }
+
+    #[test]
+    fn s51_with_extended_headers_a_write_has_its_payload_and_lengths_have_64_bits() {
+        let facts = Facts { size: 1 << 50, form: Form::Extended, ..FACTS };
+        assert_eq!(outcome(&facts, command::WRITE, flag::PAYLOAD_LEN, 0, 4096), 0);
+        assert_eq!(outcome(&facts, command::WRITE, 0, 0, 4096), 0, "qemu forgets the flag");
+        assert_eq!(outcome(&facts, command::BLOCK_STATUS, flag::PAYLOAD_LEN, 0, 4096), 0);
+        let without = Facts { base_allocation: false, ..facts };
+        assert_eq!(outcome(&without, command::BLOCK_STATUS, flag::PAYLOAD_LEN, 0, 4096), EINVAL);
+        for command in [command::READ, command::TRIM, command::CACHE, command::WRITE_ZEROES] {
+            assert_eq!(outcome(&facts, command, flag::PAYLOAD_LEN, 0, 4096), EINVAL);
+        }
+        for command in [command::TRIM, command::CACHE, command::WRITE_ZEROES, command::BLOCK_STATUS] {
+            assert_eq!(outcome(&facts, command, 0, 0, 1 << 50), 0);
+            assert_ne!(outcome(&facts, command, 0, 1, 1 << 50), 0);
+            assert_ne!(outcome(&facts, command, 0, 1, u64::MAX), 0);
+        }
+        assert_eq!(outcome(&facts, command::READ, 0, 0, (1 << 32) + 4096), EINVAL);
     }
 
     #[test]

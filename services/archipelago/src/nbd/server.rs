@@ -10,11 +10,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::handshake::negotiate;
+use super::channel::Channel;
+use super::handshake::{Terms, negotiate};
 use super::limits;
 use super::listen::{Endpoint, ListenError, Listener};
-use super::negotiate::Refusal;
+use super::negotiate::{Refusal, Session};
 use super::socket::Stream;
+use super::tls;
 use super::transmission::Transmission;
 use crate::disk::device::Exports;
 use crate::disk::spin::{Spin, Spinners};
@@ -30,6 +32,8 @@ pub struct ServerOptions {
     pub stop_grace: Duration,
     /// How long a busy connection looks for requests before it sleeps; zero never looks.
     pub spin: Duration,
+    /// Encryption, without which no client over TCP is answered. UNIX sockets do without.
+    pub tls: Option<tls::Config>,
 }
 
 impl Default for ServerOptions {
@@ -39,6 +43,7 @@ impl Default for ServerOptions {
             negotiation_time: limits::NEGOTIATION_TIME,
             stop_grace: limits::STOP_GRACE,
             spin: crate::disk::limits::SPIN,
+            tls: None,
         }
     }
 }
@@ -66,6 +71,8 @@ struct Shared {
     open: Mutex<Open>,
     /// A connection ended.
     ended: Condvar,
+    /// When the administrator was last told of a client that failed TLS.
+    noted: Mutex<Option<Instant>>,
 }
 
 /// The connections there are, in negotiation or transmission.
@@ -90,11 +97,13 @@ impl Server {
             spinners: Spinners::new(processors),
             open: Mutex::default(),
             ended: Condvar::new(),
+            noted: Mutex::new(None),
         });
         // From the first listener on, leaving early drops the server, which closes what is open.
         let mut server = Server { shared, listeners: Vec::new() };
+        let authenticated = server.shared.options.tls.as_ref().is_some_and(tls::Config::asks_clients);
         for endpoint in endpoints {
-            server.listeners.push((Arc::new(Listener::bind(endpoint)?), None));
+            server.listeners.push((Arc::new(Listener::bind(endpoint, authenticated)?), None));
         }
         for (listener, thread) in &mut server.listeners {
             let (shared, its) = (Arc::clone(&server.shared), Arc::clone(listener));
@@ -165,6 +174,19 @@ impl Shared {
         let deadline = Instant::now() + self.options.stop_grace;
         while !open.streams.is_empty() && !self.ended.wait_until(open, deadline).timed_out() {}
     }
+
+    /// Tells the administrator, now and then, why a client could not begin TLS.
+    fn note_tls(&self, peer: &str, error: &io::Error) {
+        // A client that leaves is its own affair; what is wrong with certificates is the administrator's.
+        if error.kind() != io::ErrorKind::InvalidData {
+            return;
+        }
+        let mut noted = self.noted.lock();
+        if noted.is_none_or(|last| last.elapsed() >= limits::NOTE_PAUSE) {
+            *noted = Some(Instant::now());
+            eprintln!("archipelago: {peer}: TLS failed: {error}");
+        }
+    }
 }
 
 /// Accepts clients until the listener is closed.
@@ -201,8 +223,11 @@ fn admit(shared: &Arc<Shared>, stream: Stream) -> io::Result<()> {
         open.streams.insert(id, Arc::clone(&stream));
         (Registered { shared: Arc::clone(shared), id }, full)
     };
-    let name = format!("nbd-{}", registered.id);
-    std::thread::Builder::new().name(name).spawn(move || serve(&registered.shared, &stream, full)).map(drop)
+    thread(&registered).spawn(move || greet(registered, stream, full)).map(drop)
+}
+
+fn thread(registered: &Registered) -> std::thread::Builder {
+    std::thread::Builder::new().name(format!("nbd-{}", registered.id))
 }
 
 /// The place of a connection among the open ones, given up in every way in which its thread can end.
@@ -221,17 +246,20 @@ impl Drop for Registered {
 /// Serves one connection to its end in this thread.
 #[cfg(feature = "fuzzing")]
 pub(crate) fn serve_one(stream: std::os::unix::net::UnixStream, exports: &dyn Exports) {
-    let (stream, stopping) = (Stream::Unix(stream), AtomicBool::new(false));
+    let (mut channel, stopping) = (Channel::new(Arc::new(Stream::Unix(stream))), AtomicBool::new(false));
     let deadline = Instant::now() + limits::NEGOTIATION_TIME;
-    let Ok(Some(session)) = negotiate(&stream, exports, deadline, &|| None) else { return };
-    if stream.set_timeout(None).is_ok() {
+    let terms = Terms { exports, tls: None, deadline, refusal: &|| None, failed_tls: &|_| {} };
+    let Ok(Some(session)) = negotiate(&mut channel, &terms) else { return };
+    if channel.set_timeout(None).is_ok() {
         let spinners = Spinners::new(1);
-        let _ended = Transmission::new(&stream, &session, Spin::new(&spinners, Duration::ZERO), &stopping).run();
+        let spin = Spin::new(&spinners, Duration::ZERO);
+        let _ended = Transmission::new(&channel, &session, spin, &stopping).and_then(Transmission::run);
     }
 }
 
-/// The life of a connection. What goes wrong on its socket ends it and concerns nobody else.
-fn serve(shared: &Shared, stream: &Stream, full: bool) {
+/// The first part of a connection's life. What goes wrong on its socket ends it and concerns nobody else.
+fn greet(registered: Registered, stream: Arc<Stream>, full: bool) {
+    let shared = &registered.shared;
     let options = &shared.options;
     let refusal = || {
         if shared.stopping.load(Ordering::Acquire) {
@@ -240,14 +268,38 @@ fn serve(shared: &Shared, stream: &Stream, full: bool) {
         full.then_some(Refusal::Full(options.max_connections))
     };
     let time = if full { limits::REFUSAL_TIME } else { options.negotiation_time };
-    let negotiated = negotiate(stream, &*shared.exports, Instant::now() + time, &refusal);
-    let Ok(Some(session)) = negotiated else { return };
-    // From here on a client may be silent for days.
-    if stream.set_timeout(None).is_err() {
+    let tls = match &*stream {
+        Stream::Tcp(_) => options.tls.as_ref(),
+        Stream::Unix(_) => None,
+    };
+    let peer = stream.peer();
+    let terms = Terms {
+        exports: &*shared.exports,
+        tls,
+        deadline: Instant::now() + time,
+        refusal: &refusal,
+        failed_tls: &|error| shared.note_tls(&peer, error),
+    };
+    let mut channel = Channel::new(stream);
+    let Ok(Some(session)) = negotiate(&mut channel, &terms) else { return };
+    // From here on a client may be silent for days. Opening a disk takes far more of a stack than serving it, and the system keeps what
+    // was used of one: the rest is another thread's. Without one the connection ends.
+    let _ = thread(&registered).spawn(move || {
+        transmit(&registered.shared, &channel, &session);
+        // The disk is closed before the connection counts as ended.
+        drop(session);
+        drop(registered);
+    });
+}
+
+/// The second part, to the end.
+fn transmit(shared: &Shared, channel: &Channel, session: &Session) {
+    if channel.set_timeout(None).and_then(|()| channel.set_read_timeout(Some(limits::IDLE))).is_err() {
         return;
     }
-    let spin = Spin::new(&shared.spinners, options.spin);
-    let _ended = Transmission::new(stream, &session, spin, &shared.stopping).run();
+    let spin = Spin::new(&shared.spinners, shared.options.spin);
+    let _ended = Transmission::new(channel, session, spin, &shared.stopping).and_then(Transmission::run);
+    channel.close(limits::CLOSE_TIME);
     if shared.stopping.load(Ordering::Acquire) && !session.device.read_only() {
         // The client is told nothing more; a failure shows again when the device is closed or opened.
         let _ = session.device.flush();

@@ -24,14 +24,6 @@ impl Stream {
         }
     }
 
-    /// Reads until `buf` is full.
-    pub fn read_exact(&self, buf: &mut [u8]) -> io::Result<()> {
-        match self {
-            Stream::Unix(s) => (&*s).read_exact(buf),
-            Stream::Tcp(s) => (&*s).read_exact(buf),
-        }
-    }
-
     /// Reads what there is now. `None` if there is nothing yet; 0 is the end.
     pub fn try_read(&self, buf: &mut [u8]) -> io::Result<Option<usize>> {
         let fd = self.fd().as_raw_fd();
@@ -64,6 +56,22 @@ impl Stream {
         match self {
             Stream::Unix(s) => s.set_read_timeout(timeout).and_then(|()| s.set_write_timeout(timeout)),
             Stream::Tcp(s) => s.set_read_timeout(timeout).and_then(|()| s.set_write_timeout(timeout)),
+        }
+    }
+
+    /// Longest wait of one read.
+    pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        match self {
+            Stream::Unix(s) => s.set_read_timeout(timeout),
+            Stream::Tcp(s) => s.set_read_timeout(timeout),
+        }
+    }
+
+    /// Who is there, for the administrator.
+    pub fn peer(&self) -> String {
+        match self {
+            Stream::Unix(_) => "a UNIX socket".to_string(),
+            Stream::Tcp(s) => s.peer_addr().map_or_else(|_| "a client that left".to_string(), |peer| peer.to_string()),
         }
     }
 

@@ -5,13 +5,13 @@ use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::buffer::{AlignedBuf, Inbox};
+use super::channel::Channel;
 use super::errors;
-use super::limits::{LARGE_WRITE, MAX_PAYLOAD, PIECE};
+use super::limits::{IDLE, LARGE_WRITE, MAX_PAYLOAD, PIECE, RANGE_PIECE};
 use super::negotiate::Session;
 use super::replies::Replies;
 use super::request::{Facts, Failure, check};
-use super::socket::Stream;
-use super::wire::{REQUEST, Request, command, command_flag as flag, decode_request};
+use super::wire::{Form, Request, command, command_flag as flag, decode_request, decode_status_payload};
 use crate::disk::device::{Device, DeviceResult, Errno};
 use crate::disk::spin::Spin;
 
@@ -30,15 +30,15 @@ pub enum End {
 
 /// The transmission phase of one connection.
 pub struct Transmission<'a> {
-    pub(super) stream: &'a Stream,
+    pub(super) channel: &'a Channel,
     pub(super) device: &'a dyn Device,
-    pub(super) structured: bool,
+    pub(super) form: Form,
     pub(super) base_allocation: bool,
     pub(super) read_only: bool,
     pub(super) inbox: Inbox,
     pub(super) replies: Replies,
     /// Lengths and states of a block status reply, kept for its memory.
-    pub(super) status: Vec<(u32, u32)>,
+    pub(super) status: Vec<(u64, u32)>,
     large: Option<AlignedBuf>,
     spin: Spin<'a>,
     stopping: &'a AtomicBool,
@@ -47,29 +47,34 @@ pub struct Transmission<'a> {
 }
 
 impl<'a> Transmission<'a> {
-    /// Serves `session` on `stream` until the client leaves or `stopping` is set and the socket shut down for reading.
-    pub fn new(stream: &'a Stream, session: &'a Session, spin: Spin<'a>, stopping: &'a AtomicBool) -> Self {
-        Transmission {
-            stream,
+    /// Serves `session` on `channel` until the client leaves or `stopping` is set and the socket shut down for reading.
+    pub fn new(
+        channel: &'a Channel,
+        session: &'a Session,
+        spin: Spin<'a>,
+        stopping: &'a AtomicBool,
+    ) -> io::Result<Self> {
+        Ok(Transmission {
+            channel,
             device: &*session.device,
-            structured: session.structured,
+            form: session.form,
             base_allocation: session.base_allocation,
             read_only: session.device.read_only(),
-            inbox: Inbox::new(),
-            replies: Replies::new(),
+            inbox: Inbox::new()?,
+            replies: Replies::new(session.form)?,
             status: Vec::new(),
             large: None,
             spin,
             stopping,
             late: false,
-        }
+        })
     }
 
     /// Runs to the end of the connection.
     pub fn run(mut self) -> io::Result<End> {
         loop {
             let end = self.run_received()?;
-            self.replies.send(self.stream)?;
+            self.replies.send(self.channel)?;
             if let Some(end) = end {
                 return Ok(end);
             }
@@ -81,20 +86,15 @@ impl<'a> Transmission<'a> {
 
     /// Waits for more of the client's bytes.
     fn receive(&mut self) -> io::Result<Option<End>> {
-        let stream = self.stream;
+        let channel = self.channel;
         let room = self.inbox.room();
         let received = if self.stopping.load(Ordering::Acquire) {
             self.late = true;
-            stream.try_read(room)?.unwrap_or(0)
+            channel.try_read(room)?.unwrap_or(0)
         } else {
-            match self.spin.find(|| stream.try_read(room).transpose()) {
+            match self.spin.find(|| channel.try_read(room).transpose()) {
                 Some(found) => found?,
-                None => loop {
-                    match stream.read(room) {
-                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                        other => break other?,
-                    }
-                },
+                None => self.sleep()?,
             }
         };
         if received == 0 {
@@ -105,22 +105,47 @@ impl<'a> Transmission<'a> {
         Ok(None)
     }
 
+    /// Waits for more of the client's bytes asleep. One that is silent for long is held with as little memory as can be.
+    fn sleep(&mut self) -> io::Result<usize> {
+        let mut idle = false;
+        loop {
+            match self.channel.read(self.inbox.room()) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The time that was set for a read is over.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !idle => {
+                    idle = true;
+                    self.inbox.rest();
+                    self.replies.rest();
+                    (self.large, self.status) = (None, Vec::new());
+                    self.channel.set_read_timeout(None)?;
+                }
+                other => {
+                    if idle {
+                        self.channel.set_read_timeout(Some(IDLE))?;
+                    }
+                    return other;
+                }
+            }
+        }
+    }
+
     /// Runs all requests that are in the inbox whole, and large writes as they come in.
     fn run_received(&mut self) -> io::Result<Option<End>> {
-        while let Some(header) = self.inbox.request() {
-            let Some(request) = decode_request(header) else { return Ok(Some(End::Broken)) };
+        let head = self.form.request();
+        while let Some(header) = self.inbox.bytes().get(..head) {
+            let Some(request) = decode_request(self.form, header) else { return Ok(Some(End::Broken)) };
             if !self.replies.has_room(0) {
-                self.replies.send(self.stream)?;
+                self.replies.send(self.channel)?;
             }
-            if request.command == command::WRITE {
-                let len = request.len as usize;
-                if request.len > MAX_PAYLOAD {
-                    let failed = self.admit(&request);
+            if request.payload > 0 {
+                if request.payload > u64::from(MAX_PAYLOAD) {
+                    let failed = self.admit(&request).and(Err(TOO_LONG));
                     self.finish(&request, failed);
                     return Ok(Some(End::Broken));
                 }
-                if self.inbox.bytes().len() >= REQUEST + len {
-                    self.write(&request)?;
+                let len = request.payload as usize;
+                if self.inbox.bytes().len() >= head + len {
+                    self.run_with_payload(&request)?;
                 } else if len > LARGE_WRITE {
                     self.write_large(&request)?;
                 } else {
@@ -128,7 +153,7 @@ impl<'a> Transmission<'a> {
                 }
                 continue;
             }
-            self.inbox.consume(REQUEST);
+            self.inbox.consume(head);
             if request.command == command::DISC {
                 return Ok(Some(End::Goodbye));
             }
@@ -147,54 +172,76 @@ impl<'a> Transmission<'a> {
         let facts = Facts {
             size: self.device.size(),
             read_only: self.read_only,
-            structured: self.structured,
+            form: self.form,
             base_allocation: self.base_allocation,
         };
         check(request, &facts)
     }
 
-    /// Runs an admitted request other than a write.
+    /// Runs an admitted request without a payload.
     fn run_one(&mut self, request: &Request) -> io::Result<()> {
-        let (offset, len) = (request.offset, u64::from(request.len));
+        let device = self.device;
         let durable = request.has(flag::FUA);
         let result = match request.command {
             command::READ => return self.read(request),
             command::BLOCK_STATUS => return self.block_status(request),
             command::FLUSH => {
                 self.send_before_waiting()?;
-                self.device.flush()
+                device.flush().map_err(failure)
             }
-            command::TRIM if durable => {
-                self.send_before_waiting()?;
-                self.device.discard(offset, len).and_then(|()| self.device.flush())
-            }
-            command::TRIM => self.device.discard(offset, len),
-            command::WRITE_ZEROES => {
-                if durable {
+            command::TRIM | command::WRITE_ZEROES => {
+                if durable || request.len > RANGE_PIECE {
                     self.send_before_waiting()?;
                 }
-                self.device.write_zeroes(offset, len, request.has(flag::NO_HOLE), durable)
+                let zeroes = request.command == command::WRITE_ZEROES;
+                let keep = request.has(flag::NO_HOLE);
+                let mut flush = durable;
+                in_pieces(request, self.stopping, |offset, len| {
+                    if !zeroes {
+                        return device.discard(offset, len);
+                    }
+                    let whole = len == request.len;
+                    flush &= !whole;
+                    device.write_zeroes(offset, len, keep, durable && whole)
+                })
+                .and_then(|()| if flush { device.flush().map_err(failure) } else { Ok(()) })
             }
             // CACHE: the device has no cache that could be filled ahead.
             _ => Ok(()),
         };
-        self.finish(request, result.map_err(failure));
+        self.finish(request, result);
         Ok(())
     }
 
-    /// A write whose payload is in the inbox.
-    fn write(&mut self, request: &Request) -> io::Result<()> {
+    /// A request whose payload is in the inbox.
+    fn run_with_payload(&mut self, request: &Request) -> io::Result<()> {
+        let (head, len) = (self.form.request(), request.payload as usize);
+        if request.command == command::BLOCK_STATUS {
+            let asked = decode_status_payload(&self.inbox.bytes()[head..head + len]);
+            self.inbox.consume(head + len);
+            let Some(asked) = asked else {
+                self.finish(request, Err(Failure { error: errors::EINVAL, text: "the payload is not understood" }));
+                return Ok(());
+            };
+            let request = Request { len: asked, ..*request };
+            return match self.admit(&request) {
+                Ok(()) => self.block_status(&request),
+                failed => {
+                    self.finish(&request, failed);
+                    Ok(())
+                }
+            };
+        }
         let mut result = self.admit(request);
         let durable = request.has(flag::FUA);
         if durable {
             self.send_before_waiting()?;
         }
-        let len = request.len as usize;
         if result.is_ok() {
-            let payload = &self.inbox.bytes()[REQUEST..REQUEST + len];
+            let payload = &self.inbox.bytes()[head..head + len];
             result = self.device.write(&[IoSlice::new(payload)], request.offset, durable).map_err(failure);
         }
-        self.inbox.consume(REQUEST + len);
+        self.inbox.consume(head + len);
         self.finish(request, result);
         Ok(())
     }
@@ -202,11 +249,19 @@ impl<'a> Transmission<'a> {
     /// A write whose payload is not all here: it is received in pieces, each straight to where the device takes it from. Only
     /// what came together with the request lies in the inbox, and is passed on from there.
     fn write_large(&mut self, request: &Request) -> io::Result<()> {
-        let mut result = self.admit(request);
+        let mut result = match request.command {
+            command::WRITE => self.admit(request),
+            // Nothing else has a payload of that size: it is thrown away.
+            _ => self.admit(request).and(Err(TOO_LONG)),
+        };
         self.send_before_waiting()?;
-        self.inbox.consume(REQUEST);
-        let large = self.large.get_or_insert_with(|| AlignedBuf::new(PIECE)).bytes_mut();
-        let (mut offset, mut left) = (request.offset, request.len as usize);
+        self.inbox.consume(self.form.request());
+        let large = match &mut self.large {
+            Some(large) => large,
+            none => none.insert(AlignedBuf::new(PIECE)?),
+        };
+        let large = large.bytes_mut();
+        let (mut offset, mut left) = (request.offset, request.payload as usize);
         let durable = request.has(flag::FUA);
         let mut pieces = 0;
         while left > 0 {
@@ -214,7 +269,7 @@ impl<'a> Transmission<'a> {
             let piece = (PIECE - (offset % PIECE as u64) as usize).min(left);
             let begun = &self.inbox.bytes()[..piece.min(self.inbox.bytes().len())];
             let rest = &mut large[..piece - begun.len()];
-            self.stream.read_exact(rest)?;
+            self.channel.read_exact(rest)?;
             if result.is_ok() {
                 let both = [IoSlice::new(begun), IoSlice::new(rest)];
                 let parts = &both[usize::from(begun.is_empty())..2 - usize::from(rest.is_empty())];
@@ -237,15 +292,38 @@ impl<'a> Transmission<'a> {
 
     /// Sends the replies that wait, so that they do not wait for a slow device or for the client.
     pub(super) fn send_before_waiting(&mut self) -> io::Result<()> {
-        self.replies.send(self.stream)
+        self.replies.send(self.channel)
     }
 
     /// Answers a request that has no data to return, or failed.
     pub(super) fn finish(&mut self, request: &Request, result: Result<(), Failure>) {
         match result {
-            Ok(()) => self.replies.simple(request.cookie, 0),
-            Err(failure) if self.structured => self.replies.chunk_error(request.cookie, failure, None),
-            Err(failure) => self.replies.simple(request.cookie, failure.error),
+            Ok(()) => self.replies.done(request.mark()),
+            Err(failure) => self.replies.failed(request.mark(), failure, None),
+        }
+    }
+}
+
+/// A payload that nobody may send.
+const TOO_LONG: Failure = Failure { error: errors::EINVAL, text: "the payload is too long" };
+
+/// Calls `each` for the parts of a request's range, so that no single call of a device takes long and a stop need not wait for them all.
+fn in_pieces(
+    request: &Request,
+    stopping: &AtomicBool,
+    mut each: impl FnMut(u64, u64) -> DeviceResult<()>,
+) -> Result<(), Failure> {
+    let (mut offset, end) = (request.offset, request.offset + request.len);
+    loop {
+        // They end at multiples of their size, so that no sector is cut.
+        let piece = (RANGE_PIECE - offset % RANGE_PIECE).min(end - offset);
+        each(offset, piece).map_err(failure)?;
+        offset += piece;
+        if offset == end {
+            return Ok(());
+        }
+        if stopping.load(Ordering::Acquire) {
+            return Err(Failure { error: errors::ESHUTDOWN, text: "the server is stopping" });
         }
     }
 }

@@ -10,10 +10,14 @@ pub const OPTION_MAGIC: u64 = 0x4948_4156_454f_5054;
 pub const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 /// Start of every request.
 pub const REQUEST_MAGIC: u32 = 0x2560_9513;
+/// Start of every request after `EXTENDED_HEADERS`.
+pub const EXTENDED_REQUEST_MAGIC: u32 = 0x21e4_1c71;
 /// Start of a simple reply.
 pub const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
 /// Start of a chunk of a structured reply.
 pub const CHUNK_MAGIC: u32 = 0x668e_33ef;
+/// Start of a chunk after `EXTENDED_HEADERS`.
+pub const EXTENDED_CHUNK_MAGIC: u32 = 0x6e8a_278c;
 
 /// Handshake flags of server and client.
 pub mod handshake {
@@ -31,6 +35,8 @@ pub mod option {
     pub const ABORT: u32 = 2;
     /// Names of exports.
     pub const LIST: u32 = 3;
+    /// Go on encrypted.
+    pub const STARTTLS: u32 = 5;
     /// Facts about an export.
     pub const INFO: u32 = 6;
     /// Facts about an export, and enter it.
@@ -41,6 +47,8 @@ pub mod option {
     pub const LIST_META_CONTEXT: u32 = 9;
     /// Choose meta contexts.
     pub const SET_META_CONTEXT: u32 = 10;
+    /// Ask for requests and replies with lengths of 64 bits.
+    pub const EXTENDED_HEADERS: u32 = 11;
 }
 
 /// Types of answers to options.
@@ -59,12 +67,16 @@ pub mod reply {
     pub const ERR_POLICY: u32 = (1 << 31) + 2;
     /// Malformed, or at the wrong time.
     pub const ERR_INVALID: u32 = (1 << 31) + 3;
+    /// Nothing is answered that is not encrypted.
+    pub const ERR_TLS_REQD: u32 = (1 << 31) + 5;
     /// No such export.
     pub const ERR_UNKNOWN: u32 = (1 << 31) + 6;
     /// The server is stopping.
     pub const ERR_SHUTDOWN: u32 = (1 << 31) + 7;
     /// Too long.
     pub const ERR_TOO_BIG: u32 = (1 << 31) + 9;
+    /// Headers of 64 bits were agreed on; there is no way back.
+    pub const ERR_EXT_HEADER_REQD: u32 = (1 << 31) + 10;
 }
 
 /// Types of facts about an export.
@@ -101,6 +113,8 @@ pub mod flag {
     pub const SEND_CACHE: u16 = 1 << 10;
     /// FAST_ZERO is known.
     pub const SEND_FAST_ZERO: u16 = 1 << 11;
+    /// BLOCK_STATUS may name its contexts in a payload.
+    pub const BLOCK_STAT_PAYLOAD: u16 = 1 << 12;
 }
 
 /// Commands.
@@ -135,6 +149,8 @@ pub mod command_flag {
     pub const REQ_ONE: u16 = 1 << 3;
     /// Fail rather than be slow.
     pub const FAST_ZERO: u16 = 1 << 4;
+    /// A payload follows, as long as the request says.
+    pub const PAYLOAD_LEN: u16 = 1 << 5;
 }
 
 /// Types of chunks of structured replies.
@@ -147,6 +163,8 @@ pub mod chunk {
     pub const OFFSET_HOLE: u16 = 2;
     /// Extents.
     pub const BLOCK_STATUS: u16 = 5;
+    /// Extents with lengths of 64 bits.
+    pub const BLOCK_STATUS_EXT: u16 = 6;
     /// An error.
     pub const ERROR: u16 = (1 << 15) + 1;
     /// An error at an offset.
@@ -166,6 +184,8 @@ pub const STATE_HOLE_ZERO: u32 = 3;
 pub const OPTION_HEADER: usize = 16;
 /// Bytes of a request without its payload.
 pub const REQUEST: usize = 28;
+/// Bytes of a request without its payload after `EXTENDED_HEADERS`.
+pub const EXTENDED_REQUEST: usize = 32;
 
 /// Cuts integers and byte strings off the front of received bytes; `None` where they end too early.
 pub struct Cursor<'a>(pub &'a [u8]);
@@ -312,6 +332,36 @@ pub fn bounded_text(text: &str) -> &str {
     &text[..text.floor_char_boundary(MAX_ERROR_TEXT)]
 }
 
+/// In which form requests and replies are.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Form {
+    /// Requests with lengths of 32 bits, simple replies.
+    Simple,
+    /// The same requests; replies in chunks where they have data.
+    Structured,
+    /// Requests with lengths of 64 bits, all replies in chunks.
+    Extended,
+}
+
+impl Form {
+    /// Bytes of a request without its payload.
+    pub fn request(self) -> usize {
+        match self {
+            Form::Simple | Form::Structured => REQUEST,
+            Form::Extended => EXTENDED_REQUEST,
+        }
+    }
+}
+
+/// What a reply gives back of its request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mark {
+    /// The client's mark. Nothing is derived from it, and it need not be unique.
+    pub cookie: u64,
+    /// The request's offset.
+    pub offset: u64,
+}
+
 /// A request of the transmission phase, as received.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Request {
@@ -319,12 +369,14 @@ pub struct Request {
     pub flags: u16,
     /// See [`command`].
     pub command: u16,
-    /// The client's mark, given back in the reply. Nothing is derived from it, and it need not be unique.
+    /// See [`Mark`].
     pub cookie: u64,
     /// First byte.
     pub offset: u64,
     /// Bytes.
-    pub len: u32,
+    pub len: u64,
+    /// Bytes that follow the request.
+    pub payload: u64,
 }
 
 impl Request {
@@ -332,21 +384,33 @@ impl Request {
     pub fn has(&self, flags: u16) -> bool {
         self.flags & flags == flags
     }
+
+    /// What its reply gives back.
+    pub fn mark(&self) -> Mark {
+        Mark { cookie: self.cookie, offset: self.offset }
+    }
 }
 
-/// Decodes a request. `None` if the magic number is wrong, after which nothing of the stream can be trusted.
-pub fn decode_request(bytes: &[u8; REQUEST]) -> Option<Request> {
+/// Decodes a request of [`Form::request`] bytes. `None` if the magic number is wrong, after which nothing of the stream can be trusted.
+pub fn decode_request(form: Form, bytes: &[u8]) -> Option<Request> {
     let mut cursor = Cursor(bytes);
-    if cursor.u32()? != REQUEST_MAGIC {
+    let magic = if form == Form::Extended { EXTENDED_REQUEST_MAGIC } else { REQUEST_MAGIC };
+    if cursor.u32()? != magic {
         return None;
     }
-    Some(Request {
-        flags: cursor.u16()?,
-        command: cursor.u16()?,
-        cookie: cursor.u64()?,
-        offset: cursor.u64()?,
-        len: cursor.u32()?,
-    })
+    let (flags, command, cookie, offset) = (cursor.u16()?, cursor.u16()?, cursor.u64()?, cursor.u64()?);
+    let len = if form == Form::Extended { cursor.u64()? } else { cursor.u32()?.into() };
+    // After a write there is always one; qemu does not set the flag there.
+    let carries = command == command::WRITE || form == Form::Extended && flags & command_flag::PAYLOAD_LEN != 0;
+    Some(Request { flags, command, cookie, offset, len, payload: if carries { len } else { 0 } })
+}
+
+/// The payload of a BLOCK_STATUS: the length that it asks about, and the contexts that it asks for. `None` if it has not that form, or
+/// names anything but [`BASE_ALLOCATION_ID`], once.
+pub fn decode_status_payload(bytes: &[u8]) -> Option<u64> {
+    let mut cursor = Cursor(bytes);
+    let len = cursor.u64()?;
+    (cursor.u32()? == BASE_ALLOCATION_ID && cursor.0.is_empty()).then_some(len)
 }
 
 /// A simple reply without its data.
@@ -355,6 +419,18 @@ pub fn encode_simple(cookie: u64, error: u32) -> [u8; 16] {
     out[..4].copy_from_slice(&SIMPLE_REPLY_MAGIC.to_be_bytes());
     out[4..8].copy_from_slice(&error.to_be_bytes());
     out[8..].copy_from_slice(&cookie.to_be_bytes());
+    out
+}
+
+/// The header of a chunk with `len` bytes of content, after `EXTENDED_HEADERS`.
+pub fn encode_extended_chunk(mark: Mark, flags: u16, kind: u16, len: u64) -> [u8; 32] {
+    let mut out = [0; 32];
+    out[..4].copy_from_slice(&EXTENDED_CHUNK_MAGIC.to_be_bytes());
+    out[4..6].copy_from_slice(&flags.to_be_bytes());
+    out[6..8].copy_from_slice(&kind.to_be_bytes());
+    out[8..16].copy_from_slice(&mark.cookie.to_be_bytes());
+    out[16..24].copy_from_slice(&mark.offset.to_be_bytes());
+    out[24..].copy_from_slice(&len.to_be_bytes());
     out
 }
 
@@ -399,17 +475,51 @@ mod tests {
         for (i, b) in bytes.iter_mut().enumerate().skip(4) {
             *b = i as u8;
         }
-        let request = decode_request(&bytes).unwrap();
+        let request = decode_request(Form::Structured, &bytes).unwrap();
         let expected = Request {
             flags: 0x0405,
             command: 0x0607,
             cookie: 0x0809_0a0b_0c0d_0e0f,
             offset: 0x1011_1213_1415_1617,
             len: 0x1819_1a1b,
+            payload: 0,
         };
         assert_eq!(request, expected);
         bytes[0] ^= 1;
-        assert_eq!(decode_request(&bytes), None);
+        assert_eq!(decode_request(Form::Structured, &bytes), None);
+    }
+
+    #[test]
+    fn an_extended_request_has_a_length_of_64_bits_and_a_payload_if_it_says_so() {
+        let mut bytes = [0u8; EXTENDED_REQUEST];
+        bytes[..4].copy_from_slice(&EXTENDED_REQUEST_MAGIC.to_be_bytes());
+        for (i, b) in bytes.iter_mut().enumerate().skip(4) {
+            *b = i as u8;
+        }
+        bytes[5] = command_flag::FUA as u8;
+        let decode = |bytes: &[u8]| decode_request(Form::Extended, bytes);
+        let request = decode(&bytes).unwrap();
+        assert_eq!((request.offset, request.len, request.payload), (0x1011_1213_1415_1617, 0x1819_1a1b_1c1d_1e1f, 0));
+        assert_eq!(request.mark(), Mark { cookie: 0x0809_0a0b_0c0d_0e0f, offset: 0x1011_1213_1415_1617 });
+        bytes[5] = command_flag::PAYLOAD_LEN as u8;
+        assert_eq!(decode(&bytes).unwrap().payload, request.len);
+        assert_eq!(decode(&bytes[..31]), None);
+        assert_eq!(decode_request(Form::Simple, &bytes), None, "the other magic number");
+    }
+
+    #[test]
+    fn s51_a_status_payload_names_the_one_context_once() {
+        let payload = |ids: &[u32]| {
+            let ids = ids.iter().flat_map(|id| id.to_be_bytes());
+            7u64.to_be_bytes().into_iter().chain(ids).collect::<Vec<u8>>()
+        };
+        assert_eq!(decode_status_payload(&payload(&[1])), Some(7));
+        for bad in [&[][..], &[2], &[1, 1], &[1, 2]] {
+            assert_eq!(decode_status_payload(&payload(bad)), None, "{bad:?}");
+        }
+        for cut in 0..12 {
+            assert_eq!(decode_status_payload(&payload(&[1])[..cut]), None);
+        }
     }
 
     #[test]

@@ -57,7 +57,8 @@ struct Attached {
 impl Server {
     /// Listens at all attachments, or at none if one of them fails.
     pub fn start(exports: Arc<dyn Exports>, attachments: &[Attachment]) -> Result<Server, ListenError> {
-        let bound = attachments.iter().map(|a| Listener::bind(&a.endpoint).map(|l| (Arc::new(l), a.name.clone())));
+        let bound =
+            attachments.iter().map(|a| Listener::bind(&a.endpoint, false).map(|l| (Arc::new(l), a.name.clone())));
         let bound = bound.collect::<Result<Vec<_>, _>>()?;
         let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
         let shared = Arc::new(Shared {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use archipelago_service::nbd::{Device, DeviceResult, Errno, ExportError, Exports, Extent};
 use parking_lot::RwLock;
@@ -15,7 +15,7 @@ pub const PAGE: u64 = 64 << 10;
 /// A sparse disk in memory. Lost with the process.
 pub struct MemoryDisk {
     pages: Vec<RwLock<Option<Box<[u8]>>>>,
-    size: u64,
+    size: AtomicU64,
     read_only: bool,
     /// Flushes, durable writes and durable zeroings so far.
     pub syncs: AtomicUsize,
@@ -29,7 +29,13 @@ impl MemoryDisk {
     pub fn new(size: u64, read_only: bool) -> MemoryDisk {
         let pages = (0..size.div_ceil(PAGE)).map(|_| RwLock::new(None)).collect();
         let (syncs, flush_time) = (AtomicUsize::new(0), std::time::Duration::ZERO);
-        MemoryDisk { pages, size, read_only, syncs, broken_at: u64::MAX, flush_time }
+        MemoryDisk { pages, size: AtomicU64::new(size), read_only, syncs, broken_at: u64::MAX, flush_time }
+    }
+
+    /// Makes it smaller, or as large again as it was at most.
+    pub fn resize(&self, size: u64) {
+        assert!(size <= self.pages.len() as u64 * PAGE);
+        self.size.store(size, Ordering::SeqCst);
     }
 
     fn synced(&self) {
@@ -38,7 +44,7 @@ impl MemoryDisk {
 
     /// Calls `each` with page number, first byte in the page, and length, for the pages of a range.
     fn pages(&self, offset: u64, len: u64, mut each: impl FnMut(usize, usize, usize)) -> DeviceResult<()> {
-        let end = offset.checked_add(len).filter(|end| *end <= self.size).ok_or(Errno(22))?;
+        let end = offset.checked_add(len).filter(|end| *end <= self.size()).ok_or(Errno(22))?;
         if (offset..end).contains(&self.broken_at) {
             return Err(Errno(5));
         }
@@ -65,7 +71,7 @@ impl MemoryDisk {
 
 impl Device for MemoryDisk {
     fn size(&self) -> u64 {
-        self.size
+        self.size.load(Ordering::SeqCst)
     }
     fn block_size(&self) -> u32 {
         4096

@@ -73,9 +73,34 @@ impl Client {
         (flags, kind, cookie, self.take_vec(len))
     }
 
+    /// Sends a request after `EXTENDED_HEADERS`; `payload` is what follows it.
+    pub fn extended(&mut self, command: u16, flags: u16, cookie: u64, offset: u64, len: u64, payload: &[u8]) {
+        let mut out = wire::EXTENDED_REQUEST_MAGIC.to_be_bytes().to_vec();
+        out.extend(flags.to_be_bytes());
+        out.extend(command.to_be_bytes());
+        out.extend(cookie.to_be_bytes());
+        out.extend(offset.to_be_bytes());
+        out.extend(len.to_be_bytes());
+        out.extend(payload);
+        self.send(&out);
+    }
+
+    /// A chunk after `EXTENDED_HEADERS`: flags, type, cookie, offset of the request, content.
+    pub fn extended_chunk(&mut self) -> (u16, u16, u64, u64, Vec<u8>) {
+        assert_eq!(u32::from_be_bytes(self.take()), wire::EXTENDED_CHUNK_MAGIC);
+        let (flags, kind) = (u16::from_be_bytes(self.take()), u16::from_be_bytes(self.take()));
+        let (cookie, offset) = (u64::from_be_bytes(self.take()), u64::from_be_bytes(self.take()));
+        let len = u64::from_be_bytes(self.take());
+        (flags, kind, cookie, offset, self.take_vec(len as usize))
+    }
+
     /// The connection was closed by the server, and nothing else came before.
     pub fn is_closed(&mut self) -> bool {
-        matches!(self.0.read(&mut [0; 1]), Ok(0) | Err(_))
+        match self.0.read(&mut [0; 1]) {
+            Ok(n) => n == 0,
+            // The time that a test waits is over.
+            Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use crate::collector::Collector;
 use crate::config::Config;
 use crate::disk::volumes::StoreExports;
 use crate::hasher::{HashPlan, Hasher};
-use crate::nbd::{Endpoint, Server, ServerOptions};
+use crate::nbd::{Endpoint, Server, ServerOptions, tls};
 use crate::scrubber::Scrubber;
 use crate::vhost_user::{self, Attachment};
 
@@ -36,6 +36,7 @@ pub fn run(context: &mut Context, args: &Serve) -> Result<(), Failure> {
                       serve.nbd or serve.vhost_user in the configuration";
         return Err(Failure::Usage(reason.into()));
     }
+    let tls = tls_files(args, context.config())?.map(|files| tls::Config::load(&files)).transpose()?;
     // Before anything is announced: a signal that comes as soon as we are ready must find its handler.
     let mut signals = watch_signals()?;
     let store = context.store()?;
@@ -45,10 +46,12 @@ pub fn run(context: &mut Context, args: &Serve) -> Result<(), Failure> {
         store.info(&attachment.name)?;
     }
     let machines = vhost_user::Server::start(exports.clone(), &attachments)?;
-    let server = Server::start(exports, &endpoints, ServerOptions::default())?;
+    let encrypted = tls.is_some();
+    let server = Server::start(exports, &endpoints, ServerOptions { tls, ..ServerOptions::default() })?;
     let pid_file = args.pid_file.as_ref().or(context.config().pid_file.as_ref());
     let _pid_file = pid_file.map(|path| PidFile::create(path)).transpose()?;
-    announce(context, args, &server.endpoints(), &attachments)?;
+    let uris: Vec<String> = server.endpoints().iter().map(|endpoint| uri(endpoint, encrypted)).collect();
+    announce(context, args, &uris, &attachments)?;
     let hasher = plan(args, context.config()).map(|plan| Hasher::start(store.clone(), plan)).transpose()?;
     let collector = Collector::start(store.clone(), context.config())?;
     let scrubber = Scrubber::start(store, context.config(), args.scrub_rate)?;
@@ -101,6 +104,21 @@ fn endpoint(text: &str, args: &Serve) -> Result<Endpoint, Failure> {
     }
 }
 
+/// Files for TLS, each from its flag or the configuration; `None` without any.
+fn tls_files(args: &Serve, config: &Config) -> Result<Option<tls::Files>, Failure> {
+    let one = |flag: &Option<PathBuf>, key: &Option<PathBuf>| flag.as_ref().or(key.as_ref()).cloned();
+    let certificate = one(&args.tls_cert, &config.tls_cert);
+    let key = one(&args.tls_key, &config.tls_key);
+    let client_authorities = one(&args.tls_client_ca, &config.tls_client_ca);
+    match (certificate, key, client_authorities) {
+        (None, None, None) => Ok(None),
+        (Some(certificate), Some(key), client_authorities) => {
+            Ok(Some(tls::Files { certificate, key, client_authorities }))
+        }
+        _ => Err(Failure::Usage("TLS needs a certificate and its key: --tls-cert and --tls-key".into())),
+    }
+}
+
 /// Reads `unix:/PATH=NAME`.
 fn attachment(text: &str, args: &Serve) -> Result<Attachment, Failure> {
     // Names have no `=` at which they could be cut wrongly, paths may.
@@ -115,10 +133,10 @@ fn attachment(text: &str, args: &Serve) -> Result<Attachment, Failure> {
 }
 
 /// How clients name a volume; NAME stands for its name.
-fn uri(endpoint: &Endpoint) -> String {
+fn uri(endpoint: &Endpoint, encrypted: bool) -> String {
     match endpoint {
         Endpoint::Unix { path, .. } => format!("nbd+unix:///NAME?socket={}", percent_encoded(&path.to_string_lossy())),
-        Endpoint::Tcp { address, .. } => format!("nbd://{address}/NAME"),
+        Endpoint::Tcp { address, .. } => format!("nbd{}://{address}/NAME", if encrypted { "s" } else { "" }),
     }
 }
 
@@ -129,13 +147,7 @@ fn percent_encoded(text: &str) -> String {
 }
 
 /// Prints where volumes are served, and tells whoever waits that they are.
-fn announce(
-    context: &mut Context,
-    args: &Serve,
-    endpoints: &[Endpoint],
-    attachments: &[Attachment],
-) -> Result<(), Failure> {
-    let uris: Vec<String> = endpoints.iter().map(uri).collect();
+fn announce(context: &mut Context, args: &Serve, uris: &[String], attachments: &[Attachment]) -> Result<(), Failure> {
     if context.out.json {
         let attached: Vec<_> = attachments
             .iter()
@@ -144,7 +156,7 @@ fn announce(
         let pid = std::process::id();
         context.out.document(&json!({ "ready": true, "pid": pid, "uris": uris, "vhost_user": attached }))?;
     } else {
-        for uri in &uris {
+        for uri in uris {
             context.out.line(uri)?;
         }
         for Attachment { endpoint, name } in attachments {
@@ -206,6 +218,9 @@ mod tests {
             vhost_user: vec![],
             socket_mode: 0o600,
             allow_remote: false,
+            tls_cert: None,
+            tls_key: None,
+            tls_client_ca: None,
             pid_file: None,
             scrub_rate: None,
             ready_fd: None,
@@ -223,7 +238,9 @@ mod tests {
             ("tcp:127.0.0.1:10809", "nbd://127.0.0.1:10809/NAME"),
             ("tcp:[::1]:10809", "nbd://[::1]:10809/NAME"),
         ] {
-            assert_eq!(uri(&endpoint(text, &args()).unwrap()), expected);
+            let endpoint = endpoint(text, &args()).unwrap();
+            assert_eq!(uri(&endpoint, false), expected);
+            assert_eq!(uri(&endpoint, true), expected.replace("nbd://", "nbds://"));
         }
         for bad in ["", "unix:", "unix:relative", "tcp:", "tcp:127.0.0.1", "tcp:localhost:1", "http://a", "/run/a.sock"]
         {
@@ -251,6 +268,19 @@ mod tests {
         let flags = Serve { hash_interval: Some(5), hash_age: Some(9), ..args() };
         assert_eq!(plan(&flags, &config), HashPlan::new(5, Some(7), Some(9)));
         assert_eq!(plan(&Serve { hash_interval: Some(0), ..args() }, &config), None);
+    }
+
+    #[test]
+    fn tls_needs_a_certificate_and_its_key_wherever_they_are_named() {
+        let file = |name: &str| Some(PathBuf::from(name));
+        assert_eq!(tls_files(&args(), &Config::default()).unwrap(), None);
+        let config = Config { tls_key: file("k"), tls_client_ca: file("ca"), ..Config::default() };
+        assert!(matches!(tls_files(&args(), &config), Err(Failure::Usage(_))));
+        let flags = Serve { tls_cert: file("c"), ..args() };
+        assert!(matches!(tls_files(&flags, &Config::default()), Err(Failure::Usage(_))));
+        let (certificate, key) = ("c".into(), "k".into());
+        let expected = tls::Files { certificate, key, client_authorities: file("ca") };
+        assert_eq!(tls_files(&flags, &config).unwrap(), Some(expected));
     }
 
     #[test]
