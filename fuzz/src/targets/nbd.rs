@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arbitrary::{Arbitrary, Unstructured};
 use archipelago_service::fuzzing::nbd_session;
-use archipelago_service::nbd::wire::{self, command, command_flag as flag, option, reply};
+use archipelago_service::nbd::wire::{self, Form, command, command_flag as flag, option, reply};
 use archipelago_service::nbd::{Device, DeviceResult, ExportError, Exports, Extent};
 use parking_lot::Mutex;
 
@@ -231,11 +231,14 @@ fn negotiation_seeds() -> Vec<Vec<u8>> {
         bytes
     };
     let structured = (option::STRUCTURED_REPLY, vec![]);
+    let extended = (option::EXTENDED_HEADERS, vec![]);
     let set = |name| (option::SET_META_CONTEXT, context_bytes(name, &[wire::BASE_ALLOCATION]));
     vec![
         seed(3, &[(option::LIST, vec![]), (option::ABORT, vec![])]),
         seed(3, &[(option::INFO, info_bytes("disk", &[1, 2, 3])), (option::GO, info_bytes("", &[3]))]),
         seed(3, &[structured.clone(), set("disk"), (option::GO, info_bytes("disk", &[]))]),
+        seed(3, &[extended.clone(), set("disk"), (option::GO, info_bytes("disk", &[]))]),
+        seed(3, &[structured.clone(), extended.clone(), structured.clone(), extended, (option::STARTTLS, vec![])]),
         seed(3, &[structured, set("fixed"), (option::LIST_META_CONTEXT, context_bytes("", &["base:", "x:"]))]),
         seed(3, &[(option::GO, info_bytes("busy", &[])), (option::GO, info_bytes("none", &[])), (99, vec![1])]),
         seed(1, &[(option::EXPORT_NAME, b"disk".to_vec())]),
@@ -245,15 +248,17 @@ fn negotiation_seeds() -> Vec<Vec<u8>> {
     ]
 }
 
-/// Any bytes from the first of the client's on. Mode bit 0 and 1: after how much of a sound negotiation they begin.
+/// Any bytes from the first of the client's on. Mode bit 0 and 1: after how much of a sound negotiation they begin; bit 3: with extended
+/// headers.
 pub const SESSION: Target =
     Target { name: "nbd_session", check: session, seeds: session_seeds, max_len: 8192, memory: 8 << 20, cost: 1 };
 
 /// A sound negotiation.
-fn negotiated(structured: bool, name: &str) -> Vec<u8> {
+fn negotiated(form: Form, name: &str) -> Vec<u8> {
     let mut sent = 3u32.to_be_bytes().to_vec();
-    if structured {
-        sent.extend(option_bytes(option::STRUCTURED_REPLY, &[]));
+    if form >= Form::Structured {
+        let code = if form == Form::Extended { option::EXTENDED_HEADERS } else { option::STRUCTURED_REPLY };
+        sent.extend(option_bytes(code, &[]));
         sent.extend(option_bytes(option::SET_META_CONTEXT, &context_bytes(name, &[wire::BASE_ALLOCATION])));
     }
     sent.extend(option_bytes(option::GO, &info_bytes(name, &[])));
@@ -265,8 +270,11 @@ fn session(input: &[u8]) {
     let mut sent = match mode & 3 {
         0 => Vec::new(),
         1 => 3u32.to_be_bytes().to_vec(),
-        2 => negotiated(false, "disk"),
-        _ => negotiated(true, if mode & 4 != 0 { "fixed" } else { "disk" }),
+        2 => negotiated(Form::Simple, "disk"),
+        _ => {
+            let form = if mode & 8 != 0 { Form::Extended } else { Form::Structured };
+            negotiated(form, if mode & 4 != 0 { "fixed" } else { "disk" })
+        }
     };
     sent.extend(bytes);
     let answers = connection(&sent, &Disks::new());
@@ -275,33 +283,45 @@ fn session(input: &[u8]) {
 
 fn session_seeds() -> Vec<Vec<u8>> {
     let mut seeds = vec![
-        with_mode(0, &negotiated(true, "disk")),
-        with_mode(1, &negotiated(false, "fixed")[4..]),
+        with_mode(0, &negotiated(Form::Structured, "disk")),
+        with_mode(0, &negotiated(Form::Extended, "disk")),
+        with_mode(1, &negotiated(Form::Simple, "fixed")[4..]),
         with_mode(0, &[0, 0, 0, 3]),
     ];
-    let request = |command, offset, len| request_bytes(0, command, 7, offset, len);
-    let mut requests = request(command::WRITE, 4000, 700);
-    requests.extend([0x5a; 700]);
-    requests.extend(request(command::READ, 0, 5000));
-    requests.extend(request(command::BLOCK_STATUS, 0, SIZE as u32));
-    requests.extend(request(command::DISC, 0, 0));
-    for mode in [2, 3, 7] {
-        seeds.push(with_mode(mode, &requests));
+    for (form, modes) in [(Form::Structured, &[2, 3, 7][..]), (Form::Extended, &[11, 15])] {
+        let request = |flags, command, offset, len| request_bytes(form, flags, command, 7, offset, len);
+        let mut requests = request(0, command::WRITE, 4000, 700);
+        requests.extend([0x5a; 700]);
+        requests.extend(request(0, command::READ, 0, 5000));
+        requests.extend(request(0, command::BLOCK_STATUS, 0, SIZE));
+        if form == Form::Extended {
+            requests.extend(request(flag::PAYLOAD_LEN, command::BLOCK_STATUS, 0, 12));
+            requests.extend(SIZE.to_be_bytes());
+            requests.extend(wire::BASE_ALLOCATION_ID.to_be_bytes());
+        }
+        requests.extend(request(0, command::DISC, 0, 0));
+        seeds.extend(modes.iter().map(|mode| with_mode(*mode, &requests)));
     }
     seeds
 }
 
-fn request_bytes(flags: u16, command: u16, cookie: u64, offset: u64, len: u32) -> Vec<u8> {
-    let mut bytes = wire::REQUEST_MAGIC.to_be_bytes().to_vec();
+fn request_bytes(form: Form, flags: u16, command: u16, cookie: u64, offset: u64, len: u64) -> Vec<u8> {
+    let magic = if form == Form::Extended { wire::EXTENDED_REQUEST_MAGIC } else { wire::REQUEST_MAGIC };
+    let mut bytes = magic.to_be_bytes().to_vec();
     bytes.extend(flags.to_be_bytes());
     bytes.extend(command.to_be_bytes());
     bytes.extend(cookie.to_be_bytes());
     bytes.extend(offset.to_be_bytes());
-    bytes.extend(len.to_be_bytes());
+    match form {
+        Form::Extended => bytes.extend(len.to_be_bytes()),
+        // What does not fit was not made up.
+        Form::Simple | Form::Structured => bytes.extend((len as u32).to_be_bytes()),
+    }
     bytes
 }
 
-/// Requests in sound form, with everything in them made up, checked against a plain array. Mode bit 0: structured replies.
+/// Requests in sound form, with everything in them made up, checked against a plain array. Mode bit 0: structured replies; bit 1:
+/// extended headers.
 pub const REQUESTS: Target =
     Target { name: "nbd_requests", check: requests, seeds: requests_seeds, max_len: 160, memory: 96 << 20, cost: 4 };
 
@@ -314,12 +334,12 @@ struct Asked {
     command: u16,
     cookie: u64,
     offset: u64,
-    len: u32,
+    len: u64,
     fill: u8,
 }
 
 impl Asked {
-    fn make_up(u: &mut Unstructured<'_>, n: usize) -> arbitrary::Result<Asked> {
+    fn make_up(u: &mut Unstructured<'_>, form: Form, n: usize) -> arbitrary::Result<Asked> {
         let (what, edge, fill) = (u8::arbitrary(u)?, u8::arbitrary(u)?, u8::arbitrary(u)?);
         let (offset, len) = (u32::arbitrary(u)?, u16::arbitrary(u)?);
         let flags = if what & 0x10 != 0 { 1 << (what >> 5 & 7) } else { 0 };
@@ -331,16 +351,18 @@ impl Asked {
             _ => u64::from(offset) % SIZE,
         };
         let len = match edge >> 3 & 7 {
-            0 => u32::from(len) << (edge >> 6 << 3),
-            1..=3 => (u32::from(len) << 5).min(SIZE.saturating_sub(offset) as u32),
-            _ => u32::from(len),
+            // Beyond 32 bits with extended headers.
+            0 if form == Form::Extended => u64::from(len) << (edge >> 6 << 4),
+            0 => u64::from(len) << (edge >> 6 << 3),
+            1..=3 => (u64::from(len) << 5).min(SIZE.saturating_sub(offset)),
+            _ => u64::from(len),
         };
         Ok(Asked { flags, command: u16::from(what & 15), cookie: n as u64 * 0x0101_0101, offset, len, fill })
     }
 
     /// Whether nothing forbids it, for a disk that may be written.
     fn is_plain(&self) -> bool {
-        let inside = self.len > 0 && self.offset.checked_add(self.len.into()).is_some_and(|end| end <= SIZE);
+        let inside = self.len > 0 && self.offset.checked_add(self.len).is_some_and(|end| end <= SIZE);
         self.flags & !flag::FUA == 0
             && match self.command {
                 command::READ | command::WRITE | command::TRIM | command::WRITE_ZEROES | command::CACHE => inside,
@@ -352,28 +374,34 @@ impl Asked {
 
 fn requests(input: &[u8]) {
     let (mode, bytes) = mode(input);
-    let structured = mode & 1 != 0;
+    let form = match mode & 3 {
+        0 => Form::Simple,
+        1 => Form::Structured,
+        _ => Form::Extended,
+    };
     let mut u = Unstructured::new(bytes);
     let mut asked = Vec::new();
-    let mut sent = negotiated(structured, "disk");
+    let mut sent = negotiated(form, "disk");
     while !u.is_empty() && asked.len() < MAX_REQUESTS {
-        let Ok(mut request) = Asked::make_up(&mut u, asked.len()) else { break };
+        let Ok(mut request) = Asked::make_up(&mut u, form, asked.len()) else { break };
         if request.command == command::DISC {
             break;
         }
-        if request.command == command::WRITE {
+        let payload =
+            request.command == command::WRITE || form == Form::Extended && request.flags & flag::PAYLOAD_LEN != 0;
+        if payload {
             request.len = request.len.min(256 << 10);
         }
         let Asked { flags, command, cookie, offset, len, fill } = request;
-        sent.extend(request_bytes(flags, command, cookie, offset, len));
-        if command == command::WRITE {
+        sent.extend(request_bytes(form, flags, command, cookie, offset, len));
+        if payload {
             sent.resize(sent.len() + len as usize, fill);
         }
         asked.push(request);
     }
     let disks = Disks::new();
     let answers = connection(&sent, &disks);
-    let mut replies = Replies { bytes: &answers, structured };
+    let mut replies = Replies { bytes: &answers, form };
     replies.pass_negotiation();
     let mut disk = vec![0; SIZE as usize];
     for request in &asked {
@@ -397,7 +425,7 @@ fn requests(input: &[u8]) {
 /// Takes replies apart as a client does.
 struct Replies<'a> {
     bytes: &'a [u8],
-    structured: bool,
+    form: Form,
 }
 
 impl<'a> Replies<'a> {
@@ -431,9 +459,10 @@ impl<'a> Replies<'a> {
     /// The reply to a request: its error, and what was read.
     fn next(&mut self, request: &Asked) -> (u32, Vec<u8>) {
         let reads = request.command == command::READ;
-        if !(self.structured && (reads || request.command == command::BLOCK_STATUS)) {
+        let structured = self.form >= Form::Structured;
+        if self.form < Form::Extended && !(structured && (reads || request.command == command::BLOCK_STATUS)) {
             // Errors may have the one form or the other once structured replies are agreed on.
-            if !self.structured || self.bytes.starts_with(&wire::SIMPLE_REPLY_MAGIC.to_be_bytes()) {
+            if !structured || self.bytes.starts_with(&wire::SIMPLE_REPLY_MAGIC.to_be_bytes()) {
                 assert_eq!(self.u32(), wire::SIMPLE_REPLY_MAGIC);
                 let (error, cookie) = (self.u32(), self.u64());
                 assert_eq!(cookie, request.cookie);
@@ -441,12 +470,19 @@ impl<'a> Replies<'a> {
                 return (error, data);
             }
         }
-        let mut data = vec![0; if reads { request.len.min(SIZE as u32) as usize } else { 0 }];
+        let mut data = vec![0; if reads { request.len.min(SIZE) as usize } else { 0 }];
         let (mut error, mut known) = (0, 0u64);
         loop {
-            assert_eq!(self.u32(), wire::CHUNK_MAGIC);
-            let (flags, kind, cookie, len) = (self.u16(), self.u16(), self.u64(), self.u32() as usize);
+            let extended = self.form == Form::Extended;
+            assert_eq!(self.u32(), if extended { wire::EXTENDED_CHUNK_MAGIC } else { wire::CHUNK_MAGIC });
+            let (flags, kind, cookie) = (self.u16(), self.u16(), self.u64());
             assert_eq!(cookie, request.cookie);
+            let len = if extended {
+                assert_eq!(self.u64(), request.offset);
+                self.u64() as usize
+            } else {
+                self.u32() as usize
+            };
             let mut chunk = Replies { bytes: self.take(len), ..*self };
             match kind {
                 wire::chunk::NONE => assert_eq!(len, 0),
@@ -457,7 +493,7 @@ impl<'a> Replies<'a> {
                 }
                 wire::chunk::OFFSET_HOLE => {
                     let (at, hole) = (chunk.u64() - request.offset, chunk.u32());
-                    assert!(at + u64::from(hole) <= request.len.into());
+                    assert!(at + u64::from(hole) <= request.len);
                     known += u64::from(hole);
                 }
                 wire::chunk::BLOCK_STATUS => {
@@ -468,7 +504,19 @@ impl<'a> Replies<'a> {
                         assert!(len > 0 && (state == 0 || state == wire::STATE_HOLE_ZERO));
                         sum += u64::from(len);
                     }
-                    assert!(sum > 0 && sum <= request.len.into(), "{sum} bytes of {}", request.len);
+                    assert!(!extended && sum > 0 && sum <= request.len, "{sum} bytes of {}", request.len);
+                }
+                wire::chunk::BLOCK_STATUS_EXT => {
+                    assert_eq!(chunk.u32(), wire::BASE_ALLOCATION_ID);
+                    let (count, mut sum) = (chunk.u32(), 0);
+                    for _ in 0..count {
+                        let (len, state) = (chunk.u64(), chunk.u64());
+                        assert!(len > 0 && (state == 0 || state == u64::from(wire::STATE_HOLE_ZERO)));
+                        sum += len;
+                    }
+                    // A made-up payload may ask about another length.
+                    let most = if request.flags & flag::PAYLOAD_LEN != 0 { SIZE } else { request.len };
+                    assert!(extended && chunk.bytes.is_empty() && sum > 0 && sum <= most, "{sum} bytes of {most}");
                 }
                 wire::chunk::ERROR | wire::chunk::ERROR_OFFSET => {
                     error = chunk.u32();
@@ -480,7 +528,7 @@ impl<'a> Replies<'a> {
                 break;
             }
         }
-        assert!(!reads || error != 0 || known == u64::from(request.len), "{known} bytes of {}", request.len);
+        assert!(!reads || error != 0 || known == request.len, "{known} bytes of {}", request.len);
         (error, data)
     }
 }
@@ -504,9 +552,14 @@ fn requests_seeds() -> Vec<Vec<u8>> {
         request(0x30, 0x23, 0, 10),
         request(0x70, 0x0b, 0, 65_535),
         request(5, 0x23, 0, 9),
+        // With the flag of a payload.
+        request(0xb7, 0x20, 0, 12),
+        request(0xb1, 0x23, 4000, 700),
+        // As long as 48 bits say.
+        request(6, 0xc3, 0, 65_535),
     ];
     let mut seeds = Vec::new();
-    for mode in 0..2 {
+    for mode in 0..3 {
         seeds.push(with_mode(mode, &all.concat()));
         seeds.extend(all.iter().map(|one| with_mode(mode, one)));
     }

@@ -8,6 +8,16 @@ use super::limits::RECEIVE_BUFFER;
 /// Alignment of payloads in bytes: a page, so that a device may pass them to direct I/O as they are.
 pub const ALIGN: usize = 4096;
 
+/// Lets threads share a few heaps, for a process that has a thread for each client. The C library would give each its own, up to eight for
+/// each processor, and every one keeps pages; requests take nothing from a heap, so nobody waits there.
+pub fn share_heaps() {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: sets a number of the allocator under its own lock. If it is refused everything works as before.
+        let _ = unsafe { libc::mallopt(libc::M_ARENA_MAX, super::limits::HEAPS) };
+    }
+}
+
 /// Zero-filled memory that begins at a multiple of [`ALIGN`]. A mapping of its own: the heap would keep pages that were used once.
 pub struct AlignedBuf {
     memory: NonNull<u8>,

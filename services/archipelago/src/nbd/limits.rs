@@ -40,6 +40,10 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Time in which two servers that want the same socket file wait for one another.
 pub const SOCKET_LOCK_TIME: Duration = Duration::from_secs(2);
 
+/// Heaps of a process that serves: one for who opens and closes volumes, the others for what goes on in the background meanwhile.
+#[cfg(target_env = "gnu")]
+pub const HEAPS: libc::c_int = 2;
+
 /// Largest payload of a read or write, in bytes: what the protocol lets a client assume.
 pub const MAX_PAYLOAD: u32 = 32 << 20;
 /// Receive buffer of a connection, in bytes: one call takes in 32 writes of 4 KiB, or thousands of reads.

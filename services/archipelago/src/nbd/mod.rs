@@ -35,6 +35,7 @@ pub mod wire;
 
 pub use crate::disk::device::{Device, DeviceResult, Errno, ExportError, Exports, Extent};
 pub use crate::disk::volumes::StoreExports;
+pub(crate) use buffer::share_heaps;
 pub(crate) use listen::Listener;
 pub use listen::{DEFAULT_SOCKET_MODE, Endpoint, ListenError};
 #[cfg(feature = "fuzzing")]

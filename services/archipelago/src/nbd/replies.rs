@@ -155,9 +155,12 @@ impl Replies {
 
     /// Sends all that waits. Blocks while the client does not read.
     pub fn send(&mut self, channel: &Channel) -> io::Result<()> {
-        if self.parts.is_empty() {
-            return Ok(());
-        }
+        if self.parts.is_empty() { Ok(()) } else { self.send_parts(channel) }
+    }
+
+    /// By itself, so that its slices are not on the stack of a thread that waits for requests.
+    #[inline(never)]
+    fn send_parts(&mut self, channel: &Channel) -> io::Result<()> {
         // One more than the limit: a reply may be begun with one part left.
         let mut slices: [IoSlice<'_>; MAX_PARTS + 2] = std::array::from_fn(|_| IoSlice::new(&[]));
         let data = self.data.bytes();

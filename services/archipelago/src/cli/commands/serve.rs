@@ -37,6 +37,7 @@ pub fn run(context: &mut Context, args: &Serve) -> Result<(), Failure> {
         return Err(Failure::Usage(reason.into()));
     }
     let tls = tls_files(args, context.config())?.map(|files| tls::Config::load(&files)).transpose()?;
+    crate::nbd::share_heaps();
     // Before anything is announced: a signal that comes as soon as we are ready must find its handler.
     let mut signals = watch_signals()?;
     let store = context.store()?;
