@@ -13,6 +13,8 @@ use super::{Case, ROUNDS, servers};
 const VOLUMES: usize = 64;
 /// Size of each.
 const SIZE: u64 = 1 << 40;
+/// Silence after which a server has given back what it does not need.
+const REST: Duration = Duration::from_secs(3);
 /// Most bytes for each.
 const MOST: u64 = 32 << 10;
 
@@ -29,16 +31,16 @@ pub fn run(dir: &Path, turn: Duration) -> Outcome {
     names[..2].iter().try_for_each(|name| servers::fill(&store, name))?;
     drop(store);
     let server = servers::archipelago(&path, dir.join("volumes.sock"))?;
-    let case = Case { write: true, len: 4 << 10, depth: 32 };
+    let case = Case { write: false, len: 4 << 10, depth: 32 };
     // One is not counted: what a server needs for the first client at all is not the volume's.
     let mut clients = vec![server.connect_to(&names[VOLUMES], case)?];
     clients[0].run(case, Duration::from_millis(100), &mut Numbers(1))?;
-    std::thread::sleep(Duration::from_secs(1));
+    std::thread::sleep(REST);
     let before = server.memory()?;
     for name in &names[..VOLUMES] {
         clients.push(server.connect_to(name, case)?);
     }
-    std::thread::sleep(Duration::from_secs(1));
+    std::thread::sleep(REST);
     let each = server.memory()?.saturating_sub(before) / VOLUMES as u64;
     println!("an idle open volume of 1 TiB, of {VOLUMES}: {each} bytes of memory, bar at most {MOST}");
 

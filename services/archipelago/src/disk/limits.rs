@@ -12,3 +12,6 @@ pub const SPIN: Duration = Duration::from_micros(50);
 pub const SPIN_MISSES: u32 = 3;
 /// An idle connection tries a spin again at one in this many waits, so that it finds out when the client is back.
 pub const SPIN_RETRY: u32 = 16;
+/// Most waits between two tries of a connection that lost its processor while it looked: a try that fails costs a turn of the scheduler's, some
+/// milliseconds, and so many waits asleep take a hundred.
+pub const SPIN_LONGEST_RETRY: u32 = 4096;
