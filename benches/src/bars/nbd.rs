@@ -59,7 +59,7 @@ struct Line<'a> {
 
 /// Prints the ratios.
 pub fn run(dir: &Path, options: &Options) -> Outcome {
-    let scratch = Scratch::new(dir, "nbd")?;
+    let scratch = Scratch::new(&std::path::absolute(dir)?, "nbd")?;
     let peers = [servers::nbdkit_file(&scratch.0)?, servers::qemu(&scratch.0)?, servers::nbdkit_null(&scratch.0)?];
     let ours = servers::ours(&scratch.0)?;
     println!(
@@ -77,7 +77,7 @@ pub fn run(dir: &Path, options: &Options) -> Outcome {
 
 /// Prints what many volumes cost.
 pub fn volumes(dir: &Path, options: &Options) -> Outcome {
-    let scratch = Scratch::new(dir, "volumes")?;
+    let scratch = Scratch::new(&std::path::absolute(dir)?, "volumes")?;
     volumes::run(&scratch.0, options.turn.unwrap_or(TURN))
 }
 
