@@ -259,7 +259,7 @@ impl World {
             }
             // Nobody hears that dropping a handle failed.
             Ok(Outcome::Done) if self.full && step.op == Op::Exit => {
-                return self.settle_doubts(p, &Allowed::just(&self.state), &open, false);
+                return self.settle_doubts(p, &Allowed::just(&self.state), &open, After::Kill);
             }
             // Others may have done something meanwhile.
             Ok(Outcome::Done) if step.op == Op::Collect => self.state.clone(),
@@ -381,18 +381,18 @@ impl World {
                             // Nobody heard of it when the volume was closed again, and the process refuses what could not be
                             // synced for as long as it lives.
                             self.exit(p);
-                            return self.settle_doubts(p, &Allowed::just(&self.state.clone()), &targets, true);
+                            return self.settle_doubts(p, &Allowed::just(&self.state.clone()), &targets, After::Death { lost: true });
                         }
                         Ok(())
                     }
-                    Ok(_) => self.settle_doubts(p, &Allowed::just(&self.state), &targets, true),
+                    Ok(_) => self.settle_doubts(p, &Allowed::just(&self.state), &targets, After::Death { lost: true }),
                     Err(Trouble::Engine(error)) if expected(&error) => match then {
                         Then::Kill if !changes_names(&step.op) => self.die_with(p, &allowed, true, targets),
                         Then::Close if !changes_names(&step.op) => {
                             self.give_up(p);
                             // Objects whose sync failed are refused for as long as the process lives.
                             self.exit(p);
-                            self.settle_doubts(p, &allowed, &targets, true)
+                            self.settle_doubts(p, &allowed, &targets, After::Death { lost: true })
                         }
                         // Whether it happened stays open until the power is cut.
                         _ => {
@@ -413,7 +413,7 @@ impl World {
                 match result {
                     Ok(Outcome::Refused) => Ok(()),
                     Ok(Outcome::Done) if step.op == Op::Exit => {
-                        self.settle_doubts(p, &Allowed::just(&self.state), &open, false)
+                        self.settle_doubts(p, &Allowed::just(&self.state), &open, After::Kill)
                     }
                     Ok(Outcome::Done) => {
                         self.state = effect.after;
@@ -483,7 +483,7 @@ impl World {
         if gone || self.rng.one_in(2) {
             // A close that fails gives the volume up all the same.
             self.give_up(p);
-            return self.settle_doubts(p, &allowed, &targets, false);
+            return self.settle_doubts(p, &allowed, &targets, After::Kill);
         }
         self.die_with(p, &allowed, false, targets)
     }
@@ -506,7 +506,7 @@ impl World {
             self.exit(*p);
         }
         let p = soured.first().copied().unwrap_or(0);
-        self.settle_doubts(p, allowed, &targets, true)
+        self.settle_doubts(p, allowed, &targets, After::Death { lost: true })
     }
 
     /// A process is killed.
@@ -517,16 +517,20 @@ impl World {
 
     fn die_with(&mut self, p: usize, allowed: &Allowed, lost: bool, targets: BTreeSet<String>) -> Done<()> {
         self.counts.kills += 1;
+        let after = match lost || self.soured.contains(&p) {
+            true => After::Death { lost },
+            false => After::Kill,
+        };
         self.kill(p);
-        self.settle_doubts(p, allowed, &targets, lost)
+        self.settle_doubts(p, allowed, &targets, after)
     }
 
-    /// Looks at what somebody left who did not end in order. `lost`: a sync has failed.
-    fn settle_doubts(&mut self, p: usize, allowed: &Allowed, look: &BTreeSet<String>, lost: bool) -> Done<()> {
-        let found = match self.examine(p, allowed, After::Death, Some(look)) {
+    /// Looks at what somebody left who did not end in order.
+    fn settle_doubts(&mut self, p: usize, allowed: &Allowed, look: &BTreeSet<String>, after: After) -> Done<()> {
+        let found = match self.examine(p, allowed, after, Some(look)) {
             Err(Trouble::Engine(Error::NoSpace(_))) if self.full => {
                 self.make_room();
-                self.examine(p, allowed, After::Death, Some(look))
+                self.examine(p, allowed, after, Some(look))
             }
             other => other,
         };
@@ -537,7 +541,7 @@ impl World {
             // writes everything back.
             self.disk.write_back();
         }
-        if lost {
+        if after == (After::Death { lost: true }) {
             for name in look {
                 self.state.get_mut(name).into_iter().for_each(|map| map.lose());
             }

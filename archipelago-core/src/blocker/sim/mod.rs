@@ -16,6 +16,8 @@
 
 use std::sync::Arc;
 
+use super::Boot;
+
 mod content;
 mod disk;
 mod files;
@@ -62,7 +64,7 @@ pub trait Crashable: Send + Sync + Sized {
     /// fail by themselves (`EEXIST`, say) are not counted.
     fn steps(&self) -> u64;
 
-    /// A new, independent disk with a state that a power cut after the first `step` calls might have left. Seed 0 keeps only what is
+    /// A new, independent disk, in the next boot, with a state that a power cut after the first `step` calls might have left. Seed 0 keeps only what is
     /// durable, 1 everything that was issued but what failed syncs dropped, any other is a choice of its own.
     ///
     /// A `step` past the last is the present; one before the last [`forget_history`](Crashable::forget_history) is that moment. The new disk
@@ -100,6 +102,13 @@ pub struct Taken<T> {
     pub len: u64,
     /// Numbers of its pages of 4096 bytes that take room, rising; the others are holes.
     pub pages: Vec<u64>,
+}
+
+/// What a simulated machine calls its run of this number, from 1.
+pub(crate) fn boot(number: u64) -> Boot {
+    let mut boot = Boot::default();
+    boot[..8].copy_from_slice(&number.to_le_bytes());
+    boot
 }
 
 /// A limit of space, in bytes and pages.
