@@ -311,9 +311,7 @@ pub fn parse_until(object: &str, owner: VolumeId, bytes: &[u8], epoch: u64) -> R
         MAP => Body::Map(parse_runs(&mut reader, usize::from(count))?),
         EPOCH => Body::Epoch,
         NEXT => Body::Next,
-        PROVISIONAL => {
-            Body::Provisional { boot: reader.array()?, runs: parse_runs(&mut reader, usize::from(count))? }
-        }
+        PROVISIONAL => Body::Provisional { boot: reader.array()?, runs: parse_runs(&mut reader, usize::from(count))? },
         CONFIRM => Body::Confirm { seq: reader.u64()? },
         other => return reader.too_new(format!("a journal record of kind {other}")),
     };
@@ -393,7 +391,8 @@ mod tests {
     fn every_body_comes_back_with_the_length_of_its_payload() {
         let full = Body::Map((0..MAX_RUNS as u64).map(|n| Run { start: n * 9, len: 1, kind: RunKind::Data }).collect());
         let run = |n: u64| Run { start: n * 9, len: 1, kind: RunKind::Data };
-        let provisional = |count: usize| Body::Provisional { boot: [7; 16], runs: (0..count as u64).map(run).collect() };
+        let provisional =
+            |count: usize| Body::Provisional { boot: [7; 16], runs: (0..count as u64).map(run).collect() };
         for (body, payload) in [
             (Body::Open { previous: u64::MAX }, vec![]),
             (Body::Epoch, vec![]),
@@ -440,7 +439,8 @@ mod tests {
     #[test]
     fn a_record_that_its_runs_do_not_describe_is_not_encoded() {
         let run = |start, len, kind| Body::Map(vec![Run { start, len, kind }]);
-        let provisional = |kind, count| Body::Provisional { boot: [7; 16], runs: vec![Run { start: 0, len: 1, kind }; count] };
+        let provisional =
+            |kind, count| Body::Provisional { boot: [7; 16], runs: vec![Run { start: 0, len: 1, kind }; count] };
         let (mut head, _) = record(Body::Epoch, &[]);
         for (body, payload) in [
             (provisional(RunKind::Data, MAX_PROVISIONAL_RUNS + 1), 0),

@@ -407,7 +407,8 @@ impl Journal {
     fn body_of(&self, runs: &[Run]) -> Body {
         let kind = runs[0].kind;
         let runs = if planted::has(Bug::RunLost) { &runs[..runs.len() - 1] } else { runs }.to_vec();
-        if kind == RunKind::Data { Body::Provisional { boot: self.boot, runs } } else { Body::Map(runs) }
+        let boot = if planted::has(Bug::BootUnknown) { Boot::default() } else { self.boot };
+        if kind == RunKind::Data { Body::Provisional { boot, runs } } else { Body::Map(runs) }
     }
 
     /// Writes the last record again with one more run; `false` if it is another record's, or somebody counts on it as it is.
@@ -447,7 +448,7 @@ impl Journal {
 
     /// Number of the last record. What is said from now on is said in later ones.
     pub fn close_last(&self) -> u64 {
-        self.end().seq - 1
+        self.end().seq.saturating_sub(1)
     }
 
     /// Provisional records that wait for their data to be synced.

@@ -247,7 +247,7 @@ impl Replay<'_> {
             if let Body::Provisional { boot, .. } = head.body {
                 let RecordHead { seq, generation, epoch, .. } = head;
                 let record = Unconfirmed { pos, seq, generation, epoch };
-                if (boot != now || now == Boot::default()) && !planted::has(Bug::BootIgnored) {
+                if !is_believed(boot, now) {
                     refused.push(record);
                     continue;
                 }
@@ -311,6 +311,11 @@ impl Replay<'_> {
     }
 }
 
+/// Whether what was written in a boot, and never synced, is there in this one.
+fn is_believed(boot: Boot, now: Boot) -> bool {
+    boot == now && now != Boot::default() || planted::has(Bug::BootIgnored)
+}
+
 /// The source `sectors` further on; runs of a journal record may be longer than a block.
 fn advance_by(source: Source, sectors: u64) -> Source {
     match source {
@@ -332,4 +337,18 @@ fn check_order(object: Object, at: LogPos, head: &RecordHead, seq: u64, generati
         _ => return Err(damaged(object, at.offset, "a record of another owner")),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_believes_another_boot_or_one_that_is_not_known() {
+        assert!(is_believed([1; 16], [1; 16]));
+        assert!(!is_believed([1; 16], [2; 16]));
+        assert!(!is_believed([0; 16], [1; 16]));
+        assert!(!is_believed([1; 16], [0; 16]));
+        assert!(!is_believed([0; 16], [0; 16]));
+    }
 }

@@ -619,7 +619,9 @@ mod tests {
         let mut after = before.clone();
         after.write(0, &one(2));
         let others = [&before, &after];
-        for (atom, byte, good) in [(0, 0, false), (0, 1, true), (0, 2, true), (1, 0, false), (1, 1, true), (1, 2, false)] {
+        for (atom, byte, good) in
+            [(0, 0, false), (0, 1, true), (0, 2, true), (1, 0, false), (1, 1, true), (1, 2, false)]
+        {
             let found = after.check_range(atom * ATOM64, &one(byte), After::Kill, &others);
             assert_eq!(found.is_ok(), good, "{atom} {byte}");
         }

@@ -381,7 +381,12 @@ impl World {
                             // Nobody heard of it when the volume was closed again, and the process refuses what could not be
                             // synced for as long as it lives.
                             self.exit(p);
-                            return self.settle_doubts(p, &Allowed::just(&self.state.clone()), &targets, After::Death { lost: true });
+                            return self.settle_doubts(
+                                p,
+                                &Allowed::just(&self.state.clone()),
+                                &targets,
+                                After::Death { lost: true },
+                            );
                         }
                         Ok(())
                     }

@@ -21,7 +21,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::real_sys::{LEAVE, RealSys};
 use super::sys::{Outside, Sys};
-use super::{Adopted, Blocker, Boot, Inventory, LockMode, LockOutcome, Mend, Object, Record, RecordKey, Space, VolumeId};
+use super::{
+    Adopted, Blocker, Boot, Inventory, LockMode, LockOutcome, Mend, Object, Record, RecordKey, Space, VolumeId,
+};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::limits::MAX_OPEN_FILES;

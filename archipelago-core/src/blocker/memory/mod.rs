@@ -104,6 +104,14 @@ impl MemoryBlocker {
         MemoryBlocker::with(inner.line.at(step), inner.room, self.boots)
     }
 
+    /// See [`Crashable::evict_at`].
+    pub fn evict_at(&self, step: u64) -> Arc<MemoryBlocker> {
+        let inner = self.inner.lock();
+        let mut held = inner.line.at(step);
+        held.evict();
+        MemoryBlocker::with(held, inner.room, self.boots)
+    }
+
     /// See [`Crashable::fail_at`]. A commit that fails keeps the old record in view, but a later crash may show the new one.
     pub fn fail_at(&self, step: u64, errno: i32) {
         self.inner.lock().line.fail_at(step, errno);
@@ -146,6 +154,9 @@ impl Crashable for MemoryBlocker {
     }
     fn kill_at(&self, step: u64) -> Arc<MemoryBlocker> {
         self.kill_at(step)
+    }
+    fn evict_at(&self, step: u64) -> Arc<MemoryBlocker> {
+        self.evict_at(step)
     }
     fn fail_at(&self, step: u64, errno: i32) {
         self.fail_at(step, errno)

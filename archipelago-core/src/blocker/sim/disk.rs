@@ -91,6 +91,14 @@ impl SimDisk {
         SimDisk::with(inner.line.at(step), inner.room, self.boots)
     }
 
+    /// See [`Crashable::evict_at`].
+    pub fn evict_at(&self, step: u64) -> Arc<SimDisk> {
+        let inner = self.inner.lock();
+        let mut files = inner.line.at(step);
+        files.evict();
+        SimDisk::with(files, inner.room, self.boots)
+    }
+
     /// See [`Crashable::fail_at`].
     pub fn fail_at(&self, step: u64, errno: i32) {
         self.inner.lock().line.fail_at(step, errno);
@@ -234,6 +242,9 @@ impl Crashable for SimDisk {
     }
     fn kill_at(&self, step: u64) -> Arc<SimDisk> {
         self.kill_at(step)
+    }
+    fn evict_at(&self, step: u64) -> Arc<SimDisk> {
+        self.evict_at(step)
     }
     fn fail_at(&self, step: u64, errno: i32) {
         self.fail_at(step, errno)

@@ -75,6 +75,9 @@ pub trait Crashable: Send + Sync + Sized {
     /// machine went on: everything issued is visible, and what was not synced is still at risk. Otherwise as [`crash_at`](Crashable::crash_at).
     fn kill_at(&self, step: u64) -> Arc<Self>;
 
+    /// As [`kill_at`](Crashable::kill_at), when the system has given up what it had in memory of what failed syncs dropped.
+    fn evict_at(&self, step: u64) -> Arc<Self>;
+
     /// Lets call number `step` fail with `errno`, once. A failed sync drops what it should have written; any other call does nothing.
     fn fail_at(&self, step: u64, errno: i32);
 
