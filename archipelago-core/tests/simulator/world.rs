@@ -78,7 +78,8 @@ pub struct World {
     /// Names that a rename was to give or to take when something struck it. An entry may be left that leads to a volume of another
     /// name; while that is open, nobody can tell that its owner is not about to make the entry count, and it is refused.
     stale: BTreeSet<String>,
-    /// Processes in which a call failed although the operation was done. If that was a sync, later syncs of the object are refused.
+    /// Processes in which a call failed that may have been a sync, and nobody heard of it, or not of what it was. If it was, later syncs
+    /// of the object are refused.
     soured: BTreeSet<usize>,
     /// Processes started so far: each has ids of its own.
     started: u64,
@@ -434,6 +435,10 @@ impl World {
                         );
                         if looks {
                             return Ok(());
+                        }
+                        if !lie {
+                            // A sync for which something has to be read first fails like any other.
+                            self.soured.insert(p);
                         }
                         let allowed = any(&self.state);
                         self.die_with(p, &allowed, false, self.targets(&step.op, open))
