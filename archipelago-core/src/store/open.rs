@@ -109,11 +109,13 @@ fn recover(shared: &Shared, header: &Header, tail: &Tail, refused: &[Unconfirmed
         let from = if number == start.pos.segment { u64::from(start.pos.offset) } else { 0 };
         let mut bytes = vec![0; len.saturating_sub(from) as usize];
         blocker.read(object, &mut [IoSliceMut::new(&mut bytes)], from)?;
+        let filled = digest::strip(&bytes).len();
         for record in refused.iter().filter(|record| record.pos.segment == number) {
             let at = (u64::from(record.pos.offset) - from) as usize;
             bytes[at..at + RECORD_HEAD].copy_from_slice(&record.void(header.id)?);
         }
-        let last = digest::strip(&bytes).len();
+        // What takes the place of a record may end with zeros where that did not.
+        let last = digest::strip(&bytes).len().max(filled);
         if number == tail.next.pos.segment {
             let end = (u64::from(tail.next.pos.offset) - from) as usize;
             if end < last {
