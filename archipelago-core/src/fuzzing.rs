@@ -44,6 +44,8 @@ pub struct Replay {
     pub next_seq: u64,
     /// Something lies behind the end.
     pub stray: bool,
+    /// Records that count only in this boot.
+    pub believed: usize,
     /// Runs of the first sectors of the volume that were asked for: first sector, length, source. Without gaps.
     pub runs: Vec<(u64, u64, Source)>,
 }
@@ -57,8 +59,8 @@ pub fn replay(blocker: &dyn Blocker, header: &Header, sectors: u64) -> Result<Re
         runs.push((start, len, source));
         Ok(true)
     })?;
-    let tail = loaded.tail;
-    Ok(Replay { epoch: loaded.epoch, end: tail.next.pos, next_seq: tail.next.seq, stray: tail.stray, runs })
+    let (tail, believed) = (loaded.tail, loaded.believed.len());
+    Ok(Replay { epoch: loaded.epoch, end: tail.next.pos, next_seq: tail.next.seq, stray: tail.stray, believed, runs })
 }
 
 /// Decodes the root of a header as opening its map does; returns the sectors that it says are mapped.

@@ -66,8 +66,9 @@ pub const MAX_ZEROED_BLOCKS: u64 = 32 << 10;
 pub const MAX_LOGGED_WRITE: usize = 32 << 10;
 /// Bytes of a large request that are admitted at once: whoever stops changes for a moment waits for no more of it, some 100 us.
 pub const ADMITTED: usize = 256 << 10;
-/// Runs of sectors whose map change waits for a sync of their data; past it the engine syncs by itself.
-pub const MAX_PENDING_RUNS: usize = 8192;
+/// Provisional records that wait for a sync of their data; past it the engine syncs by itself. They are kept in memory, 32 bytes each, and
+/// written once more if that sync fails.
+pub const MAX_PROVISIONAL: usize = 8192;
 /// Sealed journal ranges in one header; a clone chain deeper than this folds first.
 pub const MAX_RANGES: usize = 8;
 /// Captured maps that wait to be folded after snapshots; further snapshots are folded when next opened.

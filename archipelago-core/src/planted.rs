@@ -15,6 +15,14 @@ pub enum Bug {
     BlockNotFolded,
     /// A sector in the journal is overwritten in place although the checksum of its record still counts.
     FoldedTooFar,
+    /// Provisional records do not say in which boot they were written.
+    BootUnknown,
+    /// Provisional records are believed after a power cut too.
+    BootIgnored,
+    /// Provisional records are confirmed before their data is synced.
+    ConfirmedEarly,
+    /// Provisional records stay as they are after a sync of their data failed.
+    NotDisowned,
     /// A collection takes the last page of what lies in a journal or a node pack for unused.
     PageNotMarked,
 }

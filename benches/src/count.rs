@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use archipelago_core::blocker::real_sys::RealSys;
 use archipelago_core::blocker::sys::{Fd, Open, Sys};
-use archipelago_core::blocker::{LockMode, Space};
+use archipelago_core::blocker::{Boot, LockMode, Space};
 use archipelago_core::format::log::SEGMENT_HEAD;
 
 /// The system, counted.
@@ -153,6 +153,10 @@ impl Sys for CountingSys {
     fn is_locked(&self, fd: Fd) -> io::Result<bool> {
         self.inner.is_locked(fd)
     }
+    fn boot(&self) -> Boot {
+        self.inner.boot()
+    }
+
     fn space(&self) -> io::Result<Space> {
         self.inner.space()
     }

@@ -182,6 +182,9 @@ pub enum LockOutcome {
     Refused(Vec<u8>),
 }
 
+/// Which run of the machine it is; see [`Blocker::boot`].
+pub type Boot = [u8; 16];
+
 /// How content came into the store from a file outside.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Adopted {
@@ -337,6 +340,11 @@ pub trait Blocker: Send + Sync {
     /// The record of the exclusive holder if there is one (empty if he left none). Takes nothing, so it disturbs nobody;
     /// the answer may be old when it arrives.
     fn lock_holder(&self, volume: VolumeId) -> Result<Option<Vec<u8>>>;
+    /// What is the same for all processes as long as nothing that one of them wrote without a sync can have been lost but by a sync that
+    /// failed: as long as the machine runs. Zeros, which say nothing, where that is not known.
+    fn boot(&self) -> Boot {
+        Boot::default()
+    }
     /// Size and free room.
     fn space(&self) -> Result<Space>;
 

@@ -18,13 +18,17 @@ use parking_lot::RwLock;
 use smallvec::SmallVec;
 
 use super::sys::{Fd, Open, Sys, cannot_share};
-use super::{LockMode, Space};
+use super::{Boot, LockMode, Space};
 
 /// Stands for a mode or a group that is left to the system.
 pub const LEAVE: u32 = u32::MAX;
 
 /// Buffers that one `preadv` or `pwritev` takes (Linux: UIO_MAXIOV).
 const IOV_MAX: usize = 1024;
+/// Where Linux says in which run of the machine this is.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// Type of a FUSE file system, from linux/magic.h.
+const FUSE_SUPER_MAGIC: libc::c_long = 0x6573_5546;
 /// Directories below the root whose descriptors are kept, since most calls go through them.
 const KEPT: [&str; 4] = ["catalog", "trash", "data", "procs"];
 /// Longest text of a symbolic link on Linux (PATH_MAX without its NUL).
@@ -44,6 +48,7 @@ pub struct RealSys {
     kept: RwLock<BTreeMap<&'static str, Arc<OwnedFd>>>,
     /// Whether the store lies in memory, where no disk is ever waited for.
     in_memory: bool,
+    boot: Boot,
 }
 
 /// A directory to make a call in: kept open, or opened for this call.
@@ -71,8 +76,11 @@ impl RealSys {
         if !file.metadata()?.is_dir() {
             return Err(io::Error::from_raw_os_error(libc::ENOTDIR));
         }
-        let in_memory = file_system(&file)? == libc::TMPFS_MAGIC;
-        Ok(RealSys { root: file.into(), mode, group, kept: RwLock::default(), in_memory })
+        let kind = file_system(&file)?;
+        // What was written to a FUSE file system is in the memory of another process, and may go with that one.
+        let boot = if kind == FUSE_SUPER_MAGIC { Boot::default() } else { boot_on(file.metadata()?.dev()) };
+        let in_memory = kind == libc::TMPFS_MAGIC;
+        Ok(RealSys { root: file.into(), mode, group, kept: RwLock::default(), in_memory, boot })
     }
 
     /// As [`RealSys::open`], after making the directory and its missing parents, durably. An existing one is left as it is.
@@ -146,6 +154,17 @@ impl RealSys {
         }
         Ok(fd)
     }
+}
+
+/// The number of this run of the machine, for a store on this device (format.md, "Journal"). The device is part of it because a copy of
+/// one, taken while it is in use, has only what was synced.
+fn boot_on(device: u64) -> Boot {
+    let mut boot = Boot::default();
+    if let Ok(text) = std::fs::read_to_string(BOOT_ID) {
+        let text = [text.trim_end().as_bytes(), &[0], &device.to_le_bytes()].concat();
+        boot.copy_from_slice(&blake3::hash(&text).as_bytes()[..16]);
+    }
+    boot
 }
 
 impl Sys for RealSys {
@@ -452,6 +471,10 @@ impl Sys for RealSys {
             readers if readers & libc::S_IRGRP != 0 => by_group,
             _ => by_owner,
         })
+    }
+
+    fn boot(&self) -> Boot {
+        self.boot
     }
 
     fn space(&self) -> io::Result<Space> {

@@ -7,7 +7,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::{LockMode, Space};
+use super::{Boot, LockMode, Space};
 
 /// An open file. Closed by [`Sys::close`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -134,6 +134,10 @@ pub trait Sys: Send + Sync {
     fn may_link(&self, from: Fd) -> io::Result<bool> {
         let _ = from;
         Ok(false)
+    }
+    /// In which run of the machine this is; see [`Blocker::boot`](super::Blocker::boot). Zeros where the system cannot tell.
+    fn boot(&self) -> Boot {
+        Boot::default()
     }
     /// Size and free room of the file system.
     fn space(&self) -> io::Result<Space>;

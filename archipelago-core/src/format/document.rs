@@ -253,6 +253,17 @@ fn epoch_record() -> RecordHead {
     RecordHead { seq: 4, generation: 0x6e57, epoch: 3, synced, body: Body::Epoch }
 }
 
+fn provisional_record() -> RecordHead {
+    let synced = LogPos { segment: 0, offset: 0x3800 };
+    let boot = [0x9c, 0x41, 0xd0, 0x7b, 0xe2, 0x58, 0x6f, 0xa0, 0x13, 0x4e, 0xc7, 0x85, 0x9b, 0x3d, 0x20, 0xf6];
+    let runs = vec![Run { start: 143_360, len: 16, kind: RunKind::Data }];
+    RecordHead { seq: 5, generation: 0x6e57, epoch: 3, synced, body: Body::Provisional { boot, runs } }
+}
+
+fn confirm_record() -> RecordHead {
+    RecordHead { seq: 6, body: Body::Confirm { seq: 5 }, ..provisional_record() }
+}
+
 #[test]
 fn the_record_file_of_the_document_holds_its_second_version() {
     let mut file = vec![0; record::RECORD_FILE as usize];
@@ -289,9 +300,13 @@ fn the_segment_of_the_document_begins_with_the_head_described() {
 #[test]
 fn the_journal_records_of_the_document_are_those_described() {
     let (map, payload) = map_record();
-    for (tag, head, payload) in
-        [("open-record", open_record(), vec![]), ("map-record", map, payload), ("epoch-record", epoch_record(), vec![])]
-    {
+    for (tag, head, payload) in [
+        ("open-record", open_record(), vec![]),
+        ("map-record", map, payload),
+        ("epoch-record", epoch_record(), vec![]),
+        ("provisional-record", provisional_record(), vec![]),
+        ("confirm-record", confirm_record(), vec![]),
+    ] {
         let mut bytes = log::encode_head(VOLUME, &head, &[&payload]).unwrap().to_vec();
         bytes.extend_from_slice(&payload);
         same(tag, &bytes);

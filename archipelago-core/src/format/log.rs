@@ -2,7 +2,7 @@
 
 use super::bytes::{Reader, Writer, is_zero};
 use super::header::LogPos;
-use crate::blocker::VolumeId;
+use crate::blocker::{Boot, VolumeId};
 use crate::checksum;
 use crate::error::{Error, Result};
 use crate::limits::{ATOM, MAX_LOGGED_WRITE, MAX_VOLUME_SIZE, SECTOR};
@@ -39,6 +39,19 @@ pub enum Body {
     },
     /// Map changes, with the bytes of `Logged` runs as payload.
     Map(Vec<Run>),
+    /// Map changes whose data is written and not yet synced: they count once they are confirmed, and until then for those who come in
+    /// the same boot.
+    Provisional {
+        /// In which they were written; zeros if that was not known.
+        boot: Boot,
+        /// All of them `Data`.
+        runs: Vec<Run>,
+    },
+    /// The data of all provisional records that are not later than this one is durable.
+    Confirm {
+        /// Highest sequence number that counts.
+        seq: u64,
+    },
     /// From here on the volume's live epoch is the record's epoch.
     Epoch,
     /// The last record of its segment: the next segment exists, and its head is durable.
@@ -60,10 +73,22 @@ pub struct RecordHead {
     pub body: Body,
 }
 
+impl Body {
+    /// What it says of sectors, whether that counts or not.
+    pub fn runs(&self) -> &[Run] {
+        match self {
+            Body::Map(runs) | Body::Provisional { runs, .. } => runs,
+            Body::Open { .. } | Body::Epoch | Body::Next | Body::Confirm { .. } => &[],
+        }
+    }
+}
+
 /// Bytes at the start of a segment before its first record.
 pub const SEGMENT_HEAD: u32 = 512;
 /// Runs of [`Body::Map`] in one record: as many as fit its head.
 pub const MAX_RUNS: usize = (HEAD_SUMMED - HEAD_FIXED) / RUN;
+/// The same for [`Body::Provisional`].
+pub const MAX_PROVISIONAL_RUNS: usize = (HEAD_SUMMED - HEAD_FIXED - size_of::<Boot>()) / RUN;
 /// Bytes of a record before its payload.
 pub const RECORD_HEAD: usize = 512;
 
@@ -86,6 +111,8 @@ const OPEN: u8 = 1;
 const MAP: u8 = 2;
 const EPOCH: u8 = 3;
 const NEXT: u8 = 4;
+const PROVISIONAL: u8 = 5;
+const CONFIRM: u8 = 6;
 
 // Heads are atoms, and the bitmap has one bit for each atom of the largest payload.
 const _: () = assert!(RECORD_HEAD == ATOM && SEGMENT_HEAD as usize == ATOM && MAX_LOGGED_WRITE == 64 * ATOM);
@@ -177,6 +204,8 @@ pub fn encode_head(owner: VolumeId, head: &RecordHead, payload: &[&[u8]]) -> Res
         Body::Map(runs) => (MAP, runs.len()),
         Body::Epoch => (EPOCH, 0),
         Body::Next => (NEXT, 0),
+        Body::Provisional { runs, .. } => (PROVISIONAL, runs.len()),
+        Body::Confirm { .. } => (CONFIRM, 0),
     };
     let (mut crc, mut present, mut at) = (0, 0u64, 0);
     for piece in payload {
@@ -197,35 +226,40 @@ pub fn encode_head(owner: VolumeId, head: &RecordHead, payload: &[&[u8]]) -> Res
         Body::Open { previous } => {
             writer.u64(*previous);
         }
-        Body::Map(runs) => {
-            for run in runs {
-                let kind = match run.kind {
-                    RunKind::Logged => 1,
-                    RunKind::Data => 2,
-                    RunKind::Zero => 3,
-                };
-                writer.u64(run.start).u32(run.len).u32(kind);
-            }
+        Body::Provisional { boot, .. } => {
+            writer.bytes(boot);
         }
-        Body::Epoch | Body::Next => {}
+        Body::Confirm { seq } => {
+            writer.u64(*seq);
+        }
+        Body::Map(_) | Body::Epoch | Body::Next => {}
+    }
+    for run in head.body.runs() {
+        let kind = match run.kind {
+            RunKind::Logged => 1,
+            RunKind::Data => 2,
+            RunKind::Zero => 3,
+        };
+        writer.u64(run.start).u32(run.len).u32(kind);
     }
     Ok(sealed(writer))
 }
 
 /// What forbids this record; the same rules for what is written and what is read.
 fn wrong_with(owner: VolumeId, head: &RecordHead, payload_len: u64) -> Option<&'static str> {
-    let runs = match &head.body {
-        Body::Map(runs) => runs.as_slice(),
-        Body::Open { .. } | Body::Epoch | Body::Next => &[],
-    };
+    let runs = head.body.runs();
+    let provisional = matches!(head.body, Body::Provisional { .. });
     if owner.0 == 0 {
         return Some("it has no owner");
     }
     if !(head.synced.offset as usize).is_multiple_of(ATOM) {
         return Some("the synced position is not a multiple of 512");
     }
-    if runs.len() > MAX_RUNS {
+    if runs.len() > if provisional { MAX_PROVISIONAL_RUNS } else { MAX_RUNS } {
         return Some("it has more runs than fit its head");
+    }
+    if provisional && runs.iter().any(|run| run.kind != RunKind::Data) {
+        return Some("a provisional run is not one of data");
     }
     let in_range = |run: &Run| run.start.checked_add(u64::from(run.len)).is_some_and(|end| end <= MAX_SECTORS);
     if !runs.iter().all(|run| run.len > 0 && in_range(run)) {
@@ -277,9 +311,11 @@ pub fn parse_until(object: &str, owner: VolumeId, bytes: &[u8], epoch: u64) -> R
         MAP => Body::Map(parse_runs(&mut reader, usize::from(count))?),
         EPOCH => Body::Epoch,
         NEXT => Body::Next,
+        PROVISIONAL => Body::Provisional { boot: reader.array()?, runs: parse_runs(&mut reader, usize::from(count))? },
+        CONFIRM => Body::Confirm { seq: reader.u64()? },
         other => return reader.too_new(format!("a journal record of kind {other}")),
     };
-    reader.require(kind == MAP || count == 0, "a record without a map has runs")?;
+    reader.require(matches!(kind, MAP | PROVISIONAL) || count == 0, "a record without a map has runs")?;
     reader.zeros_to_end()?;
     let head = RecordHead { seq, generation, epoch: own_epoch, synced, body };
     if let Some(reason) = wrong_with(owner, &head, u64::from(payload_len)) {
@@ -354,10 +390,16 @@ mod tests {
     #[test]
     fn every_body_comes_back_with_the_length_of_its_payload() {
         let full = Body::Map((0..MAX_RUNS as u64).map(|n| Run { start: n * 9, len: 1, kind: RunKind::Data }).collect());
+        let run = |n: u64| Run { start: n * 9, len: 1, kind: RunKind::Data };
+        let provisional =
+            |count: usize| Body::Provisional { boot: [7; 16], runs: (0..count as u64).map(run).collect() };
         for (body, payload) in [
             (Body::Open { previous: u64::MAX }, vec![]),
             (Body::Epoch, vec![]),
             (Body::Map(vec![]), vec![]),
+            (provisional(0), vec![]),
+            (provisional(MAX_PROVISIONAL_RUNS), vec![]),
+            (Body::Confirm { seq: u64::MAX }, vec![]),
             (full, vec![]),
             (logged(1), data(1)),
             (logged(8), data(8)),
@@ -397,8 +439,14 @@ mod tests {
     #[test]
     fn a_record_that_its_runs_do_not_describe_is_not_encoded() {
         let run = |start, len, kind| Body::Map(vec![Run { start, len, kind }]);
+        let provisional =
+            |kind, count| Body::Provisional { boot: [7; 16], runs: vec![Run { start: 0, len: 1, kind }; count] };
         let (mut head, _) = record(Body::Epoch, &[]);
         for (body, payload) in [
+            (provisional(RunKind::Data, MAX_PROVISIONAL_RUNS + 1), 0),
+            (provisional(RunKind::Zero, 1), 0),
+            (provisional(RunKind::Logged, 1), 4096),
+            (Body::Confirm { seq: 1 }, 4096),
             (Body::Epoch, 4096),
             (Body::Open { previous: 1 }, 4096),
             (run(0, 1, RunKind::Data), 4096),
@@ -427,6 +475,8 @@ mod tests {
             (logged(8), data(8)),
             (Body::Open { previous: 5 }, vec![]),
             (Body::Epoch, vec![]),
+            (Body::Confirm { seq: 7 }, vec![]),
+            (Body::Provisional { boot: [9; 16], runs: vec![Run { start: 3, len: 9, kind: RunKind::Data }] }, vec![]),
         ] {
             let (_, mut bytes) = record(body, &payload);
             for bit in 0..bytes.len() * 8 {

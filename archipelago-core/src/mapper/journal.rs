@@ -1,17 +1,19 @@
-//! The journal of a volume that is open for writing: appends records, knows what is durable, holds back map changes
-//! until their data was synced.
+//! The journal of a volume that is open for writing: appends records, knows what is durable, and which of them count only once
+//! their data was synced.
 //!
 //! One append happens at a time, under [`Journal`]'s lock: a record is reserved and written before the next one, so
 //! the journal never has a hole before a record that was acknowledged.
 
 use std::io::IoSlice;
 
-use crate::blocker::{Blocker, Object, VolumeId};
+use crate::blocker::{Blocker, Boot, Object, VolumeId};
 use crate::error::{Error, Result};
 use crate::format::header::{LogPos, LogStart};
-use crate::format::log::{self, Body, MAX_RUNS, RECORD_HEAD, RecordHead, Run, RunKind, SEGMENT_HEAD, SegmentHead};
+use crate::format::log::{
+    self, Body, MAX_PROVISIONAL_RUNS, MAX_RUNS, RECORD_HEAD, RecordHead, Run, RunKind, SEGMENT_HEAD, SegmentHead,
+};
 use crate::limits::{RESERVED_SEGMENT, SECTOR, SEGMENT_SIZE};
-use crate::mapper::runs::{Change, RunMap};
+use crate::mapper::provisional::Unconfirmed;
 use crate::planted::{self, Bug};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
@@ -28,6 +30,8 @@ pub fn pack_pos(pos: LogPos) -> u64 {
 /// The journal of one volume.
 pub struct Journal {
     owner: VolumeId,
+    /// In which provisional records are written.
+    boot: Boot,
     state: Mutex<State>,
     /// Bytes of records ever appended by this owner, and how many of them are folded.
     appended: AtomicU64,
@@ -68,12 +72,23 @@ pub struct State {
     opened: bool,
     /// Everything before is durable.
     synced: LogPos,
-    /// Map changes of the live epoch that wait for their data to be synced.
-    pub live: RunMap,
-    /// Older ones, whose data is being synced: epoch and changes, in order.
-    pub sealed: Vec<(u64, RunMap)>,
+    /// The last record, while it may be written again with more runs.
+    growing: Option<Growing>,
+    /// Provisional records that are not confirmed, in order.
+    unconfirmed: Vec<Unconfirmed>,
+    /// A sync of data failed: nothing provisional is written or confirmed any more. The lowest epoch of what was then.
+    disowned: Option<u64>,
     /// Length of the next segment to be made.
     grow: u32,
+}
+
+/// A record without payload at the end of the journal.
+struct Growing {
+    pos: LogPos,
+    seq: u64,
+    epoch: u64,
+    /// Never empty, and all of one kind.
+    runs: Vec<Run>,
 }
 
 /// Where a replay ended, and so where the journal goes on.
@@ -90,20 +105,31 @@ pub struct Tail {
 }
 
 impl Journal {
-    /// A journal that goes on at `tail`. `first_segment` is the length of the first segment in bytes.
-    pub fn new(owner: VolumeId, tail: Tail, folded: LogPos, generation: u64, first_segment: u64) -> Journal {
+    /// A journal that goes on at `tail`, in this boot. `believed` are the provisional records of former owners that are this one's to
+    /// confirm, `first_segment` is the length of the first segment in bytes.
+    pub fn new(
+        owner: VolumeId,
+        boot: Boot,
+        tail: Tail,
+        believed: Vec<Unconfirmed>,
+        folded: LogPos,
+        generation: u64,
+        first_segment: u64,
+    ) -> Journal {
         let empty = tail.segment_len == 0;
         let grow = if empty { first_segment } else { u64::from(tail.segment_len) * GROWTH };
         Journal {
             owner,
+            boot,
             state: Mutex::new(State {
                 next: tail.next,
                 segment_len: tail.segment_len,
                 generation,
                 opened: false,
                 synced: tail.next.pos,
-                live: RunMap::default(),
-                sealed: Vec::new(),
+                growing: None,
+                unconfirmed: believed,
+                disowned: None,
                 grow: grow.min(SEGMENT_SIZE) as u32,
             }),
             appended: AtomicU64::new(tail.bytes),
@@ -291,6 +317,7 @@ impl Journal {
         bufs.push(IoSlice::new(&head));
         bufs.extend(payload.iter().map(|s| IoSlice::new(s)));
         let pos = state.next.pos;
+        state.growing = None;
         let object = Object::Log(self.owner, pos.segment);
         if let Err(error) = blocker.write(object, &bufs, u64::from(pos.offset)) {
             // What part of it arrived is unknown. The place must be zero again before anything else is put there.
@@ -346,55 +373,127 @@ impl Journal {
         let mut state = self.state.lock();
         let runs = vec![Run { start, len: len as u32, kind: RunKind::Logged }];
         let pos = self.append(blocker, &mut state, epoch, Body::Map(runs), payload, started)?;
-        // What waited to be said of these sectors is older than this record and must not come after it.
-        state.live.remove(start, len);
-        for (sealed_epoch, runs) in &mut state.sealed {
-            if *sealed_epoch == epoch {
-                runs.remove(start, len);
-            }
-        }
         Ok(LogPos { segment: pos.segment, offset: pos.offset + RECORD_HEAD as u32 })
     }
 
-    /// Moves the waiting changes behind those that are being synced.
-    pub fn seal_pending(&self, state: &mut State, epoch: u64) {
-        if !state.live.is_empty() {
-            let runs = std::mem::take(&mut state.live);
-            state.sealed.push((epoch, runs));
+    /// Says what became of sectors whose bytes are not in the journal: provisionally if it is data, which has to be synced first, and for
+    /// good if it is zeros. In the last record if nobody counts on that yet.
+    pub fn append_run(
+        &self,
+        blocker: &dyn Blocker,
+        epoch: u64,
+        run: Run,
+        started: &dyn Fn(LogStart) -> Result<()>,
+    ) -> Result<()> {
+        let mut state = self.state.lock();
+        if state.disowned.is_some() {
+            return Err(Error::Poisoned(format!("journal of volume {}", self.owner)));
+        }
+        if self.add_to_last(blocker, &mut state, epoch, run)? {
+            return Ok(());
+        }
+        let runs = vec![run];
+        let pos = self.append(blocker, &mut state, epoch, self.body_of(&runs), &[], started)?;
+        let seq = state.next.seq - 1;
+        if run.kind == RunKind::Data {
+            let generation = state.next.generation;
+            state.unconfirmed.push(Unconfirmed { pos, seq, generation, epoch });
+        }
+        state.growing = Some(Growing { pos, seq, epoch, runs });
+        Ok(())
+    }
+
+    /// The record that says these runs, all of one kind.
+    fn body_of(&self, runs: &[Run]) -> Body {
+        let kind = runs[0].kind;
+        let runs = if planted::has(Bug::RunLost) { &runs[..runs.len() - 1] } else { runs }.to_vec();
+        let boot = if planted::has(Bug::BootUnknown) { Boot::default() } else { self.boot };
+        if kind == RunKind::Data { Body::Provisional { boot, runs } } else { Body::Map(runs) }
+    }
+
+    /// Writes the last record again with one more run; `false` if it is another record's, or somebody counts on it as it is.
+    fn add_to_last(&self, blocker: &dyn Blocker, state: &mut State, epoch: u64, run: Run) -> Result<bool> {
+        let Some(mut last) = state.growing.take() else { return Ok(false) };
+        let most = if run.kind == RunKind::Data { MAX_PROVISIONAL_RUNS } else { MAX_RUNS };
+        if last.epoch != epoch || last.runs[0].kind != run.kind {
+            return Ok(false);
+        }
+        let (before, full) = (last.runs.clone(), last.runs.len() == most);
+        match last.runs.last_mut() {
+            Some(l) if l.start + u64::from(l.len) == run.start && l.len.checked_add(run.len).is_some() => {
+                l.len += run.len;
+            }
+            _ if full => return Ok(false),
+            _ => last.runs.push(run),
+        }
+        let object = Object::Log(self.owner, last.pos.segment);
+        let put = |runs: &[Run]| {
+            let (generation, synced, body) = (state.next.generation, state.synced, self.body_of(runs));
+            let record = RecordHead { seq: last.seq, generation, epoch, synced, body };
+            let head = log::encode_head(self.owner, &record, &[])?;
+            blocker.write(object, &[IoSlice::new(&head)], u64::from(last.pos.offset))
+        };
+        let written = put(&last.runs);
+        self.mark_dirty(last.pos.segment);
+        if let Err(error) = written {
+            // Which of the two is there is unknown. What was not answered must not be.
+            return match put(&before) {
+                Ok(()) => Err(error),
+                Err(_) => Err(Error::Poisoned(format!("journal of volume {}", self.owner))),
+            };
+        }
+        state.growing = Some(last);
+        Ok(true)
+    }
+
+    /// Number of the last record. What is said from now on is said in later ones.
+    pub fn close_last(&self) -> u64 {
+        self.end().seq.saturating_sub(1)
+    }
+
+    /// Provisional records that wait for their data to be synced.
+    pub fn unconfirmed(&self) -> usize {
+        self.state.lock().unconfirmed.len()
+    }
+
+    /// Says that provisional records up to number `seq` count: their data is durable.
+    pub fn confirm(
+        &self,
+        blocker: &dyn Blocker,
+        epoch: u64,
+        seq: u64,
+        started: &dyn Fn(LogStart) -> Result<()>,
+    ) -> Result<()> {
+        let mut state = self.state.lock();
+        let count = state.unconfirmed.partition_point(|record| record.seq <= seq);
+        if count > 0 {
+            self.append(blocker, &mut state, epoch, Body::Confirm { seq }, &[], started)?;
+            state.unconfirmed.drain(..count);
+        }
+        Ok(())
+    }
+
+    /// A sync of data failed. Nobody may believe that what waited for it is there, for the system may have dropped it: the records are
+    /// replaced, as far as that can be done, and there will be no others.
+    pub fn disown(&self, blocker: &dyn Blocker) {
+        let mut state = self.state.lock();
+        state.growing = None;
+        let records = std::mem::take(&mut state.unconfirmed);
+        let lowest = records.iter().map(|record| record.epoch).min().unwrap_or(u64::MAX);
+        state.disowned = Some(state.disowned.unwrap_or(u64::MAX).min(lowest));
+        for record in records {
+            if let Ok(head) = record.void(self.owner) {
+                // The error to report is that of the sync.
+                let object = Object::Log(self.owner, record.pos.segment);
+                let _ = blocker.write(object, &[IoSlice::new(&head)], u64::from(record.pos.offset));
+                self.mark_dirty(record.pos.segment);
+            }
         }
     }
 
-    /// Appends the sealed changes, whose data is durable now. What was not appended for lack of room stays.
-    pub fn append_sealed(&self, blocker: &dyn Blocker, started: &dyn Fn(LogStart) -> Result<()>) -> Result<()> {
-        let mut state = self.state.lock();
-        while !state.sealed.is_empty() {
-            let (epoch, waiting) = (state.sealed[0].0, state.sealed[0].1.clone());
-            let mut batch = Vec::with_capacity(MAX_RUNS);
-            for (start, len, change) in waiting.iter() {
-                let kind = match change {
-                    Change::Data => RunKind::Data,
-                    Change::Zero => RunKind::Zero,
-                };
-                let mut at = start;
-                while at < start + len {
-                    let piece = (start + len - at).min(u64::from(u32::MAX >> 1));
-                    batch.push(Run { start: at, len: piece as u32, kind });
-                    at += piece;
-                    if batch.len() == MAX_RUNS {
-                        let runs = std::mem::take(&mut batch);
-                        self.append(blocker, &mut state, epoch, Body::Map(runs), &[], started)?;
-                    }
-                }
-            }
-            if planted::has(Bug::RunLost) {
-                batch.pop();
-            }
-            if !batch.is_empty() {
-                self.append(blocker, &mut state, epoch, Body::Map(batch), &[], started)?;
-            }
-            state.sealed.remove(0);
-        }
-        Ok(())
+    /// The lowest epoch with map changes that are in no journal, because a sync of their data failed.
+    pub fn oldest_disowned(&self) -> Option<u64> {
+        self.state.lock().disowned.filter(|epoch| *epoch != u64::MAX)
     }
 
     /// Everything before `pos` was synced.
@@ -412,8 +511,10 @@ impl Journal {
         ahead.made.take().map_or(Ok(()), |(number, _)| blocker.remove(Object::Log(self.owner, number)))
     }
 
-    /// Where the journal ends now.
+    /// Where the journal ends now. What is said from now on is said behind that place.
     pub fn end(&self) -> LogStart {
-        self.state.lock().next
+        let mut state = self.state.lock();
+        state.growing = None;
+        state.next
     }
 }

@@ -6,7 +6,7 @@
 //! | `tree`, `cache` | walk a tree; decoded nodes under a byte limit |
 //! | `build` | a new tree from entries in order |
 //! | `fold`, `pack` | write the nodes of a changed tree |
-//! | `journal`, `runs` | append records; hold back changes until their data is synced |
+//! | `journal`, `provisional` | append records; those that count only once their data is synced |
 //! | `replay` | read journals back over a root |
 //! | `view`, `compare` | a map at one moment; what differs between two |
 
@@ -17,7 +17,7 @@ pub(crate) mod compare;
 pub(crate) mod fold;
 pub(crate) mod journal;
 pub(crate) mod pack;
+pub(crate) mod provisional;
 pub(crate) mod replay;
-pub(crate) mod runs;
 pub(crate) mod tree;
 pub(crate) mod view;

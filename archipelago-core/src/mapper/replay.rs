@@ -1,10 +1,10 @@
 //! Reads journals back: over a root, what sealed ranges and the volume's own unfolded tail say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::IoSliceMut;
 use std::sync::Arc;
 
-use crate::blocker::{Blocker, Object, VolumeId};
+use crate::blocker::{Blocker, Boot, Object, VolumeId};
 use crate::error::{Error, Result};
 use crate::format::bytes::is_zero;
 use crate::format::header::{Header, LogPos, LogStart, SealedRange};
@@ -14,8 +14,10 @@ use crate::limits::{ATOM, SECTOR_SHIFT, SEGMENT_SIZE};
 use crate::mapper::block_map::BlockMap;
 use crate::mapper::cache::NodeCache;
 use crate::mapper::journal::Tail;
+use crate::mapper::provisional::Unconfirmed;
 use crate::mapper::tree::Tree;
 use crate::mapper::view::MapView;
+use crate::planted::{self, Bug};
 
 /// What came of a replay.
 pub struct Replayed {
@@ -25,23 +27,43 @@ pub struct Replayed {
     pub epoch: u64,
     /// End of the volume's own journal.
     pub tail: Tail,
+    /// Provisional records of the volume's own journal that no record confirms and that count in this boot, in order.
+    pub believed: Vec<Unconfirmed>,
+    /// Those that do not count.
+    pub refused: Vec<Unconfirmed>,
+    /// Epochs whose data a former owner may have left unsynced, below the highest.
+    pub unsynced: BTreeSet<u64>,
 }
 
 /// Loads the map that a header describes, unfolded changes applied.
 pub fn load(blocker: &dyn Blocker, cache: &NodeCache, header: &Header) -> Result<Replayed> {
     let object = format!("catalog/h.{}", header.id);
     let tree = Tree::from_root(&object, &header.root, header.block_shift)?;
-    let mut replay = Replay { blocker, cache, tree, overlay: BTreeMap::new(), size: header.size };
+    let mut replay =
+        Replay { blocker, cache, tree, overlay: BTreeMap::new(), size: header.size, undecided: VecDeque::new() };
     for range in &header.ranges {
         replay.sealed(range)?;
     }
     let mut epoch = header.epoch;
+    let (mut believed, mut refused, mut unsynced) = (Vec::new(), Vec::new(), BTreeSet::from([epoch]));
     let mut tail = Tail { next: LogStart { seq: 1, ..LogStart::default() }, segment_len: 0, bytes: 0, stray: false };
     if let Some(start) = header.log {
-        tail = replay.own(header.id, start, &mut epoch)?;
+        tail = own_records(blocker, header.id, start, &mut |at, head| {
+            epoch = epoch.max(head.epoch);
+            if head.body == Body::Epoch {
+                // Written once what was before it is durable.
+                unsynced.retain(|epoch| *epoch >= head.epoch);
+            }
+            unsynced.insert(head.epoch);
+            replay.take(header.id, at, head, None)
+        })?;
+        (believed, refused) = replay.decide_rest(header.id, blocker.boot(), None)?;
     }
+    unsynced.extend(believed.iter().map(|record| record.epoch));
+    unsynced.remove(&epoch);
     let overlay = replay.overlay.into_iter().map(|(block, map)| (block, Arc::new(map))).collect();
-    Ok(Replayed { view: MapView { tree: replay.tree, overlay, size: header.size, shrunk: header.shrunk }, epoch, tail })
+    let view = MapView { tree: replay.tree, overlay, size: header.size, shrunk: header.shrunk };
+    Ok(Replayed { view, epoch, tail, believed, refused, unsynced })
 }
 
 struct Replay<'a> {
@@ -50,6 +72,8 @@ struct Replay<'a> {
     tree: Tree,
     overlay: BTreeMap<u64, BlockMap>,
     size: u64,
+    /// The first provisional record of which it is not known yet whether it counts, and all behind it.
+    undecided: VecDeque<(LogPos, RecordHead)>,
 }
 
 /// A segment in memory.
@@ -179,24 +203,65 @@ fn check_end(owner: VolumeId, segment: &Segment, next: LogStart) -> Result<bool>
 impl Replay<'_> {
     /// Applies a sealed range: every record of it must be there.
     fn sealed(&mut self, range: &SealedRange) -> Result<()> {
-        sealed_records(self.blocker, range, &mut |at, head| {
-            if head.epoch <= range.epoch { self.apply(range.owner, at, head, Some(range.size)) } else { Ok(()) }
-        })
+        let clip = Some(range.size);
+        sealed_records(self.blocker, range, &mut |at, head| match head.body {
+            // What the snapshot has is confirmed in the epoch behind it.
+            Body::Confirm { .. } => self.take(range.owner, at, head, clip),
+            _ if head.epoch <= range.epoch => self.take(range.owner, at, head, clip),
+            _ => Ok(()),
+        })?;
+        self.decide_rest(range.owner, Boot::default(), clip).map(|_| ())
     }
 
-    /// Applies a volume's own journal from `start` to its end.
-    fn own(&mut self, owner: VolumeId, start: LogStart, epoch: &mut u64) -> Result<Tail> {
-        own_records(self.blocker, owner, start, &mut |at, head| {
-            *epoch = (*epoch).max(head.epoch);
-            self.apply(owner, at, head, None)
-        })
+    /// The next record: applied if it and all before it count or not for sure.
+    fn take(&mut self, owner: VolumeId, at: LogPos, head: &RecordHead, clip: Option<u64>) -> Result<()> {
+        match &head.body {
+            Body::Confirm { seq } => self.confirmed(owner, *seq, clip),
+            body if body.runs().is_empty() => Ok(()),
+            Body::Map(_) if self.undecided.is_empty() => self.apply(owner, at, head, clip),
+            _ => {
+                self.undecided.push_back((at, head.clone()));
+                Ok(())
+            }
+        }
+    }
+
+    /// Provisional records up to number `seq` count.
+    fn confirmed(&mut self, owner: VolumeId, seq: u64, clip: Option<u64>) -> Result<()> {
+        let counts = |(_, head): &mut (LogPos, RecordHead)| head.seq <= seq || matches!(head.body, Body::Map(_));
+        while let Some((at, head)) = self.undecided.pop_front_if(counts) {
+            self.apply(owner, at, &head, clip)?;
+        }
+        Ok(())
+    }
+
+    /// The journal ends. What is not confirmed counts if it was written in this boot. Returns what of it does, and what does not.
+    fn decide_rest(
+        &mut self,
+        owner: VolumeId,
+        now: Boot,
+        clip: Option<u64>,
+    ) -> Result<(Vec<Unconfirmed>, Vec<Unconfirmed>)> {
+        let (mut believed, mut refused) = (Vec::new(), Vec::new());
+        for (pos, head) in std::mem::take(&mut self.undecided) {
+            if let Body::Provisional { boot, .. } = head.body {
+                let RecordHead { seq, generation, epoch, .. } = head;
+                let record = Unconfirmed { pos, seq, generation, epoch };
+                if !is_believed(boot, now) {
+                    refused.push(record);
+                    continue;
+                }
+                believed.push(record);
+            }
+            self.apply(owner, pos, &head, clip)?;
+        }
+        Ok((believed, refused))
     }
 
     fn apply(&mut self, owner: VolumeId, at: LogPos, head: &RecordHead, clip: Option<u64>) -> Result<()> {
-        let Body::Map(runs) = &head.body else { return Ok(()) };
         let mut offset = at.offset + RECORD_HEAD as u32;
         let end = clip.unwrap_or(self.size).min(self.size).div_ceil(1 << SECTOR_SHIFT);
-        for run in runs {
+        for run in head.body.runs() {
             let source = match run.kind {
                 RunKind::Zero => Source::Zero,
                 RunKind::Data => Source::Data { owner, epoch: head.epoch },
@@ -246,6 +311,11 @@ impl Replay<'_> {
     }
 }
 
+/// Whether what was written in a boot, and never synced, is there in this one.
+fn is_believed(boot: Boot, now: Boot) -> bool {
+    boot == now && now != Boot::default() || planted::has(Bug::BootIgnored)
+}
+
 /// The source `sectors` further on; runs of a journal record may be longer than a block.
 fn advance_by(source: Source, sectors: u64) -> Source {
     match source {
@@ -267,4 +337,18 @@ fn check_order(object: Object, at: LogPos, head: &RecordHead, seq: u64, generati
         _ => return Err(damaged(object, at.offset, "a record of another owner")),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_believes_another_boot_or_one_that_is_not_known() {
+        assert!(is_believed([1; 16], [1; 16]));
+        assert!(!is_believed([1; 16], [2; 16]));
+        assert!(!is_believed([0; 16], [1; 16]));
+        assert!(!is_believed([1; 16], [0; 16]));
+        assert!(!is_believed([0; 16], [0; 16]));
+    }
 }

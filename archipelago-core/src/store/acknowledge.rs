@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Longest wait without asking whether to go on.
 const SLICE: Duration = Duration::from_millis(50);
 
-/// A volume with map changes of a sealed epoch that are in no journal yet, for want of room or because a sync failed.
+/// A volume with map changes that are in no journal, because a sync of their data failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unsettled {
     /// Id of the volume, 16 hex digits.

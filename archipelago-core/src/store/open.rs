@@ -9,8 +9,10 @@ use crate::blocker::{LockMode, LockOutcome, Object, RecordKey};
 use crate::digest;
 use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind, LogPos};
+use crate::format::log::RECORD_HEAD;
 use crate::limits::COMPOSE_EXTENTS;
 use crate::mapper::journal::{Journal, Tail};
+use crate::mapper::provisional::Unconfirmed;
 use crate::mapper::replay::{self, Replayed};
 use crate::store::catalog;
 use crate::store::shared::Shared;
@@ -66,10 +68,12 @@ fn writer(shared: &Arc<Shared>, name: &str, receives: bool) -> Result<Handle> {
     }
     // What it says of the journal is what later flushes rely on, and which logged sectors may be overwritten.
     shared.blocker.settle_record(RecordKey::Header(header.id), version)?;
-    let Replayed { view, epoch, tail } = replay::load(&*shared.blocker, &shared.cache, &header)?;
-    recover(shared, &header, &tail)?;
+    let Replayed { view, epoch, tail, believed, refused, unsynced } =
+        replay::load(&*shared.blocker, &shared.cache, &header)?;
+    recover(shared, &header, &tail, &refused)?;
     let folded = header.log.map_or(LogPos::default(), |start| start.pos);
-    let journal = Journal::new(header.id, tail, folded, shared.random()?, shared.options.first_segment);
+    let (generation, boot) = (shared.random()?, shared.blocker.boot());
+    let journal = Journal::new(header.id, boot, tail, believed, folded, generation, shared.options.first_segment);
     for segment in catalog::segments(shared, header.id)? {
         // What a former owner wrote and did not sync is read as if it were safe; the first flush makes it so.
         if segment <= tail.next.pos.segment && tail.segment_len > 0 {
@@ -78,17 +82,19 @@ fn writer(shared: &Arc<Shared>, name: &str, receives: bool) -> Result<Handle> {
     }
     let overfull: BTreeSet<u64> =
         view.overlay.iter().filter(|(_, m)| m.extents().len() > COMPOSE_EXTENTS).map(|(b, _)| *b).collect();
-    let writer = Box::new(Writer::new(journal, overfull));
+    let unsynced = unsynced.into_iter().map(|epoch| Object::Data(header.id, epoch)).collect();
+    let writer = Box::new(Writer::new(journal, overfull, unsynced));
     let inner = Inner::new(shared, HeaderState { header, version }, view, epoch, Access::Write { writer, lock })?;
     shared.open.lock().insert(inner.id, Arc::downgrade(&inner));
     Ok(Handle::new(inner))
 }
 
-/// Makes what was replayed durable, and the place behind it zero, before anything is appended there.
+/// Makes what was replayed durable, and the place behind it zero, before anything is appended there. Provisional records that do not
+/// count are replaced on the way: later ones would confirm them.
 ///
 /// The records are written again, not only synced: after a failed sync of a former owner the kernel may show bytes that
 /// it no longer intends to write. At most the unfolded journal, so a second's work.
-fn recover(shared: &Shared, header: &Header, tail: &Tail) -> Result<()> {
+fn recover(shared: &Shared, header: &Header, tail: &Tail, refused: &[Unconfirmed]) -> Result<()> {
     let Some(start) = header.log else { return Ok(()) };
     let blocker = &*shared.blocker;
     if tail.bytes == 0 && !tail.stray {
@@ -103,7 +109,13 @@ fn recover(shared: &Shared, header: &Header, tail: &Tail) -> Result<()> {
         let from = if number == start.pos.segment { u64::from(start.pos.offset) } else { 0 };
         let mut bytes = vec![0; len.saturating_sub(from) as usize];
         blocker.read(object, &mut [IoSliceMut::new(&mut bytes)], from)?;
-        let last = digest::strip(&bytes).len();
+        let filled = digest::strip(&bytes).len();
+        for record in refused.iter().filter(|record| record.pos.segment == number) {
+            let at = (u64::from(record.pos.offset) - from) as usize;
+            bytes[at..at + RECORD_HEAD].copy_from_slice(&record.void(header.id)?);
+        }
+        // What takes the place of a record may end with zeros where that did not.
+        let last = digest::strip(&bytes).len().max(filled);
         if number == tail.next.pos.segment {
             let end = (u64::from(tail.next.pos.offset) - from) as usize;
             if end < last {

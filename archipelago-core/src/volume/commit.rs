@@ -32,8 +32,6 @@ impl Inner {
         self.check()?;
         // Taken before anything is gathered: who comes later may have written what this flush does not see.
         let mut served = writer.flush_ticket.load(Ordering::Acquire);
-        let epoch = self.epoch.load(Ordering::Acquire);
-        writer.journal.seal_pending(&mut writer.journal.lock(), epoch);
         self.finish_flush(writer, &mut commit)?;
         if planted(Plant::LateTicket) {
             served = writer.flush_ticket.load(Ordering::Acquire);
@@ -42,18 +40,33 @@ impl Inner {
         Ok(())
     }
 
-    /// Data first, then the journal that speaks of it.
+    /// Data first, then the record that confirms what the journal says of it, then the journal.
     pub fn finish_flush(&self, writer: &Writer, commit: &mut CommitState) -> Result<()> {
+        // Before it is asked what has to be synced: the data of these records was marked before they were written.
+        let last = writer.journal.close_last();
+        if planted::has(Bug::ConfirmedEarly) {
+            self.confirm(writer, last)?;
+        }
         let mut objects = std::mem::take(&mut commit.dirty);
         if writer.data_dirty.swap(false, Ordering::AcqRel) {
             objects.push(Object::Data(self.id, self.epoch.load(Ordering::Acquire)));
         }
-        self.sync(&objects)?;
-        self.note(writer.journal.append_sealed(self.blocker(), &|at| self.journal_started(at)))?;
+        if let Err(error) = self.sync(&objects) {
+            if !planted::has(Bug::NotDisowned) {
+                writer.journal.disown(self.blocker());
+            }
+            return Err(error);
+        }
+        self.confirm(writer, last)?;
         let end = writer.journal.end().pos;
         self.sync(&writer.journal.take_dirty())?;
         writer.journal.set_synced(end);
         Ok(())
+    }
+
+    fn confirm(&self, writer: &Writer, last: u64) -> Result<()> {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        self.note(writer.journal.confirm(self.blocker(), epoch, last, &|at| self.journal_started(at)))
     }
 
     /// A failed sync is never repeated: the kernel may have dropped the pages.
@@ -125,7 +138,6 @@ impl Inner {
             // One epoch per nanosecond would take five centuries to come here.
             return Err(Error::damaged(format!("catalog/h.{}", self.id), "its epochs are used up"));
         }
-        writer.journal.seal_pending(&mut writer.journal.lock(), old);
         if writer.data_dirty.swap(false, Ordering::AcqRel) {
             commit.dirty.push(Object::Data(self.id, old));
         }
@@ -187,8 +199,14 @@ impl Inner {
             // So that the journal speaks of it before the place up to which it is folded, and nothing is left behind that place.
             self.flush()?;
         }
+        if writer.journal.needs_segment() && self.header.lock().header.log.is_some() {
+            // So that what is composed below need not wait for a sync while writers are stopped. What fails here fails again there, if
+            // the segment is needed.
+            let _ = writer.journal.prepare_segment(self.blocker());
+        }
         let (earlier, job) = {
             let mut commit = writer.commit.lock();
+            self.check()?;
             let job = {
                 let _stopped = self.stop_changes();
                 let size = self.size.load(Ordering::Acquire);
@@ -196,8 +214,6 @@ impl Inner {
                     self.zero_tail(size)?;
                 }
                 self.compose_longest(writer)?;
-                let epoch = self.epoch.load(Ordering::Acquire);
-                writer.journal.seal_pending(&mut writer.journal.lock(), epoch);
                 let mut job = self.capture(writer);
                 let state = self.header.lock();
                 if state.header.shrunk {

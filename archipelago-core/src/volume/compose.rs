@@ -5,8 +5,8 @@
 //! written; otherwise they are read anew, from memory then, for they are new. So nobody who stops changes, and no writer of the
 //! shard, waits for more than a write of [`COMPOSE_PIECE`].
 //!
-//! Nothing that is stored refers to a new place before the fold or the journal record that comes after the sync of its data, so a
-//! crash leaves the old map, whose places are still there.
+//! Nothing that counts after a power cut refers to a new place before its data was synced: the journal speaks of it provisionally. So a
+//! power cut leaves the old map, whose places are still there.
 
 use std::io::IoSlice;
 use std::sync::Arc;

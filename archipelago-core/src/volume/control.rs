@@ -238,10 +238,7 @@ impl Inner {
         if self.closed.swap(true, Ordering::AcqRel) {
             return Err(Error::NotOpen(self.name()));
         }
-        let flushed = settled.and_then(|()| {
-            writer.journal.seal_pending(&mut writer.journal.lock(), self.epoch.load(Ordering::Acquire));
-            self.finish_flush(writer, &mut commit)
-        });
+        let flushed = settled.and_then(|()| self.finish_flush(writer, &mut commit));
         let ended = writer.journal.end_use(self.blocker());
         flushed.and(ended)
     }

@@ -58,12 +58,12 @@ pub struct Writer {
 
 impl Writer {
     /// The part of a writer whose journal goes on behind what was replayed; `overfull` are blocks with more extents than
-    /// [`COMPOSE_EXTENTS`] among it.
-    pub fn new(journal: Journal, overfull: BTreeSet<u64>) -> Writer {
+    /// [`COMPOSE_EXTENTS`] among it, `unsynced` data of sealed epochs that a former owner may have left unsynced.
+    pub fn new(journal: Journal, overfull: BTreeSet<u64>, unsynced: Vec<Object>) -> Writer {
         Writer {
             journal,
             pack: Mutex::new(None),
-            commit: Mutex::new(CommitState::default()),
+            commit: Mutex::new(CommitState { flushed: 0, dirty: unsynced }),
             fold: Mutex::new(()),
             jobs: Mutex::new(VecDeque::new()),
             publish: Mutex::new(()),
@@ -464,10 +464,9 @@ impl Inner {
         self.commit_header(|h| h.log = Some(start))
     }
 
-    /// The oldest sealed epoch with map changes that are in no journal yet.
+    /// The oldest epoch with map changes that are in no journal, though reads go by them.
     pub fn oldest_unsettled(&self) -> Option<u64> {
-        let writer = self.writer.as_ref()?;
-        writer.journal.lock().sealed.iter().map(|(epoch, _)| *epoch).min()
+        self.writer.as_ref()?.journal.oldest_disowned()
     }
 
     /// Lets the next fold begin a new node pack; `false` if a fold under way did not let go of the pack in time.

@@ -6,10 +6,10 @@ use smallvec::SmallVec;
 
 use crate::blocker::Object;
 use crate::error::{Error, Result};
+use crate::format::log::{Run, RunKind};
 use crate::format::node::{Extent, Source};
-use crate::limits::{ADMITTED, MAX_LOGGED_WRITE, MAX_PENDING_RUNS, MAX_REQUEST, SECTOR, SECTOR_SHIFT};
+use crate::limits::{ADMITTED, MAX_LOGGED_WRITE, MAX_PROVISIONAL, MAX_REQUEST, SECTOR, SECTOR_SHIFT};
 use crate::mapper::block_map::BlockMap;
-use crate::mapper::runs::Change;
 use crate::sync::atomic::Ordering;
 use crate::volume::inner::{Inner, Writer};
 use crate::volume::iov::{ReadCursor, Slices, copy_out, part, total};
@@ -196,9 +196,9 @@ impl Inner {
         change()
     }
 
-    /// Keeps the list of changes that wait for a sync bounded.
+    /// Keeps what waits for a sync bounded.
     pub(super) fn after_change(&self, writer: &Writer) -> Result<()> {
-        if writer.journal.lock().live.len() > MAX_PENDING_RUNS {
+        if writer.journal.unconfirmed() > MAX_PROVISIONAL {
             self.flush()?;
         }
         Ok(())
@@ -341,7 +341,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Writes whole sectors at their own place in the live data object and notes the change for the journal.
+    /// Writes whole sectors at their own place in the live data object, and has the journal say so. The block's shard is held.
     pub fn write_live_data(
         &self,
         writer: &Writer,
@@ -353,9 +353,13 @@ impl Inner {
     ) -> Result<()> {
         let start = (block << (u32::from(self.block_shift) - SECTOR_SHIFT)) + u64::from(first);
         self.blocker().write(Object::Data(self.id, epoch), bufs, start << SECTOR_SHIFT)?;
+        // Before the journal speaks of it: a flush that confirms a record syncs what is marked.
         writer.data_dirty.store(true, Ordering::Release);
-        writer.journal.lock().live.insert(start, u64::from(sectors), Change::Data);
-        Ok(())
+        self.append_run(writer, epoch, Run { start, len: u32::from(sectors), kind: RunKind::Data })
+    }
+
+    fn append_run(&self, writer: &Writer, epoch: u64, run: Run) -> Result<()> {
+        self.note(writer.journal.append_run(self.blocker(), epoch, run, &|at| self.journal_started(at)))
     }
 
     /// See [`crate::Volume::discard`].
@@ -452,7 +456,8 @@ impl Inner {
         }
         map.set(start, len, Source::Zero);
         let first = (block << (u32::from(self.block_shift) - SECTOR_SHIFT)) + u64::from(start);
-        writer.journal.lock().live.insert(first, u64::from(len), Change::Zero);
+        let epoch = self.epoch.load(Ordering::Acquire);
+        self.append_run(writer, epoch, Run { start: first, len: u32::from(len), kind: RunKind::Zero })?;
         self.put(&mut shard, block, map);
         Ok(())
     }

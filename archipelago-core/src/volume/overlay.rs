@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn changes_that_hardly_any_journal_tells_of_are_folded_before_they_take_much_memory() {
-        use crate::blocker::memory::MemoryBlocker;
+        use crate::blocker::file::{FileBlocker, FileOptions};
         use crate::digest::Digest;
         use crate::format::header::Kind;
         use crate::limits::MAX_OVERLAY;
@@ -164,7 +164,9 @@ mod tests {
         use crate::store::{Background, CloneOptions, InitOptions, Store, StoreOptions};
         use crate::volume::Mode;
         let (shift, count) = (16, 700_000u64);
-        let blocker = MemoryBlocker::new();
+        // Real files: a disk in memory remembers each of the many calls.
+        let dir = tempfile::TempDir::new().unwrap();
+        let blocker = Arc::new(FileBlocker::init(dir.path(), FileOptions::default()).unwrap());
         Store::init_on(blocker.clone(), &InitOptions { block_size: 1 << shift, ..InitOptions::default() }).unwrap();
         let options = StoreOptions { background: Background::Manual, ..StoreOptions::default() };
         let store = Store::open_on(blocker, options).unwrap();

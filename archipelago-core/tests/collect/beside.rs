@@ -11,7 +11,7 @@ use archipelago_core::blocker::file::{FileBlocker, FileOptions};
 use archipelago_core::blocker::memory::MemoryBlocker;
 use archipelago_core::blocker::sim::SimDisk;
 use archipelago_core::blocker::{
-    Blocker, Inventory, LockMode, LockOutcome, Mend, Object, Record, RecordKey, Space, VolumeId,
+    Blocker, Boot, Inventory, LockMode, LockOutcome, Mend, Object, Record, RecordKey, Space, VolumeId,
 };
 use archipelago_core::store::collect::Planted;
 use archipelago_core::store::peers::Neighbours;
@@ -168,6 +168,9 @@ impl Blocker for Gate {
     }
     fn mend(&self) -> Option<&dyn Mend> {
         self.below.mend()
+    }
+    fn boot(&self) -> Boot {
+        self.below.boot()
     }
     fn space(&self) -> Result<Space> {
         self.below.space()

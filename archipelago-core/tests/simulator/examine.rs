@@ -131,8 +131,10 @@ impl World {
             seen.insert(name, pieces);
         }
         let mut trouble = None;
+        // What was being done when a process was killed may be done in part.
+        let others = candidates.clone();
         for mut state in candidates {
-            match compare(&state, &seen, after) {
+            match compare(&state, &seen, after, &others) {
                 Ok(()) => {
                     for (name, bytes) in &seen {
                         state.get_mut(name).into_iter().for_each(|map| map.adopt(bytes, after));
@@ -178,11 +180,17 @@ fn named<T>(name: &str, result: archipelago_core::Result<T>) -> Done<T> {
     })
 }
 
-fn compare(state: &State, seen: &BTreeMap<String, Vec<(u64, Vec<u8>)>>, after: After) -> Result<(), String> {
+fn compare(
+    state: &State,
+    seen: &BTreeMap<String, Vec<(u64, Vec<u8>)>>,
+    after: After,
+    others: &[State],
+) -> Result<(), String> {
     for (name, bytes) in seen {
         let map = &state[name];
+        let others: Vec<&Map> = others.iter().filter_map(|state| state.get(name)).collect();
         for (offset, bytes) in bytes {
-            map.check_range(*offset, bytes, after).map_err(|m| describe(name, map, &m))?;
+            map.check_range(*offset, bytes, after, &others).map_err(|m| describe(name, map, &m))?;
         }
     }
     Ok(())

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use archipelago_core::blocker::sim::SimDisk;
 use archipelago_core::blocker::sys::{Fd, Open, Sys};
-use archipelago_core::blocker::{LockMode, Space, VolumeId};
+use archipelago_core::blocker::{Boot, LockMode, Space, VolumeId};
 use parking_lot::Mutex;
 
 use crate::wire::{Lie, Planted, Turn, Wire, flip, has_sums};
@@ -253,6 +253,10 @@ impl Sys for FileMount {
     fn is_locked(&self, fd: Fd) -> io::Result<bool> {
         self.alive()?;
         self.disk.is_locked(fd)
+    }
+
+    fn boot(&self) -> Boot {
+        self.disk.boot()
     }
 
     fn space(&self) -> io::Result<Space> {

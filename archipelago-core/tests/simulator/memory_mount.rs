@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use archipelago_core::blocker::memory::MemoryBlocker;
 use archipelago_core::blocker::{
-    Blocker, Inventory, LockGuard, LockMode, LockOutcome, Object, Record, RecordKey, Space, VolumeId,
+    Blocker, Boot, Inventory, LockGuard, LockMode, LockOutcome, Object, Record, RecordKey, Space, VolumeId,
 };
 use archipelago_core::{Digest, Error, Result};
 use parking_lot::Mutex;
@@ -312,6 +312,10 @@ impl Blocker for MemoryMount {
     fn lock_holder(&self, volume: VolumeId) -> Result<Option<Vec<u8>>> {
         self.alive()?;
         self.disk.lock_holder(volume)
+    }
+
+    fn boot(&self) -> Boot {
+        self.disk.boot()
     }
 
     fn space(&self) -> Result<Space> {

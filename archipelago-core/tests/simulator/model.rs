@@ -33,8 +33,11 @@ type Versions = BTreeMap<u64, Vec<Atom>>;
 pub enum After {
     /// Nothing.
     Nothing,
-    /// The process that wrote was killed, or gave the volume up with an error: any version since the flush.
-    Death,
+    /// The process that wrote was killed, or gave the volume up with an error, and no sync had failed: what it answered is there, and what it
+    /// was doing is done or not, atom by atom.
+    Kill,
+    /// A sync may have failed before that: any version since the flush. `lost`: what it dropped is still seen, and never written.
+    Death { lost: bool },
     /// The power was cut: also what a failed sync has dropped.
     Cut,
 }
@@ -283,30 +286,40 @@ impl Map {
         ranges
     }
 
-    /// Compares what was read at `offset`, a multiple of 512 unless nothing has gone wrong.
-    pub fn check_range(&self, offset: u64, seen: &[u8], after: After) -> Result<(), Mismatch> {
+    /// Compares what was read at `offset`, a multiple of 512 unless nothing has gone wrong. After a kill an atom may also be as in `others`.
+    pub fn check_range(&self, offset: u64, seen: &[u8], after: After, others: &[&Map]) -> Result<(), Mismatch> {
         for (place, piece) in self.pieces(offset, seen.len() as u64) {
             let found = &seen[place..place + piece.len()];
             if found != piece {
-                self.check_atoms(offset + place as u64, found, piece, after)?;
+                self.check_atoms(offset + place as u64, found, piece, after, others)?;
             }
         }
         Ok(())
     }
 
     /// [`Map::check_range`] where what was read is not what was written last, `expected`.
-    fn check_atoms(&self, offset: u64, seen: &[u8], expected: &[u8], after: After) -> Result<(), Mismatch> {
+    fn check_atoms(
+        &self,
+        offset: u64,
+        seen: &[u8],
+        expected: &[u8],
+        after: After,
+        others: &[&Map],
+    ) -> Result<(), Mismatch> {
         for (i, (atom, live)) in seen.chunks(ATOM).zip(expected.chunks(ATOM)).enumerate() {
             if atom == live {
                 continue;
             }
             let at = offset + (i * ATOM) as u64;
             let number = at / ATOM64;
-            let old = self.old.get(&number).filter(|_| after != After::Nothing);
+            if after == After::Kill && others.iter().any(|other| other.size == self.size && other.holds(at, atom)) {
+                continue;
+            }
+            let old = self.old.get(&number).filter(|_| matches!(after, After::Death { .. } | After::Cut));
             let sticky = self.sticky.get(&number).filter(|_| after == After::Cut);
-            let others: Vec<&[u8]> = old.into_iter().chain(sticky).flatten().map(|v| &v[..atom.len()]).collect();
-            if !others.contains(&atom) {
-                let allowed = std::iter::once(live).chain(others).map(<[u8]>::to_vec).collect();
+            let versions: Vec<&[u8]> = old.into_iter().chain(sticky).flatten().map(|v| &v[..atom.len()]).collect();
+            if !versions.contains(&atom) {
+                let allowed = std::iter::once(live).chain(versions).map(<[u8]>::to_vec).collect();
                 return Err(Mismatch { offset: at, seen: atom.to_vec(), allowed });
             }
         }
@@ -318,7 +331,7 @@ impl Map {
     pub fn adopt(&mut self, seen: &[(u64, Vec<u8>)], after: After) {
         match after {
             After::Nothing => {}
-            After::Death => {
+            After::Kill | After::Death { .. } => {
                 let sticky = self.sticky.clone();
                 for (offset, bytes) in seen {
                     if !self.holds(*offset, bytes) {
@@ -557,7 +570,7 @@ mod tests {
     }
 
     fn can_be(map: &Map, byte: u8, after: After) -> bool {
-        map.check_range(0, &one(byte), after).is_ok()
+        map.check_range(0, &one(byte), after, &[]).is_ok()
     }
 
     #[test]
@@ -568,11 +581,12 @@ mod tests {
         map.write(0, &one(2));
         map.write(0, &one(3));
         for (version, good) in [(0, false), (1, true), (2, true), (3, true), (4, false)] {
-            assert_eq!(can_be(&map, version, After::Death), good, "{version}");
+            assert_eq!(can_be(&map, version, After::Death { lost: false }), good, "{version}");
+            assert_eq!(can_be(&map, version, After::Kill), version == 3, "{version}");
             assert_eq!(can_be(&map, version, After::Cut), good, "{version}");
             assert_eq!(can_be(&map, version, After::Nothing), version == 3, "{version}");
         }
-        assert!(map.check_range(ATOM64, &one(1), After::Cut).is_err());
+        assert!(map.check_range(ATOM64, &one(1), After::Cut, &[]).is_err());
     }
 
     #[test]
@@ -581,7 +595,7 @@ mod tests {
         map.write(0, &one(1));
         map.lose();
         map.settle();
-        assert!(can_be(&map, 0, After::Cut) && !can_be(&map, 0, After::Death));
+        assert!(can_be(&map, 0, After::Cut) && !can_be(&map, 0, After::Death { lost: true }));
         map.write(0, &one(2));
         assert!(can_be(&map, 0, After::Cut) && can_be(&map, 1, After::Cut));
         map.settle();
@@ -592,10 +606,25 @@ mod tests {
     fn what_was_found_after_a_death_is_what_is_read_and_the_rest_is_at_risk_until_a_flush() {
         let mut map = Map::new(ATOM64, 0);
         map.write(0, &one(1));
-        map.adopt(&[(0, one(0))], After::Death);
+        map.adopt(&[(0, one(0))], After::Death { lost: false });
         assert!(can_be(&map, 0, After::Nothing) && !can_be(&map, 1, After::Nothing) && can_be(&map, 1, After::Cut));
         map.settle();
         assert!(!can_be(&map, 1, After::Cut));
+    }
+
+    #[test]
+    fn after_a_kill_an_atom_is_what_was_answered_or_what_was_being_done() {
+        let mut before = Map::new(4 * ATOM64, 0);
+        before.write(0, &[1; 2 * ATOM]);
+        let mut after = before.clone();
+        after.write(0, &one(2));
+        let others = [&before, &after];
+        for (atom, byte, good) in
+            [(0, 0, false), (0, 1, true), (0, 2, true), (1, 0, false), (1, 1, true), (1, 2, false)]
+        {
+            let found = after.check_range(atom * ATOM64, &one(byte), After::Kill, &others);
+            assert_eq!(found.is_ok(), good, "{atom} {byte}");
+        }
     }
 
     #[test]
@@ -606,9 +635,9 @@ mod tests {
         map.resize(2 * ATOM64);
         let mut left = one(0);
         left[..100].fill(7);
-        assert!(map.check_range(0, &left, After::Nothing).is_ok());
+        assert!(map.check_range(0, &left, After::Nothing, &[]).is_ok());
         assert!(can_be(&map, 0, After::Cut), "the write before was not flushed");
         assert!(!can_be(&map, 7, After::Cut));
-        assert!(map.check_range(ATOM64, &one(7), After::Cut).is_err());
+        assert!(map.check_range(ATOM64, &one(7), After::Cut, &[]).is_err());
     }
 }

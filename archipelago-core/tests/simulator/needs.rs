@@ -128,10 +128,9 @@ impl Needs {
         data.needed.extend(first..first + len);
     }
 
-    /// What a record says of data objects.
+    /// What a record says of data objects, whether that counts or not.
     fn record(&mut self, owner: VolumeId, head: &RecordHead, per_block: u64) {
-        let Body::Map(runs) = &head.body else { return };
-        for run in runs.iter().filter(|run| run.kind == RunKind::Data) {
+        for run in head.body.runs().iter().filter(|run| run.kind == RunKind::Data) {
             self.sectors((owner, head.epoch), Block { number: 0, per_block }, run.start, u64::from(run.len));
         }
     }

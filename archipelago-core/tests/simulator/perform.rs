@@ -336,7 +336,7 @@ impl World {
         };
         let mut seen = vec![0xa5; len as usize];
         handle.read_at(&mut seen, offset)?;
-        match self.state[name].check_range(offset, &seen, After::Nothing) {
+        match self.state[name].check_range(offset, &seen, After::Nothing, &[]) {
             Ok(()) => Ok(()),
             Err(mismatch) => wrong(crate::examine::describe(name, &self.state[name], &mismatch)),
         }
@@ -457,7 +457,7 @@ pub fn read_all(volume: &Volume, map: &Map, what: &str) -> Done<()> {
             let seen = &mut seen[..AT_ONCE.min(offset + len - at) as usize];
             seen.fill(0xa5);
             volume.read_at(seen, at)?;
-            if let Err(mismatch) = map.check_range(at, seen, After::Nothing) {
+            if let Err(mismatch) = map.check_range(at, seen, After::Nothing, &[]) {
                 return wrong(crate::examine::describe(what, map, &mismatch));
             }
         }

@@ -103,3 +103,18 @@ fn a_page_of_a_journal_or_pack_freed_too_early_is_found() {
 fn a_record_overwritten_before_it_was_folded_is_found() {
     must_be_found_in_engine("a logged sector overwritten in place", Bug::FoldedTooFar);
 }
+
+#[test]
+fn changes_that_a_kill_loses_are_found() {
+    must_be_found_in_engine("provisional records of no boot", Bug::BootUnknown);
+}
+
+#[test]
+fn provisional_records_believed_after_a_power_cut_are_found() {
+    must_be_found_in_engine("provisional records of another boot that are believed", Bug::BootIgnored);
+}
+
+#[test]
+fn provisional_records_confirmed_before_their_data_is_synced_are_found() {
+    must_be_found_in_engine("provisional records that are confirmed early", Bug::ConfirmedEarly);
+}

@@ -78,7 +78,8 @@ pub struct World {
     /// Names that a rename was to give or to take when something struck it. An entry may be left that leads to a volume of another
     /// name; while that is open, nobody can tell that its owner is not about to make the entry count, and it is refused.
     stale: BTreeSet<String>,
-    /// Processes in which a call failed although the operation was done. If that was a sync, later syncs of the object are refused.
+    /// Processes in which a call failed that may have been a sync, and nobody heard of it, or not of what it was. If it was, later syncs
+    /// of the object are refused.
     soured: BTreeSet<usize>,
     /// Processes started so far: each has ids of its own.
     started: u64,
@@ -259,7 +260,7 @@ impl World {
             }
             // Nobody hears that dropping a handle failed.
             Ok(Outcome::Done) if self.full && step.op == Op::Exit => {
-                return self.settle_doubts(p, &Allowed::just(&self.state), &open, false);
+                return self.settle_doubts(p, &Allowed::just(&self.state), &open, After::Kill);
             }
             // Others may have done something meanwhile.
             Ok(Outcome::Done) if step.op == Op::Collect => self.state.clone(),
@@ -381,18 +382,23 @@ impl World {
                             // Nobody heard of it when the volume was closed again, and the process refuses what could not be
                             // synced for as long as it lives.
                             self.exit(p);
-                            return self.settle_doubts(p, &Allowed::just(&self.state.clone()), &targets, true);
+                            return self.settle_doubts(
+                                p,
+                                &Allowed::just(&self.state.clone()),
+                                &targets,
+                                After::Death { lost: true },
+                            );
                         }
                         Ok(())
                     }
-                    Ok(_) => self.settle_doubts(p, &Allowed::just(&self.state), &targets, true),
+                    Ok(_) => self.settle_doubts(p, &Allowed::just(&self.state), &targets, After::Death { lost: true }),
                     Err(Trouble::Engine(error)) if expected(&error) => match then {
                         Then::Kill if !changes_names(&step.op) => self.die_with(p, &allowed, true, targets),
                         Then::Close if !changes_names(&step.op) => {
                             self.give_up(p);
                             // Objects whose sync failed are refused for as long as the process lives.
                             self.exit(p);
-                            self.settle_doubts(p, &allowed, &targets, true)
+                            self.settle_doubts(p, &allowed, &targets, After::Death { lost: true })
                         }
                         // Whether it happened stays open until the power is cut.
                         _ => {
@@ -413,7 +419,7 @@ impl World {
                 match result {
                     Ok(Outcome::Refused) => Ok(()),
                     Ok(Outcome::Done) if step.op == Op::Exit => {
-                        self.settle_doubts(p, &Allowed::just(&self.state), &open, false)
+                        self.settle_doubts(p, &Allowed::just(&self.state), &open, After::Kill)
                     }
                     Ok(Outcome::Done) => {
                         self.state = effect.after;
@@ -429,6 +435,10 @@ impl World {
                         );
                         if looks {
                             return Ok(());
+                        }
+                        if !lie {
+                            // A sync for which something has to be read first fails like any other.
+                            self.soured.insert(p);
                         }
                         let allowed = any(&self.state);
                         self.die_with(p, &allowed, false, self.targets(&step.op, open))
@@ -483,7 +493,7 @@ impl World {
         if gone || self.rng.one_in(2) {
             // A close that fails gives the volume up all the same.
             self.give_up(p);
-            return self.settle_doubts(p, &allowed, &targets, false);
+            return self.settle_doubts(p, &allowed, &targets, After::Kill);
         }
         self.die_with(p, &allowed, false, targets)
     }
@@ -506,7 +516,7 @@ impl World {
             self.exit(*p);
         }
         let p = soured.first().copied().unwrap_or(0);
-        self.settle_doubts(p, allowed, &targets, true)
+        self.settle_doubts(p, allowed, &targets, After::Death { lost: true })
     }
 
     /// A process is killed.
@@ -517,16 +527,20 @@ impl World {
 
     fn die_with(&mut self, p: usize, allowed: &Allowed, lost: bool, targets: BTreeSet<String>) -> Done<()> {
         self.counts.kills += 1;
+        let after = match lost || self.soured.contains(&p) {
+            true => After::Death { lost },
+            false => After::Kill,
+        };
         self.kill(p);
-        self.settle_doubts(p, allowed, &targets, lost)
+        self.settle_doubts(p, allowed, &targets, after)
     }
 
-    /// Looks at what somebody left who did not end in order. `lost`: a sync has failed.
-    fn settle_doubts(&mut self, p: usize, allowed: &Allowed, look: &BTreeSet<String>, lost: bool) -> Done<()> {
-        let found = match self.examine(p, allowed, After::Death, Some(look)) {
+    /// Looks at what somebody left who did not end in order.
+    fn settle_doubts(&mut self, p: usize, allowed: &Allowed, look: &BTreeSet<String>, after: After) -> Done<()> {
+        let found = match self.examine(p, allowed, after, Some(look)) {
             Err(Trouble::Engine(Error::NoSpace(_))) if self.full => {
                 self.make_room();
-                self.examine(p, allowed, After::Death, Some(look))
+                self.examine(p, allowed, after, Some(look))
             }
             other => other,
         };
@@ -537,7 +551,7 @@ impl World {
             // writes everything back.
             self.disk.write_back();
         }
-        if lost {
+        if after == (After::Death { lost: true }) {
             for name in look {
                 self.state.get_mut(name).into_iter().for_each(|map| map.lose());
             }

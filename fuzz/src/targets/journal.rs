@@ -3,7 +3,8 @@
 use archipelago_core::VolumeId;
 use archipelago_core::format::header::LogPos;
 use archipelago_core::format::log::{
-    Body, Found, MAX_RUNS, RECORD_HEAD, RecordHead, Run, RunKind, SegmentHead, encode_head, parse, parse_until,
+    Body, Found, MAX_PROVISIONAL_RUNS, MAX_RUNS, RECORD_HEAD, RecordHead, Run, RunKind, SegmentHead, encode_head,
+    parse, parse_until,
 };
 use archipelago_core::limits::{ATOM, MAX_LOGGED_WRITE};
 
@@ -96,9 +97,10 @@ fn present(payload: &[u8]) -> u64 {
 /// Checks a record that was found.
 fn whole(head: &RecordHead, len: usize, bytes: &mut [u8], mode: u8) {
     assert!(len <= MAX_LOGGED_WRITE && len.is_multiple_of(4096));
-    if let Body::Map(runs) = &head.body {
-        assert!(runs.len() <= MAX_RUNS);
-        assert!(runs.iter().all(|run| run.len > 0 && run.start + u64::from(run.len) <= 1 << 40));
+    let runs = head.body.runs();
+    assert!(runs.len() <= MAX_RUNS && runs.iter().all(|run| run.len > 0 && run.start + u64::from(run.len) <= 1 << 40));
+    if let Body::Provisional { .. } = &head.body {
+        assert!(runs.len() <= MAX_PROVISIONAL_RUNS && runs.iter().all(|run| run.kind == RunKind::Data));
     }
     let payload = bytes[RECORD_HEAD..RECORD_HEAD + len].to_vec();
     let again = encode_head(OWNER, head, &[&payload]).expect("what was read can be written");
@@ -143,15 +145,17 @@ fn whole(head: &RecordHead, len: usize, bytes: &mut [u8], mode: u8) {
 fn record_seeds() -> Vec<Vec<u8>> {
     let run = |start, len, kind| Run { start, len, kind };
     let runs = vec![run(9, 3, RunKind::Data), run(70, 1, RunKind::Logged), run(1 << 39, 1 << 30, RunKind::Zero)];
-    let full = (0..MAX_RUNS as u64).map(|n| run(n * 9, 1, RunKind::Data)).collect();
+    let data = |count: usize| (0..count as u64).map(|n| run(n * 9, 1, RunKind::Data)).collect::<Vec<_>>();
     let mut page = vec![0; 4096];
     page[..5].copy_from_slice(b"hello");
     page[3072..3077].copy_from_slice(b"world");
-    let bodies: [(Body, &[u8]); 5] = [
+    let bodies: [(Body, &[u8]); 7] = [
         (Body::Open { previous: 3 }, &[]),
         (Body::Epoch, &[]),
         (Body::Next, &[]),
-        (Body::Map(full), &[]),
+        (Body::Map(data(MAX_RUNS)), &[]),
+        (Body::Provisional { boot: [7; 16], runs: data(MAX_PROVISIONAL_RUNS) }, &[]),
+        (Body::Confirm { seq: 40 }, &[]),
         (Body::Map(runs), &page),
     ];
     let mut seeds = vec![vec![], with_mode(0, &[0; 600])];

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arbitrary::{Arbitrary, Unstructured};
 use archipelago_core::blocker::memory::MemoryBlocker;
-use archipelago_core::blocker::{Blocker, Object};
+use archipelago_core::blocker::{Blocker, Boot, Object};
 use archipelago_core::format::header::{Header, LogPos, LogStart, SealedRange};
 use archipelago_core::format::log::{Body, RECORD_HEAD, RecordHead, Run, RunKind, SegmentHead, encode_head};
 use archipelago_core::format::node::Source;
@@ -34,6 +34,11 @@ fn store(segments: &[Vec<u8>]) -> Arc<MemoryBlocker> {
         blocker.create(object, bytes, bytes.len() as u64).expect("a new segment");
     }
     blocker
+}
+
+/// The boot of such a store.
+fn boot() -> Boot {
+    MemoryBlocker::new().boot()
 }
 
 /// What each sector of the map comes from.
@@ -80,7 +85,10 @@ fn segment(input: &[u8]) {
             segment[end..].fill(0);
             let again = replay(&*store(std::slice::from_ref(&segment)), &map(), SECTORS).expect("what was read");
             assert_eq!(Replay { stray: false, ..read.clone() }, again);
-            // As a sealed journal of somebody else, up to its end, it says the same.
+            // As a sealed journal of somebody else, up to its end, it says the same, but for what only this boot believes.
+            if read.believed > 0 {
+                return;
+            }
             let range = SealedRange { owner: OWNER, from: START, to: read.end, epoch: u64::MAX, size: SECTORS << 12 };
             let sealed = Header { id: VolumeId(0xb2), ranges: vec![range], log: None, ..map() };
             let sealed = replay(&*blocker, &sealed, SECTORS).expect("every record is there");
@@ -148,7 +156,17 @@ struct Written {
     len: usize,
     epoch: u64,
     synced: LogPos,
+    counts: Counts,
     changes: Vec<(u64, u64, Source)>,
+}
+
+/// Whether a record counts.
+enum Counts {
+    Always,
+    /// If a later one says so, or it was written in this boot.
+    Provisional(Boot),
+    /// Provisional ones up to this number do.
+    Confirms(u64),
 }
 
 struct Journal {
@@ -181,11 +199,21 @@ impl Journal {
                 }
                 2 if this.segments.len() < MAX_SEGMENTS => body = Body::Next,
                 // Data of the epoch before, whose sync ended late.
+                // In this boot, in another, or in none that is known.
+                6 => {
+                    let mut boot = Boot::default();
+                    boot[0] = what >> 4 & 3;
+                    body = Body::Provisional { boot, runs: runs(u, &[RunKind::Data])? };
+                }
+                7 => {
+                    let before = this.records.len() as u64;
+                    body = Body::Confirm { seq: before.saturating_sub(u64::from(what >> 4 & 7)) };
+                }
                 3 => {
                     own = epoch.saturating_sub(1).max(1);
                     body = Body::Map(runs(u, &[RunKind::Data])?);
                 }
-                4..=7 => body = Body::Map(runs(u, &[RunKind::Data, RunKind::Zero])?),
+                4 | 5 => body = Body::Map(runs(u, &[RunKind::Data, RunKind::Zero])?),
                 _ => {
                     let (start, len) = (u64::from(u8::arbitrary(u)?), 1 + u32::from(what >> 4 & 1));
                     let run = Run { start: start.min(SECTORS - 2), len, kind: RunKind::Logged };
@@ -223,17 +251,20 @@ impl Journal {
     fn write(&mut self, generation: u64, epoch: u64, synced: LogPos, body: Body, payload: &[u8]) {
         let mut changes = Vec::new();
         let mut offset = self.end.offset + RECORD_HEAD as u32;
-        if let Body::Map(runs) = &body {
-            for run in runs {
-                let source = match run.kind {
-                    RunKind::Zero => Source::Zero,
-                    RunKind::Data => Source::Data { owner: OWNER, epoch },
-                    RunKind::Logged => Source::Log { owner: OWNER, epoch, segment: self.end.segment, offset },
-                };
-                offset += if run.kind == RunKind::Logged { run.len << 12 } else { 0 };
-                changes.push((run.start, u64::from(run.len), source));
-            }
+        for run in body.runs() {
+            let source = match run.kind {
+                RunKind::Zero => Source::Zero,
+                RunKind::Data => Source::Data { owner: OWNER, epoch },
+                RunKind::Logged => Source::Log { owner: OWNER, epoch, segment: self.end.segment, offset },
+            };
+            offset += if run.kind == RunKind::Logged { run.len << 12 } else { 0 };
+            changes.push((run.start, u64::from(run.len), source));
         }
+        let counts = match body {
+            Body::Provisional { boot, .. } => Counts::Provisional(boot),
+            Body::Confirm { seq } => Counts::Confirms(seq),
+            _ => Counts::Always,
+        };
         let head = RecordHead { seq: self.records.len() as u64 + 1, generation, epoch, synced, body };
         let bytes = encode_head(OWNER, &head, &[payload]).expect("a sound record");
         let (at, len) = (self.end, RECORD_HEAD + payload.len());
@@ -242,13 +273,25 @@ impl Journal {
         segment[place..place + RECORD_HEAD].copy_from_slice(&bytes);
         segment[place + RECORD_HEAD..place + len].copy_from_slice(payload);
         self.end.offset += len as u32;
-        self.records.push(Written { at, len, epoch, synced, changes });
+        self.records.push(Written { at, len, epoch, synced, counts, changes });
     }
 
-    /// The map after the first `count` records, of those up to an epoch.
-    fn map_after(&self, count: usize, epoch: u64) -> Vec<Source> {
+    /// Whether record `i` of the first `count` counts for somebody of this boot.
+    fn counts(&self, i: usize, count: usize, now: Boot) -> bool {
+        let confirms = |record: &Written| matches!(record.counts, Counts::Confirms(seq) if seq > i as u64);
+        match self.records[i].counts {
+            Counts::Always | Counts::Confirms(_) => true,
+            Counts::Provisional(boot) => {
+                now != Boot::default() && boot == now || self.records[i..count].iter().any(confirms)
+            }
+        }
+    }
+
+    /// The map after the first `count` records, of those up to an epoch, for somebody of this boot.
+    fn map_after(&self, count: usize, epoch: u64, now: Boot) -> Vec<Source> {
         let mut map = vec![Source::Zero; SECTORS as usize];
-        for record in self.records[..count].iter().filter(|record| record.epoch <= epoch) {
+        let counting = (0..count).filter(|i| self.counts(*i, count, now)).map(|i| &self.records[i]);
+        for record in counting.filter(|record| record.epoch <= epoch) {
             for (start, len, source) in &record.changes {
                 for by in 0..*len {
                     let Some(sector) = map.get_mut((start + by) as usize) else { continue };
@@ -301,7 +344,7 @@ fn history(input: &[u8]) {
         0 => {
             let read = read(&segments).expect("an untouched journal");
             assert_eq!((read.end, read.next_seq, read.stray), (journal.end, all as u64 + 1, false));
-            assert_eq!(sources(&read), journal.map_after(all, u64::MAX));
+            assert_eq!(sources(&read), journal.map_after(all, u64::MAX, boot()));
             assert_eq!(read.epoch, journal.records.iter().map(|r| r.epoch).max().unwrap_or(1));
         }
         1 => cut(&journal, &mut segments, &mut random),
@@ -332,7 +375,7 @@ fn history(input: &[u8]) {
             match read(&segments) {
                 Ok(read) => {
                     assert!(!known(lost), "a record that was flushed is missing, and nobody noticed");
-                    assert_eq!(sources(&read), journal.map_after(lost, u64::MAX));
+                    assert_eq!(sources(&read), journal.map_after(lost, u64::MAX, boot()));
                 }
                 Err(error) => refused(&error),
             }
@@ -357,7 +400,7 @@ fn cut(journal: &Journal, segments: &mut [Vec<u8>], random: &mut crate::mutate::
     let whole = journal.whole(segments);
     assert!(journal.records[..whole].len() >= journal.records.iter().filter(|r| r.at < durable).count());
     let read = replay(&*store(segments), &map(), SECTORS).expect("a power cut is no damage");
-    assert_eq!(sources(&read), journal.map_after(whole, u64::MAX));
+    assert_eq!(sources(&read), journal.map_after(whole, u64::MAX, boot()));
     assert_eq!(read.next_seq, whole as u64 + 1);
     if whole < journal.records.len() {
         assert_eq!(read.end, journal.records[whole].at);
@@ -382,7 +425,7 @@ fn sealed(journal: &Journal, segments: &mut [Vec<u8>], random: &mut crate::mutat
         Ok(read) => {
             // The payload of a record that is passed over was somebody else's to change.
             assert!(whole >= count || skipped(whole), "a record that was acknowledged is missing");
-            assert_eq!(sources(&read), journal.map_after(count, epoch));
+            assert_eq!(sources(&read), journal.map_after(count, epoch, Boot::default()));
         }
         Err(error) => {
             assert!(whole < count, "nothing is missing: {error}");
@@ -394,10 +437,12 @@ fn sealed(journal: &Journal, segments: &mut [Vec<u8>], random: &mut crate::mutat
 fn history_seeds() -> Vec<Vec<u8>> {
     let plain = [0x08, 5, 2, 1, 0, 7, 0, 9, 0x98, 6, 1, 0, 4, 1, 0x84, 1, 10, 20, 0, 30, 1, 1];
     let epochs = [0x18, 5, 1, 1, 0, 7, 0x00, 0x08, 5, 1, 9, 0, 1, 0x03, 0, 4, 9, 0, 0x88, 9, 0, 0x11, 0x08, 1, 0];
+    let provisional =
+        [0x16, 2, 5, 9, 0, 9, 3, 2, 0, 0x26, 0, 7, 4, 0, 0x08, 5, 1, 9, 0, 1, 0x17, 0x96, 1, 20, 9, 0, 30, 9, 0, 0x07];
     let long = [0x82, 0x08, 1, 1, 1, 1, 1, 0x02, 0x09, 2, 1, 1, 1, 1, 0x88, 3, 1, 0, 0, 1, 0x80, 0x0a, 4, 0];
     let mut seeds = Vec::new();
     for what in 0..5 {
-        for body in [&plain[..], &epochs, &long] {
+        for body in [&plain[..], &epochs, &long, &provisional] {
             seeds.push([&[what, 1, 2, 3, 4, 5, 6, 7, what][..], body].concat());
         }
     }

@@ -21,7 +21,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::real_sys::{LEAVE, RealSys};
 use super::sys::{Outside, Sys};
-use super::{Adopted, Blocker, Inventory, LockMode, LockOutcome, Mend, Object, Record, RecordKey, Space, VolumeId};
+use super::{
+    Adopted, Blocker, Boot, Inventory, LockMode, LockOutcome, Mend, Object, Record, RecordKey, Space, VolumeId,
+};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::limits::MAX_OPEN_FILES;
@@ -279,6 +281,10 @@ impl Blocker for FileBlocker {
 
     fn lock_holder(&self, volume: VolumeId) -> Result<Option<Vec<u8>>> {
         self.holder(volume)
+    }
+
+    fn boot(&self) -> Boot {
+        self.sys.boot()
     }
 
     fn space(&self) -> Result<Space> {

@@ -132,6 +132,9 @@ impl Sys for Recorder {
     fn is_locked(&self, fd: Fd) -> io::Result<bool> {
         self.disk.is_locked(fd)
     }
+    fn boot(&self) -> crate::blocker::Boot {
+        self.disk.boot()
+    }
     fn space(&self) -> io::Result<Space> {
         self.disk.space()
     }

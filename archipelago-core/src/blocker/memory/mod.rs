@@ -11,9 +11,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::sync::Arc;
 
-use super::sim::{Change, Content, Crashable, PAGE, Pages, Room, Syncs, Taken, Timeline, UNLIMITED};
+use super::sim::{self, Change, Content, Crashable, PAGE, Pages, Room, Syncs, Taken, Timeline, UNLIMITED};
 use super::{
-    Blocker, Inventory, LockGuard, LockMode, LockOutcome, Object, Record, RecordKey, Space, VolumeId, check_owner,
+    Blocker, Boot, Inventory, LockGuard, LockMode, LockOutcome, Object, Record, RecordKey, Space, VolumeId, check_owner,
 };
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -28,6 +28,8 @@ pub struct MemoryBlocker {
     inner: Mutex<Inner>,
     /// Apart from the rest: guards outlive calls.
     locks: Arc<Mutex<HashMap<VolumeId, Holders>>>,
+    /// Power cuts so far, and one.
+    boots: u64,
 }
 
 struct Inner {
@@ -74,12 +76,12 @@ impl MemoryBlocker {
     /// An empty backend without a limit of space.
     #[allow(clippy::new_ret_no_self)]
     pub fn new() -> Arc<MemoryBlocker> {
-        MemoryBlocker::with(Held::default(), None)
+        MemoryBlocker::with(Held::default(), None, 1)
     }
 
-    fn with(held: Held, room: Option<Room>) -> Arc<MemoryBlocker> {
+    fn with(held: Held, room: Option<Room>, boots: u64) -> Arc<MemoryBlocker> {
         let inner = Inner { line: Timeline::new(held), syncs: Syncs::None, room };
-        Arc::new(MemoryBlocker { inner: Mutex::new(inner), locks: Arc::default() })
+        Arc::new(MemoryBlocker { inner: Mutex::new(inner), locks: Arc::default(), boots })
     }
 
     /// See [`Crashable::steps`].
@@ -93,13 +95,21 @@ impl MemoryBlocker {
             let inner = self.inner.lock();
             (inner.line.at(step), inner.room)
         };
-        MemoryBlocker::with(held.survivor(seed), room)
+        MemoryBlocker::with(held.survivor(seed), room, self.boots + 1)
     }
 
     /// See [`Crashable::kill_at`].
     pub fn kill_at(&self, step: u64) -> Arc<MemoryBlocker> {
         let inner = self.inner.lock();
-        MemoryBlocker::with(inner.line.at(step), inner.room)
+        MemoryBlocker::with(inner.line.at(step), inner.room, self.boots)
+    }
+
+    /// See [`Crashable::evict_at`].
+    pub fn evict_at(&self, step: u64) -> Arc<MemoryBlocker> {
+        let inner = self.inner.lock();
+        let mut held = inner.line.at(step);
+        held.evict();
+        MemoryBlocker::with(held, inner.room, self.boots)
     }
 
     /// See [`Crashable::fail_at`]. A commit that fails keeps the old record in view, but a later crash may show the new one.
@@ -144,6 +154,9 @@ impl Crashable for MemoryBlocker {
     }
     fn kill_at(&self, step: u64) -> Arc<MemoryBlocker> {
         self.kill_at(step)
+    }
+    fn evict_at(&self, step: u64) -> Arc<MemoryBlocker> {
+        self.evict_at(step)
     }
     fn fail_at(&self, step: u64, errno: i32) {
         self.fail_at(step, errno)
@@ -492,6 +505,10 @@ impl Blocker for MemoryBlocker {
     fn lock_holder(&self, volume: VolumeId) -> Result<Option<Vec<u8>>> {
         let locks = self.locks.lock();
         Ok(locks.get(&volume).filter(|holders| holders.exclusive).map(|holders| holders.owner.clone()))
+    }
+
+    fn boot(&self) -> Boot {
+        sim::boot(self.boots)
     }
 
     fn space(&self) -> Result<Space> {

@@ -185,6 +185,13 @@ impl Held {
         Held { objects: Arc::new(objects), records: Arc::new(records), names, loose: Arc::default() }
     }
 
+    /// See [`Content::evict`], for all objects.
+    pub(super) fn evict(&mut self) {
+        for stored in Arc::make_mut(&mut self.objects).values_mut().filter(|stored| stored.content.is_lossy()) {
+            Arc::make_mut(stored).content.evict();
+        }
+    }
+
     fn change(&mut self, object: Object, change: impl FnOnce(&mut Stored)) {
         if let Some(stored) = Arc::make_mut(&mut self.objects).get_mut(&object) {
             change(Arc::make_mut(stored));

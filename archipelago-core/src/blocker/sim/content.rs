@@ -102,6 +102,18 @@ impl Content {
         self.pending.clear();
     }
 
+    /// Whether the system may show something else from one moment to the next.
+    pub(crate) fn is_lossy(&self) -> bool {
+        self.lossy
+    }
+
+    /// The system gives up the memory of what a failed sync dropped: readers see what is stored, and what is still to be written.
+    pub(crate) fn evict(&mut self) {
+        self.current = self.durable.clone();
+        self.pending.iter().for_each(|change| apply_whole(&mut self.current, change));
+        self.lossy = false;
+    }
+
     /// What a power cut leaves.
     ///
     /// Lengths and truncations go through the file system's journal: of these a prefix survives. Writes reach the disk

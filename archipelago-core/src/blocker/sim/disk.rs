@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::files::{Files, Inode, Node, Op, ROOT};
 use super::{Change, Content, Crashable, PAGE, Room, Syncs, Taken, Timeline, UNLIMITED};
 use crate::blocker::sys::{Fd, Open, Sys};
-use crate::blocker::{LockMode, Space};
+use crate::blocker::{Boot, LockMode, Space};
 
 /// Longest file, as on ext4 with pages of 4 KiB: the backend has to split what is longer.
 pub const MAX_FILE: u64 = (16 << 40) - PAGE;
@@ -26,6 +26,8 @@ const MAX_FDS: usize = 1 << 16;
 /// the backend never does.
 pub struct SimDisk {
     inner: Mutex<Inner>,
+    /// Power cuts so far, and one.
+    boots: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -53,10 +55,10 @@ impl SimDisk {
     /// An empty disk without a limit of space.
     #[allow(clippy::new_ret_no_self)]
     pub fn new() -> Arc<SimDisk> {
-        SimDisk::with(Files::new(), None)
+        SimDisk::with(Files::new(), None, 1)
     }
 
-    fn with(files: Files, room: Option<Room>) -> Arc<SimDisk> {
+    fn with(files: Files, room: Option<Room>, boots: u64) -> Arc<SimDisk> {
         let inner = Inner {
             line: Timeline::new(files),
             fds: HashMap::new(),
@@ -66,7 +68,7 @@ impl SimDisk {
             room,
             shares: false,
         };
-        Arc::new(SimDisk { inner: Mutex::new(inner) })
+        Arc::new(SimDisk { inner: Mutex::new(inner), boots })
     }
 
     /// See [`Crashable::steps`].
@@ -80,13 +82,21 @@ impl SimDisk {
             let inner = self.inner.lock();
             (inner.line.at(step), inner.room)
         };
-        SimDisk::with(files.survivor(seed), room)
+        SimDisk::with(files.survivor(seed), room, self.boots + 1)
     }
 
     /// See [`Crashable::kill_at`].
     pub fn kill_at(&self, step: u64) -> Arc<SimDisk> {
         let inner = self.inner.lock();
-        SimDisk::with(inner.line.at(step), inner.room)
+        SimDisk::with(inner.line.at(step), inner.room, self.boots)
+    }
+
+    /// See [`Crashable::evict_at`].
+    pub fn evict_at(&self, step: u64) -> Arc<SimDisk> {
+        let inner = self.inner.lock();
+        let mut files = inner.line.at(step);
+        files.evict();
+        SimDisk::with(files, inner.room, self.boots)
     }
 
     /// See [`Crashable::fail_at`].
@@ -232,6 +242,9 @@ impl Crashable for SimDisk {
     }
     fn kill_at(&self, step: u64) -> Arc<SimDisk> {
         self.kill_at(step)
+    }
+    fn evict_at(&self, step: u64) -> Arc<SimDisk> {
+        self.evict_at(step)
     }
     fn fail_at(&self, step: u64, errno: i32) {
         self.fail_at(step, errno)
@@ -520,6 +533,10 @@ impl Sys for SimDisk {
     /// Files have no owner and no mode here.
     fn may_link(&self, _: Fd) -> io::Result<bool> {
         Ok(true)
+    }
+
+    fn boot(&self) -> Boot {
+        super::boot(self.boots)
     }
 
     fn space(&self) -> io::Result<Space> {

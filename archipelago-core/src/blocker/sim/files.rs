@@ -347,6 +347,13 @@ impl Files {
         }
     }
 
+    /// See [`Content::evict`], for all files.
+    pub(super) fn evict(&mut self) {
+        for ino in self.inodes.such_as(|inode| matches!(&inode.node, Node::File(content) if content.is_lossy())) {
+            self.content_mut(ino).into_iter().for_each(Content::evict);
+        }
+    }
+
     fn sync_directories(&mut self) {
         let changed =
             |inode: &Inode| matches!(&inode.node, Node::Directory(directory) if !directory.pending.is_empty());

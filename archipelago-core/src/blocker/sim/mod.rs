@@ -16,6 +16,8 @@
 
 use std::sync::Arc;
 
+use super::Boot;
+
 mod content;
 mod disk;
 mod files;
@@ -62,7 +64,7 @@ pub trait Crashable: Send + Sync + Sized {
     /// fail by themselves (`EEXIST`, say) are not counted.
     fn steps(&self) -> u64;
 
-    /// A new, independent disk with a state that a power cut after the first `step` calls might have left. Seed 0 keeps only what is
+    /// A new, independent disk, in the next boot, with a state that a power cut after the first `step` calls might have left. Seed 0 keeps only what is
     /// durable, 1 everything that was issued but what failed syncs dropped, any other is a choice of its own.
     ///
     /// A `step` past the last is the present; one before the last [`forget_history`](Crashable::forget_history) is that moment. The new disk
@@ -72,6 +74,9 @@ pub trait Crashable: Send + Sync + Sized {
     /// A new, independent disk as the next process finds it when the one before was killed after the first `step` calls, while the
     /// machine went on: everything issued is visible, and what was not synced is still at risk. Otherwise as [`crash_at`](Crashable::crash_at).
     fn kill_at(&self, step: u64) -> Arc<Self>;
+
+    /// As [`kill_at`](Crashable::kill_at), when the system has given up what it had in memory of what failed syncs dropped.
+    fn evict_at(&self, step: u64) -> Arc<Self>;
 
     /// Lets call number `step` fail with `errno`, once. A failed sync drops what it should have written; any other call does nothing.
     fn fail_at(&self, step: u64, errno: i32);
@@ -100,6 +105,13 @@ pub struct Taken<T> {
     pub len: u64,
     /// Numbers of its pages of 4096 bytes that take room, rising; the others are holes.
     pub pages: Vec<u64>,
+}
+
+/// What a simulated machine calls its run of this number, from 1.
+pub(crate) fn boot(number: u64) -> Boot {
+    let mut boot = Boot::default();
+    boot[..8].copy_from_slice(&number.to_le_bytes());
+    boot
 }
 
 /// A limit of space, in bytes and pages.

@@ -35,7 +35,7 @@ use self::walk::{Map, Walker, kind_of, text_of};
 use crate::blocker::{Object, VolumeId};
 use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind, LogStart};
-use crate::format::log::{Body, RecordHead, RunKind};
+use crate::format::log::{RecordHead, RunKind};
 use crate::mapper::cache::NodeCache;
 use crate::mapper::replay;
 use crate::store::catalog;
@@ -330,9 +330,7 @@ impl Work<'_> {
         let blocker = &*self.shared.blocker;
         let spoken_of = &mut self.spoken_of;
         let mut note = |owner: VolumeId, head: &RecordHead| {
-            if let Body::Map(runs) = &head.body
-                && runs.iter().any(|run| run.kind == RunKind::Data)
-            {
+            if head.body.runs().iter().any(|run| run.kind == RunKind::Data) {
                 spoken_of.insert((owner, head.epoch));
             }
             Ok(())

@@ -7,7 +7,7 @@ use super::marks::Marks;
 use crate::blocker::{Blocker, Object, VolumeId};
 use crate::error::{Error, Result};
 use crate::format::header::{Header, Root};
-use crate::format::log::{Body, RecordHead, RunKind};
+use crate::format::log::{RecordHead, RunKind};
 use crate::format::node::{self, Entry, Extent, Node, Pointer, Source};
 use crate::limits::{FANOUT_SHIFT, MAX_NODE, SECTOR_SHIFT};
 use crate::mapper::replay;
@@ -221,10 +221,9 @@ impl<'a> Marker<'a> {
     }
 }
 
-/// Marks what a journal record says of data objects; the segments of a journal are marked as a whole.
+/// Marks what a journal record says of data objects, whether that counts or not; the segments of a journal are marked as a whole.
 fn record(marks: &mut Marks, owner: VolumeId, block_shift: u8, head: &RecordHead) {
-    let Body::Map(runs) = &head.body else { return };
-    for run in runs {
+    for run in head.body.runs() {
         if run.kind == RunKind::Data {
             marks.run(owner, head.epoch, block_shift, run.start, u64::from(run.len));
         }
@@ -233,7 +232,6 @@ fn record(marks: &mut Marks, owner: VolumeId, block_shift: u8, head: &RecordHead
 
 /// Bytes of a record, roughly.
 fn head_bytes(head: &RecordHead) -> u64 {
-    let Body::Map(runs) = &head.body else { return 512 };
-    let logged = runs.iter().filter(|run| run.kind == RunKind::Logged);
+    let logged = head.body.runs().iter().filter(|run| run.kind == RunKind::Logged);
     512 + logged.map(|run| u64::from(run.len) << SECTOR_SHIFT).sum::<u64>()
 }

@@ -9,7 +9,7 @@ use crate::blocker::file::{FileBlocker, FileOptions};
 use crate::blocker::memory::MemoryBlocker;
 use crate::blocker::sim::SimDisk;
 use crate::blocker::sys::{Fd, Open, Sys};
-use crate::blocker::{Blocker, LockMode, Object, Space};
+use crate::blocker::{Blocker, Boot, LockMode, Object, Space};
 use crate::store::{CreateOptions, InitOptions, Store, StoreOptions};
 use crate::volume::stalls::HELD;
 use crate::volume::{Mode, Volume};
@@ -61,6 +61,7 @@ impl Sys for Watching {
         fn list(&self, path: &str) -> io::Result<Vec<String>>;
         fn try_lock(&self, fd: Fd, mode: LockMode) -> io::Result<bool>;
         fn is_locked(&self, fd: Fd) -> io::Result<bool>;
+        fn boot(&self) -> Boot;
         fn space(&self) -> io::Result<Space>;
     }
 

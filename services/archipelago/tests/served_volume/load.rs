@@ -34,9 +34,10 @@ pub struct Done {
 }
 
 impl Done {
-    /// Checks what is found after the server was gone. Returns how many sectors a change had to be found in.
-    pub fn check(&self, found: &Versions, base: &Versions) -> Result<usize, String> {
-        check(found, base, &self.changes, |c| self.is_durable(c))
+    /// Checks what is found after the server was gone: what is durable must be there, or also what was only `answered`. Returns how
+    /// many sectors a change had to be found in.
+    pub fn check(&self, found: &Versions, base: &Versions, answered: bool) -> Result<usize, String> {
+        check(found, base, &self.changes, |c| self.is_durable(c) || answered && c.answered)
     }
 
     /// Whether its client was told so.
