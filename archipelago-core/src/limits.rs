@@ -70,8 +70,11 @@ pub const ADMITTED: usize = 256 << 10;
 pub const MAX_PENDING_RUNS: usize = 8192;
 /// Sealed journal ranges in one header; a clone chain deeper than this folds first.
 pub const MAX_RANGES: usize = 8;
-/// Captured maps that wait to be folded after snapshots; further snapshots are folded when next opened.
+/// Captured maps that wait to be folded after snapshots. Whoever takes one more folds them first.
 pub const MAX_FOLD_JOBS: usize = 8;
+/// Bytes of memory that they take, counted as for [`MAX_OVERLAY`]: twice that, so that there is always room for one, and a volume of
+/// which everything changes between two snapshots takes at most three times the memory of its changes.
+pub const MAX_CAPTURED: u64 = 2 * MAX_OVERLAY;
 
 /// Part size of the packed data file of an epoch: below the file size limit of ext4 (16 TiB).
 pub const DATA_PART: u64 = 8 << 40;

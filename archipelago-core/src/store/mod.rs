@@ -174,8 +174,8 @@ impl Store {
         superblock: Superblock,
         root: Option<PathBuf>,
     ) -> Result<Store> {
-        if !(1 << 20..=1 << 30).contains(&options.max_unfolded) {
-            return Err(Error::InvalidArgument("the unfolded journal may be 1 MiB to 1 GiB long".into()));
+        if !(128 << 10..=1 << 30).contains(&options.max_unfolded) {
+            return Err(Error::InvalidArgument("the unfolded journal may be 128 KiB to 1 GiB long".into()));
         }
         if !(64 << 10..=limits::SEGMENT_SIZE).contains(&options.first_segment)
             || !options.first_segment.is_multiple_of(4096)

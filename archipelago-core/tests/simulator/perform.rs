@@ -285,6 +285,7 @@ impl World {
                 let grace = if odd { 0 } else { CollectOptions::default().grace };
                 match step.stamp % 5 {
                     1 | 2 if step.fault.is_none() && self.is_sound() => self.collect_beside(p, grace)?,
+                    3 if step.fault.is_none() && self.is_sound() => self.collect_stopped(p, grace)?,
                     number => {
                         self.collect(p, grace, number == 0 && step.fault.is_none())?;
                     }

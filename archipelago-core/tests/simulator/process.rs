@@ -122,18 +122,21 @@ pub struct Process {
     mount: Mount,
     neighbours: Arc<Neighbours>,
     pub store: Store,
+    /// How it opened that.
+    pub options: StoreOptions,
     /// Volumes open for writing.
     pub handles: BTreeMap<String, Volume>,
     pub kept: Vec<Kept>,
     pub paused: bool,
 }
 
-/// Options under which every store of a simulation runs: deterministic, single-threaded, with small journals.
+/// Options under which every store of a simulation runs: deterministic, single-threaded, with small journals: mostly such as are
+/// full after a few writes.
 fn store_options(seed: u64) -> StoreOptions {
     StoreOptions {
         node_cache: 1 << 20,
         background: Background::Manual,
-        max_unfolded: 1 << 20,
+        max_unfolded: if seed.is_multiple_of(4) { 1 << 20 } else { 128 << 10 },
         first_segment: 64 << 10,
         seed: Some(seed),
     }
@@ -154,12 +157,14 @@ impl Process {
                 (Mount::Memory(mount.clone()), mount)
             }
         };
-        let store = Store::open_among(blocker, store_options(seed), neighbours)?;
+        let options = store_options(seed);
+        let store = Store::open_among(blocker, options.clone(), neighbours)?;
         Ok(Process {
             wire,
             mount,
             neighbours: neighbours.clone(),
             store,
+            options,
             handles: BTreeMap::new(),
             kept: vec![],
             paused: false,
