@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use archipelago_core::blocker::{Object, RecordKey, VolumeId};
 use archipelago_core::format::header::{Header, LogPos, Root};
 use archipelago_core::format::log::{RECORD_HEAD, SEGMENT_HEAD};
-use archipelago_core::limits::{COMPOSE_EXTENTS, MAX_INLINE_ROOT, RESERVED_SEGMENT, SEGMENT_SIZE};
+use archipelago_core::limits::{COMPOSE_EXTENTS, MAX_INLINE_ROOT, RESERVED_SEGMENT, SECTOR, SEGMENT_SIZE};
 use archipelago_core::{Error, MapExtent, MapSource, Mode};
 
-use crate::history::{BLOCK, Op, Step};
+use crate::history::{BLOCK, Op, Step, THIN};
 use crate::journals::Journal;
-use crate::perform::{Done, Trouble};
+use crate::needs::Needs;
+use crate::perform::{Done, THIN_SIZE, Trouble};
 use crate::plan::{Plan, done};
 use crate::stock::Stock;
 use crate::tree;
@@ -142,6 +143,7 @@ impl World {
                     Ok(volume.flush()?)
                 })?;
             }
+            Op::Compact { max_extents: THIN, .. } => self.nothing_thin(p)?,
             Op::Background => self.background(p)?,
             Op::Close { name } if self.state.contains_key(name) && self.holder(name).is_none() => {
                 self.closed(p, name)?;
@@ -337,6 +339,44 @@ impl World {
             }
         }
         self.are_folded(&mut |captured| captured.process == p)
+    }
+
+    /// Of each object that is used no more the volumes of a process need more than a little, or others need something.
+    fn nothing_thin(&mut self, p: usize) -> Done<()> {
+        // So that the headers say what the maps do.
+        self.process(p)?.handles.values().try_for_each(archipelago_core::Volume::checkpoint)?;
+        let stock = Stock::of(&self.disk)?;
+        for name in self.process(p)?.handles.keys().cloned().collect::<Vec<_>>() {
+            let header = self.header(&name)?;
+            let (mut own, mut others) = (Needs::default(), Needs::default());
+            own.add(&stock, &header)?;
+            // Also what a cut left of makings, until a collection takes it away.
+            let records = stock.headers.values().flatten().map(|record| &record.header);
+            for other in records.filter(|other| other.id != header.id && !other.removed) {
+                others.add(&stock, other)?;
+            }
+            let epoch = self.plan(p, &name, &header)?.epoch;
+            let begins = header.log.map_or(0, |start| start.pos.segment);
+            let data = own.data.iter().map(|(at, sectors)| (Object::Data(at.0, at.1), sectors.needed.len()));
+            let logs = own.logs.iter().filter_map(|(at, pages)| {
+                // There are no more sectors than pages.
+                Some((Object::Log(at.0, at.1), pages.as_ref()?.len()))
+            });
+            for (object, sectors) in data.chain(logs).filter(|(_, n)| *n > 0 && *n as u64 * SECTOR <= THIN_SIZE) {
+                let (shared, ended) = match object {
+                    Object::Data(owner, e) => (
+                        others.data.contains_key(&(owner, e)) || stock.redirects.contains_key(&(owner, e)),
+                        owner != header.id || e < epoch,
+                    ),
+                    Object::Log(owner, n) => (others.logs.contains_key(&(owner, n)), owner != header.id || n < begins),
+                    _ => (true, false),
+                };
+                if !shared && ended {
+                    return wrong(format!("{name} has {sectors} sectors in {object}, and nobody else needs any of it"));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// A volume that was closed has nothing to be replayed, and to open and close it changes nothing.

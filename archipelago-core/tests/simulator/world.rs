@@ -117,7 +117,7 @@ impl World {
         if self.procs[p].is_none() {
             self.started += 1;
             let seed = mix(self.seed, 1000 + self.started);
-            self.procs[p] = Some(Process::start(&self.disk, &self.neighbours, seed, self.bugs.wire)?);
+            self.procs[p] = Some(Process::start(&self.disk, &self.neighbours, (seed, self.seed), self.bugs.wire)?);
         }
         self.procs[p].as_mut().ok_or_else(|| Trouble::Wrong("the simulator lost a process".to_string()))
     }
@@ -595,7 +595,7 @@ impl World {
         self.read_open()?;
         self.started += 1;
         let seed = mix(self.seed, 1000 + self.started);
-        let witness = Process::start(&self.disk, &self.neighbours, seed, None)?;
+        let witness = Process::start(&self.disk, &self.neighbours, (seed, self.seed), None)?;
         for (name, map) in self.state.iter() {
             if self.holder(name).is_none() {
                 let volume = witness.store.open_volume(name, Mode::ReadOnly)?;
