@@ -18,6 +18,9 @@ pub struct Plan {
     pub extents: Vec<MapExtent>,
 }
 
+/// Where a run of sectors begins and ends, and its place if it may be overwritten there.
+type Run = (u64, u64, Option<(Object, u64)>);
+
 /// A change of an object. Where the journal goes on is its own affair.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Change {
@@ -76,7 +79,7 @@ impl Plan {
         let blocks = self.blocks(first, last.saturating_sub(first));
         let runs = blocks.flat_map(|(block, from, to)| self.runs(block + from, block + to));
         // Sectors that lie in a journal are not given back.
-        let punch = |(start, end, place): (u64, u64, Option<(Object, u64)>)| match place? {
+        let punch = |(start, end, place): Run| match place? {
             (object @ Object::Data(..), at) => Some(Change::Punch { object, offset: at, len: end - start }),
             _ => None,
         };
@@ -103,7 +106,7 @@ impl Plan {
 
     /// The runs of a range within a block, each with its place if it may be overwritten there: no snapshot has it, and no record that
     /// may be replayed.
-    fn runs(&self, from: u64, to: u64) -> Vec<(u64, u64, Option<(Object, u64)>)> {
+    fn runs(&self, from: u64, to: u64) -> Vec<Run> {
         let overlap =
             |extent: &&MapExtent| extent.offset < to && (extent.offset + extent.len).next_multiple_of(SECTOR) > from;
         self.extents
