@@ -485,6 +485,8 @@ impl World {
             // What was refused works once there is room.
             self.make_room();
             return match self.perform(step) {
+                // Others may have done something meanwhile.
+                Ok(_) if step.op == Op::Collect => Ok(()),
                 Ok(_) => {
                     self.state = effect.after;
                     Ok(())
