@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use archipelago_core::blocker::{Object, RecordKey, VolumeId};
 use archipelago_core::format::header::{Header, LogPos, Root};
 use archipelago_core::format::log::{RECORD_HEAD, SEGMENT_HEAD};
-use archipelago_core::limits::{COMPOSE_EXTENTS, MAX_INLINE_ROOT, RESERVED_SEGMENT, SECTOR, SEGMENT_SIZE};
+use archipelago_core::limits::{
+    COMPOSE_EXTENTS, MAX_INLINE_ROOT, MAX_LOGGED_WRITE, RESERVED_SEGMENT, SECTOR, SEGMENT_SIZE,
+};
 use archipelago_core::{Error, MapExtent, MapSource, Mode};
 
 use crate::history::{BLOCK, Op, Step, THIN};
@@ -23,8 +25,15 @@ use crate::world::World;
 /// again, and be folded.
 const ROUNDS: u32 = 3;
 
+/// Bytes of nodes that a checkpoint writes at once.
+const NODES_AT_ONCE: u64 = 1 << 20;
+/// Eighths of a journal segment behind which writers make the next one before they are admitted.
+const LATE: u64 = 7;
 /// Bytes of the longest request of a history.
 const LONGEST_REQUEST: u64 = 2 * BLOCK;
+
+/// Bytes of the longest record with what may have to come with it.
+const LONGEST_RECORD: u64 = MAX_LOGGED_WRITE as u64 + 3 * RECORD_HEAD as u64;
 
 /// A volume before an operation.
 pub struct Before {
@@ -121,6 +130,9 @@ impl World {
         if let Some(before) = &before {
             self.requests(p, step, before, calls)?;
             self.journal(p, step, before)?;
+            if !matches!(step.op, Op::Snapshot { .. } | Op::Checkpoint { .. } | Op::Flush { .. } | Op::Scatter { .. }) {
+                self.made_ahead(before, calls)?;
+            }
             segments(&before.header, self.process(p)?.options.first_segment, &*self.disk.blocker(), calls)?;
         }
         match &step.op {
@@ -225,6 +237,23 @@ impl World {
         }
     }
 
+    /// A writer makes a segment ahead, and waits for that, only when it will be needed soon.
+    fn made_ahead(&self, before: &Before, calls: &[Call]) -> Done<()> {
+        let is_log = |call: &&Call| {
+            matches!(call, Call::Create { object: Object::Log(..), .. } | Call::Write { object: Object::Log(..), .. })
+        };
+        let (Some(Call::Create { .. }), Some(end)) = (calls.iter().find(is_log), before.journal.end) else {
+            return Ok(());
+        };
+        let len = self.disk.blocker().len(Object::Log(before.header.id, end.segment))?.unwrap_or(0);
+        // The record for which it is made may be the next.
+        let fits = u64::from(end.offset) + LONGEST_RECORD <= len;
+        if fits && u64::from(end.offset) * 8 / len.max(1) < LATE {
+            return wrong(format!("a request made a segment, and the journal ends at {end:?} of {len} bytes"));
+        }
+        Ok(())
+    }
+
     /// What is flushed is in the journal.
     fn flushed(&mut self, name: &str) -> Done<()> {
         let header = self.header(name)?;
@@ -276,6 +305,10 @@ impl World {
         let mut grown = 0;
         for (pack, len) in self.packs(header.id)? {
             grown += len - before.packs.get(&pack).copied().unwrap_or(0);
+        }
+        let writes = calls.iter().filter(|call| matches!(call, Call::Write { object: Object::Pack(..), .. })).count();
+        if writes as u64 > 1 + grown / NODES_AT_ONCE {
+            return wrong(format!("a checkpoint wrote {grown} bytes of nodes in {writes} calls"));
         }
         let mut named = 0;
         tree::nodes(&*self.disk.blocker(), &header, &mut |pointer| {
