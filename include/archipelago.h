@@ -441,7 +441,7 @@ typedef struct archip_store_options {
    */
   uint64_t node_cache;
   /**
-   * Bytes of a volume's journal that may wait to be folded, 1 MiB to 1 GiB. 0: 32 MiB.
+   * Bytes of a volume's journal that may wait to be folded, 128 KiB to 1 GiB. 0: 32 MiB.
    */
   uint64_t max_unfolded;
   /**

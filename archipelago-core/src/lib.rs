@@ -40,7 +40,7 @@ pub use store::{
     CollectPhase, CollectProgress, CollectReport, ContentFigures, CreateOptions, DamagedEntry, DataReport, DiffExtent,
     Finding, FindingKind, InitOptions, ListOptions, Location, MapExtent, MapSource, Page, Rate, ReceiveStatus, Repair,
     ScrubOptions, ScrubProgress, ScrubReport, SendOptions, SendPlan, Severity, SpaceByKind, Store, StoreOptions,
-    StoreStatus, Usage, VolumeInfo,
+    StoreStatus, ThinOptions, Usage, VolumeInfo,
 };
 pub use volume::{
     CompactOptions, CompactReport, Completion, CompletionQueue, DataExtent, Mode, Operation, StallStats, Volume,

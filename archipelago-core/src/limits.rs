@@ -42,6 +42,11 @@ pub const COMPOSE_EXTENTS: usize = 64;
 pub const COMPOSE_PIECE: usize = 128 << 10;
 /// Bytes that compaction copies between two checkpoints: what a crash makes it do again.
 pub const COMPACT_BATCH: u64 = 256 << 20;
+/// Bytes of a data object or journal segment that a volume has to itself, up to which it is thin: to copy so much is worth a file.
+pub const THIN_OBJECT: u64 = 1 << 20;
+/// Thin objects that a volume may have: they cost 64 inodes. What leaves them goes into one epoch, which is soon no thin one any more,
+/// so that a byte is copied for this reason a few times in its life.
+pub const MAX_THIN_OBJECTS: usize = 64;
 /// A node pack is closed past this size, so that evacuating one is a short job.
 pub const PACK_SIZE: u64 = 64 << 20;
 /// Largest encoded leaf that is kept inside the header instead of a node pack, in bytes.
@@ -71,8 +76,11 @@ pub const ADMITTED: usize = 256 << 10;
 pub const MAX_PROVISIONAL: usize = 8192;
 /// Sealed journal ranges in one header; a clone chain deeper than this folds first.
 pub const MAX_RANGES: usize = 8;
-/// Captured maps that wait to be folded after snapshots; further snapshots are folded when next opened.
+/// Captured maps that wait to be folded after snapshots. Whoever takes one more folds them first.
 pub const MAX_FOLD_JOBS: usize = 8;
+/// Bytes of memory that they take, counted as for [`MAX_OVERLAY`]: twice that, so that there is always room for one, and a volume of
+/// which everything changes between two snapshots takes at most three times the memory of its changes.
+pub const MAX_CAPTURED: u64 = 2 * MAX_OVERLAY;
 
 /// Part size of the packed data file of an epoch: below the file size limit of ext4 (16 TiB).
 pub const DATA_PART: u64 = 8 << 40;

@@ -48,7 +48,7 @@ pub struct archip_store_options {
     pub size: usize,
     /// Bytes of memory for the nodes of maps, at most 4 GiB. 0: 64 MiB.
     pub node_cache: u64,
-    /// Bytes of a volume's journal that may wait to be folded, 1 MiB to 1 GiB. 0: 32 MiB.
+    /// Bytes of a volume's journal that may wait to be folded, 128 KiB to 1 GiB. 0: 32 MiB.
     pub max_unfolded: u64,
     /// 0: no flags are defined.
     pub flags: u32,

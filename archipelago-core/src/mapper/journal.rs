@@ -285,6 +285,9 @@ impl Journal {
             state.next.pos = LogPos { segment: number, offset: SEGMENT_HEAD };
             state.segment_len = len;
             state.grow = (u64::from(len) * GROWTH).min(SEGMENT_SIZE) as u32;
+            // What was wanted is here.
+            self.wants_segment.store(false, Ordering::Relaxed);
+            self.needs_segment.store(false, Ordering::Relaxed);
         }
         // In the background from half of the segment on, by writers from seven eighths on.
         let eighths = u64::from(state.next.pos.offset) * 8 / u64::from(state.segment_len);

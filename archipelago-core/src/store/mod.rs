@@ -19,6 +19,7 @@ mod reports;
 mod send;
 pub(crate) mod shared;
 pub(crate) mod sums;
+mod thin;
 mod types;
 mod usage;
 
@@ -41,7 +42,7 @@ use crate::format::superblock::Superblock;
 use crate::limits;
 use crate::volume::inner::Inner;
 use crate::volume::queue::WorkerPool;
-use crate::volume::{Mode, Volume};
+use crate::volume::{CompactReport, Mode, Volume};
 
 pub use check::{
     Affected, ByteRange, CheckOptions, CheckProgress, CheckReport, ContentFigures, DataReport, Finding, FindingKind,
@@ -52,6 +53,7 @@ pub use group::GroupStep;
 pub use receive::ReceiveStatus;
 pub use send::{SendOptions, SendPlan};
 pub use sums::{ScrubOptions, ScrubProgress, ScrubReport};
+pub use thin::ThinOptions;
 pub use types::{
     Background, CloneOptions, CreateOptions, DamagedEntry, DiffExtent, InitOptions, ListOptions, Location, MapExtent,
     MapSource, Page, ProcessInfo, StoreOptions, StoreStatus, Usage, VolumeInfo,
@@ -174,8 +176,8 @@ impl Store {
         superblock: Superblock,
         root: Option<PathBuf>,
     ) -> Result<Store> {
-        if !(1 << 20..=1 << 30).contains(&options.max_unfolded) {
-            return Err(Error::InvalidArgument("the unfolded journal may be 1 MiB to 1 GiB long".into()));
+        if !(128 << 10..=1 << 30).contains(&options.max_unfolded) {
+            return Err(Error::InvalidArgument("the unfolded journal may be 128 KiB to 1 GiB long".into()));
         }
         if !(64 << 10..=limits::SEGMENT_SIZE).contains(&options.first_segment)
             || !options.first_segment.is_multiple_of(4096)
@@ -559,6 +561,18 @@ impl Store {
         progress: &mut dyn FnMut(&CollectProgress) -> bool,
     ) -> Result<CollectReport> {
         collect::collect(&self.shared, options, collect::Planted::default(), progress)
+    }
+
+    /// Copies what volumes that are open for writing here need of thin objects into their live epochs: data of ended epochs and journal
+    /// segments of which a volume needs little, and no other map anything, if it has many. The next collection removes
+    /// them. Volumes may be in use meanwhile. `progress` is called after each block, and may end the work early; it is done the
+    /// next time then.
+    pub fn leave_thin(
+        &self,
+        options: &ThinOptions,
+        progress: &mut dyn FnMut(CompactReport) -> std::ops::ControlFlow<()>,
+    ) -> Result<CompactReport> {
+        thin::leave_thin(&self.shared, options, progress)
     }
 
     /// As [`Store::collect`], with steps or memory left out: for tests that must notice.

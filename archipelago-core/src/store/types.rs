@@ -65,7 +65,7 @@ pub struct StoreOptions {
     pub node_cache: u64,
     /// Who does the background work.
     pub background: Background,
-    /// Journal bytes of one volume that may wait to be folded; 1 MiB to 1 GiB.
+    /// Journal bytes of one volume that may wait to be folded; 128 KiB to 1 GiB.
     pub max_unfolded: u64,
     /// Length of the first journal segment of a volume in bytes; later ones grow to 16 MiB.
     pub first_segment: u64,

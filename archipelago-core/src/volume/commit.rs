@@ -1,11 +1,12 @@
 //! Flush and checkpoint: the order in which things become durable.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::blocker::{LockMode, LockOutcome, Object, RecordKey, VolumeId};
 use crate::error::{Error, Result};
 use crate::format::header::{Header, LogPos, LogStart, Root};
-use crate::limits::{MAX_EXTENTS, MAX_FOLD_JOBS, SECTOR};
+use crate::limits::{MAX_CAPTURED, MAX_EXTENTS, MAX_FOLD_JOBS, SECTOR};
 use crate::mapper::fold::Folder;
 use crate::mapper::pack::PackWriter;
 use crate::mapper::tree::Tree;
@@ -155,6 +156,7 @@ impl Inner {
     pub fn capture(&self, writer: &Writer) -> FoldJob {
         FoldJob {
             changed: self.overlay.capture(),
+            memory: self.overlay.taken(),
             at: self.header.lock().header.log.map(|_| writer.journal.end()),
             appended: writer.journal.appended(),
             limit: u64::MAX,
@@ -162,11 +164,32 @@ impl Inner {
         }
     }
 
-    /// Queues a captured snapshot for folding, if there is room; otherwise it is folded by whoever clones and writes it.
+    /// Whether one more map of so many bytes may wait to be folded.
+    fn fits(jobs: &VecDeque<FoldJob>, memory: u64) -> bool {
+        let waiting: u64 = jobs.iter().map(|job| job.memory).sum();
+        jobs.len() < MAX_FOLD_JOBS && waiting + memory <= MAX_CAPTURED
+    }
+
+    /// Folds what waits if what a snapshot captures now would find no room beside it. Called before changes are stopped, with no lock
+    /// held.
+    pub fn make_way(&self, writer: &Writer) -> Result<()> {
+        if Self::fits(&writer.jobs.lock(), self.overlay.taken()) {
+            return Ok(());
+        }
+        let _fold = writer.fold.lock();
+        match self.fold_jobs(writer) {
+            // Snapshots that are not folded are whole all the same, and one more must succeed on a full disk.
+            Err(Error::NoSpace(_)) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Queues a captured snapshot for folding. Where it finds no room, for others were taken at the same time or the disk is full, it
+    /// is folded by whoever clones and writes it.
     pub fn queue_fold(&self, writer: &Writer, job: FoldJob) {
         let foldable = job.changed.iter().all(|(_, map)| map.extents().len() <= MAX_EXTENTS);
         let mut jobs = writer.jobs.lock();
-        if foldable && !job.changed.is_empty() && jobs.len() < MAX_FOLD_JOBS {
+        if foldable && !job.changed.is_empty() && Self::fits(&jobs, job.memory) {
             jobs.push_back(job);
             drop(jobs);
             self.shared.wake();
@@ -214,6 +237,7 @@ impl Inner {
                     self.zero_tail(size)?;
                 }
                 self.compose_longest(writer)?;
+                self.overlay.assert_counted();
                 let mut job = self.capture(writer);
                 let state = self.header.lock();
                 if state.header.shrunk {
@@ -363,3 +387,6 @@ impl Inner {
         self.header.lock().header.log.map(|_| writer.journal.end())
     }
 }
+
+#[cfg(test)]
+mod tests;

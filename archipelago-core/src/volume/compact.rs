@@ -3,12 +3,15 @@
 //!
 //! Blocks are composed one at a time, as an overfull block is in the background (`compose.rs`).
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use crate::blocker::Object;
 use crate::error::Result;
+use crate::format::node::Extent;
 use crate::limits::COMPACT_BATCH;
-use crate::volume::compose::Gather;
+use crate::volume::compose::{Gather, object_of};
 use crate::volume::inner::{Inner, Writer};
 
 /// What to compact.
@@ -45,16 +48,56 @@ impl Inner {
         options: &CompactOptions,
         progress: &mut dyn FnMut(CompactReport) -> ControlFlow<()>,
     ) -> Result<CompactReport> {
+        let what = |extents: &[Extent]| {
+            let live = self.live_data();
+            let scattered = extents.len() > options.max_extents && extents.iter().any(|e| e.source != live);
+            scattered.then_some(Gather::Mapped)
+        };
+        self.compact_blocks(&what, options.rate, progress)
+    }
+
+    /// Copies what the map has in some objects out of them.
+    pub(crate) fn leave(
+        &self,
+        objects: &BTreeSet<Object>,
+        rate: u64,
+        progress: &mut dyn FnMut(CompactReport) -> ControlFlow<()>,
+    ) -> Result<CompactReport> {
+        let lies_there = |e: &Extent| object_of(e.source).is_some_and(|object| objects.contains(&object));
+        let what = |extents: &[Extent]| extents.iter().any(lies_there).then_some(Gather::From(objects));
+        self.compact_blocks(&what, rate, progress)
+    }
+
+    /// Calls `each` with the extents of each block that is mapped. The map changes meanwhile: each block is looked up again, and one
+    /// that is new is met or not.
+    pub(crate) fn each_mapped(&self, each: &mut dyn FnMut(&[Extent])) -> Result<()> {
+        let mut next = 0;
+        while let Some(block) = self.next_mapped(next)? {
+            next = block + 1;
+            let _operation = self.shared.operations.begin();
+            self.check()?;
+            let shard = self.overlay.shard(block).read();
+            each(self.locate(&shard, block)?.extents());
+        }
+        Ok(())
+    }
+
+    fn compact_blocks<'a>(
+        &self,
+        what: &dyn Fn(&[Extent]) -> Option<Gather<'a>>,
+        rate: u64,
+        progress: &mut dyn FnMut(CompactReport) -> ControlFlow<()>,
+    ) -> Result<CompactReport> {
         let writer = self.writer()?;
         self.check()?;
         let mut report = CompactReport::default();
         let (started, mut folded) = (Instant::now(), 0);
         let mut next = 0;
-        // The map changes meanwhile: each block is looked up again, and one that is new is met or not.
+        // As in `each_mapped`.
         while let Some(block) = self.next_mapped(next)? {
             next = block + 1;
             report.examined += 1;
-            let copied = self.compact_block(writer, block, options.max_extents)?;
+            let copied = self.compact_block(writer, block, what)?;
             if copied > 0 {
                 report.composed += 1;
                 report.copied += copied;
@@ -68,7 +111,7 @@ impl Inner {
                 folded = report.copied;
                 self.checkpoint()?;
             }
-            if let Some(ahead) = self.ahead_of(options.rate, report.copied, started) {
+            if let Some(ahead) = self.ahead_of(rate, report.copied, started) {
                 crate::sync::sleep(ahead);
             }
         }
@@ -82,16 +125,19 @@ impl Inner {
         due.checked_sub(started.elapsed()).filter(|wait| !wait.is_zero())
     }
 
-    /// Composes one block if it is in too many pieces; returns the bytes copied.
-    fn compact_block(&self, writer: &Writer, block: u64, max_extents: usize) -> Result<u64> {
+    /// Composes one block, if anything of it is to be gathered; returns the bytes copied.
+    fn compact_block<'a>(
+        &self,
+        writer: &Writer,
+        block: u64,
+        what: &dyn Fn(&[Extent]) -> Option<Gather<'a>>,
+    ) -> Result<u64> {
         let _operation = self.shared.operations.begin();
         self.check()?;
-        let scattered = {
+        let what = {
             let shard = self.overlay.shard(block).read();
-            let found = self.locate(&shard, block)?;
-            let live = self.live_data();
-            found.extents().len() > max_extents && found.extents().iter().any(|e| e.source != live)
+            what(self.locate(&shard, block)?.extents())
         };
-        if scattered { self.gather(writer, block, Gather::Mapped) } else { Ok(0) }
+        what.map_or(Ok(0), |what| self.gather(writer, block, what))
     }
 }

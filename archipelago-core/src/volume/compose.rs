@@ -8,11 +8,13 @@
 //! Nothing that counts after a power cut refers to a new place before its data was synced: the journal speaks of it provisionally. So a
 //! power cut leaves the old map, whose places are still there.
 
+use std::collections::BTreeSet;
 use std::io::IoSlice;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use crate::blocker::Object;
 use crate::error::Result;
 use crate::format::node::{Extent, Source};
 use crate::limits::{COMPOSE_EXTENTS, COMPOSE_PIECE, MAX_EXTENTS, SECTOR_SHIFT};
@@ -25,19 +27,31 @@ const PIECE: u16 = (COMPOSE_PIECE >> SECTOR_SHIFT) as u16;
 
 /// Which sectors of a block are gathered, of those that are not in the live data object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Gather {
+pub(super) enum Gather<'a> {
     /// All that are mapped.
     Mapped,
     /// Those in runs of up to this many sectors. Zeros between mapped sectors too, which take room then.
     Short(u16),
+    /// Those that lie in these objects.
+    From(&'a BTreeSet<Object>),
 }
 
-impl Gather {
+/// The object in which a source lies, if it names a place in one.
+pub fn object_of(source: Source) -> Option<Object> {
+    match source {
+        Source::Zero | Source::Content(_) => None,
+        Source::Data { owner, epoch } => Some(Object::Data(owner, epoch)),
+        Source::Log { owner, segment, .. } => Some(Object::Log(owner, segment)),
+    }
+}
+
+impl Gather<'_> {
     fn takes(self, run: &Extent, live: Source) -> bool {
         run.source != live
             && match self {
                 Gather::Mapped => run.source != Source::Zero,
                 Gather::Short(most) => run.len <= most,
+                Gather::From(objects) => object_of(run.source).is_some_and(|object| objects.contains(&object)),
             }
     }
 }
@@ -50,7 +64,7 @@ struct Piece {
 
 impl Piece {
     /// The first piece from sector `from` on.
-    fn next(extents: &[Extent], from: u16, what: Gather, live: Source) -> Option<Piece> {
+    fn next(extents: &[Extent], from: u16, what: Gather<'_>, live: Source) -> Option<Piece> {
         let end = extents.last().map_or(0, |e| e.start + e.len);
         let from = from.max(extents.first()?.start);
         let mut runs: SmallVec<[Extent; 8]> = SmallVec::new();
@@ -78,7 +92,7 @@ impl Piece {
 }
 
 /// The shortest runs whose gathering leaves a block with these extents half as many as it may have.
-fn short_enough(extents: &[Extent], live: Source) -> Gather {
+fn short_enough(extents: &[Extent], live: Source) -> Gather<'static> {
     let Some((first, last)) = extents.first().zip(extents.last()) else { return Gather::Short(0) };
     let runs = || block_map::runs(extents, first.start, last.start + last.len - first.start);
     let left = |most: u16| {
@@ -117,17 +131,21 @@ impl Inner {
     }
 
     fn compose_block(&self, writer: &Writer, block: u64) -> Result<()> {
+        // What a shrink cut off is not composed.
+        let exists = || block < self.size.load(Ordering::Acquire).div_ceil(1 << self.block_shift);
         let what = {
             let shard = self.overlay.shard(block).read();
-            match shard.get(&block) {
-                Some(map) if map.extents().len() > COMPOSE_EXTENTS => short_enough(map.extents(), self.live_data()),
-                _ => return Ok(()),
+            // With the map of a snapshot it may have been folded since.
+            let found = self.locate(&shard, block)?;
+            if found.extents().len() <= COMPOSE_EXTENTS || !exists() {
+                return Ok(());
             }
+            short_enough(found.extents(), self.live_data())
         };
         self.gather(writer, block, what)?;
         // An epoch that ended in between leaves two kinds of pieces.
         let shard = self.overlay.shard(block).read();
-        if shard.get(&block).is_some_and(|map| map.extents().len() > COMPOSE_EXTENTS) {
+        if self.locate(&shard, block)?.extents().len() > COMPOSE_EXTENTS && exists() {
             writer.overfull.lock().insert(block);
         }
         drop(shard);
@@ -152,7 +170,7 @@ impl Inner {
     }
 
     /// Copies sectors of a block to their own places in the live data object; returns the bytes copied.
-    pub(super) fn gather(&self, writer: &Writer, block: u64, what: Gather) -> Result<u64> {
+    pub(super) fn gather(&self, writer: &Writer, block: u64, what: Gather<'_>) -> Result<u64> {
         let (mut from, mut copied) = (0, 0);
         loop {
             let Some(read) = self.read_piece(block, from, what)? else { return Ok(copied) };
@@ -167,7 +185,7 @@ impl Inner {
 
     /// Reads the next piece ahead, and the epoch before it. Nothing is held but the operation of the caller, which keeps what the map
     /// names.
-    fn read_piece(&self, block: u64, from: u16, what: Gather) -> Result<Option<(u64, Piece, Vec<u8>)>> {
+    fn read_piece(&self, block: u64, from: u16, what: Gather<'_>) -> Result<Option<(u64, Piece, Vec<u8>)>> {
         let epoch = self.epoch.load(Ordering::Acquire);
         let piece = {
             let shard = self.overlay.shard(block).read();
@@ -192,7 +210,7 @@ impl Inner {
         writer: &Writer,
         block: u64,
         from: u16,
-        what: Gather,
+        what: Gather<'_>,
         ahead: Option<&(u64, Piece, Vec<u8>)>,
     ) -> Result<Option<(u16, u16)>> {
         // Until the fold after a shrink the tree still has blocks past the end. What is put into the overlay now would

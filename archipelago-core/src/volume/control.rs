@@ -28,6 +28,7 @@ impl Inner {
         if self.header.lock().header.ranges.len() + 1 >= MAX_RANGES {
             self.checkpoint()?;
         }
+        self.make_way(writer)?;
         // Most of what is dirty goes out before anybody has to wait.
         self.flush()?;
         let mut commit = self.commit_unshrunk(writer)?;

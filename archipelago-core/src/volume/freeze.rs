@@ -138,6 +138,7 @@ fn take_part(inner: &Inner, wanted: &Wanted, told: &Receiver<Step>, answer: &Sen
     if inner.header.lock().header.ranges.len() + 1 >= MAX_RANGES {
         inner.checkpoint()?;
     }
+    inner.make_way(writer)?;
     // Most of what is dirty goes out before anybody has to wait.
     inner.flush()?;
     let mut commit = commit_in_time(inner, writer)?;

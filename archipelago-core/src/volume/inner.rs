@@ -107,6 +107,8 @@ pub struct CommitState {
 pub struct FoldJob {
     /// Changed blocks, in no order.
     pub changed: Vec<Changed>,
+    /// Bytes that they take, as the overlay counts them.
+    pub memory: u64,
     /// What is in the journal from here on is not in `changed`.
     pub at: Option<LogStart>,
     /// Record bytes appended until then.

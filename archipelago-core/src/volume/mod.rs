@@ -9,7 +9,7 @@ use crate::sync::atomic::Ordering;
 mod at_once;
 mod commit;
 mod compact;
-mod compose;
+pub(crate) mod compose;
 mod control;
 pub(crate) mod freeze;
 pub(crate) mod handle;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::format::node::Extent;
 use crate::id_hash::BuildIdHasher;
 use crate::mapper::block_map::BlockMap;
 use crate::sync::RwLock;
@@ -70,6 +71,22 @@ impl Overlay {
     /// Bytes that all of it takes, roughly.
     pub fn taken(&self) -> u64 {
         self.taken.load(Ordering::Relaxed)
+    }
+
+    /// In debug builds: counts anew what it takes at least, and panics if less was counted all along. Nobody changes it meanwhile.
+    pub fn assert_counted(&self) {
+        if !cfg!(debug_assertions) {
+            return;
+        }
+        let (mut blocks, mut extents) = (0, 0);
+        for shard in &self.shards {
+            let shard = shard.read();
+            blocks += shard.blocks.len();
+            extents += shard.blocks.values().map(|map| map.extents().len()).filter(|count| *count > 1).sum::<usize>();
+        }
+        // Lists may have room for more.
+        let (least, taken) = (blocks * 112 + extents * size_of::<Extent>(), self.taken() as usize);
+        assert!(taken >= least, "{taken} bytes of {blocks} blocks with {extents} extents in lists");
     }
 
     /// The shard of a block.

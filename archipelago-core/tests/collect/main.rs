@@ -12,6 +12,7 @@ mod history;
 mod holes;
 mod slots;
 mod store;
+mod thin;
 
 use std::sync::Arc;
 

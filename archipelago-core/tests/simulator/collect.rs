@@ -1,5 +1,6 @@
 //! Collections: held against what they must free, or with others doing something in their middle.
 
+use archipelago_core::blocker::Object;
 use archipelago_core::limits::SECTOR;
 use archipelago_core::store::collect;
 use archipelago_core::{Amount, CollectOptions, CollectPhase, CollectProgress, CollectReport, Kind};
@@ -19,6 +20,9 @@ impl World {
     pub fn collect(&mut self, p: usize, grace: u64, look: bool) -> Done<CollectReport> {
         // Of a full disk or one whose syncs failed it is not told what has to stay.
         let before = self.is_sound().then(|| Stock::of(&self.disk)).transpose()?;
+        if let Some(before) = &before {
+            self.packs_are_closed(before)?;
+        }
         let options = CollectOptions { grace, ..CollectOptions::default() };
         let blind = !look && self.rng.one_in(4);
         let said = match look {
@@ -27,7 +31,11 @@ impl World {
         };
         let report = self.collect_with(p, &options, blind)?;
         let Some(before) = before else { return Ok(report) };
+        if self.phases != phases(&before) {
+            return wrong(format!("a collection went through {:?}, not {:?}", self.phases, phases(&before)));
+        }
         let after = Stock::of(&self.disk)?;
+        self.close_packs(&after);
         let pins = self.pins();
         Collected { before: &before, after: &after, pins, graceless: grace == 0, blind, report: &report, said }
             .check()?;
@@ -47,15 +55,47 @@ impl World {
     pub fn collect_beside(&mut self, p: usize, grace: u64) -> Done<()> {
         let (options, planted) = (CollectOptions { grace, ..CollectOptions::default() }, self.bugs.collect);
         let store = self.process(p)?.store.clone();
+        let memory = self.rng.one_in(2).then(|| self.rng.below(32 << 10));
+        let planted = collect::Planted { memory, ..planted };
         let (mut steps, mut trouble) = (0, None);
+        let mut went = vec![];
         store.collect_with_planted_bug(&options, planted, &mut |now| {
+            went.push(now.phase);
             if trouble.is_none() && steps < MAX_BESIDE && (now.done == 0 || self.rng.one_in(64)) {
                 steps += 1;
                 trouble = self.beside((p + 1 + steps % 2) % PROCESSES, steps).err();
             }
             true
         })?;
-        trouble.map_or(Ok(()), Err)
+        trouble.map_or(Ok(()), Err)?;
+        // Each map that others made meanwhile is a reason for one more round, and for no more.
+        went.dedup();
+        let rounds = went.iter().filter(|phase| **phase == CollectPhase::Wait).count();
+        if rounds > 3 + steps {
+            return wrong(format!(
+                "others did something {steps} times, and a collection waited for them {rounds} times"
+            ));
+        }
+        Ok(())
+    }
+
+    /// A collection that is told to stop somewhere: it does, and the next one does the rest.
+    pub fn collect_stopped(&mut self, p: usize, grace: u64) -> Done<()> {
+        let options = CollectOptions { grace, ..CollectOptions::default() };
+        let (last, planted) = (1 + self.rng.below(1200), self.bugs.collect);
+        let (mut asked, mut at) = (0, CollectPhase::List);
+        let store = self.process(p)?.store.clone();
+        let report = store.collect_with_planted_bug(&options, planted, &mut |now| {
+            (asked, at) = (asked + 1, now.phase);
+            asked < last
+        })?;
+        // Nobody is asked whether it should end where it ends.
+        let ended = at == CollectPhase::Sweep;
+        if asked > last || report.interrupted && asked < last || !report.interrupted && asked == last && !ended {
+            return wrong(format!("a collection that was to stop at step {last} went to step {asked}: {report:?}"));
+        }
+        self.nothing_lost()?;
+        self.collect(p, grace, false).map(|_| ())
     }
 
     /// What a process does in the middle of the collection of another.
@@ -82,8 +122,10 @@ impl World {
 
     /// A collection, whose progress must go on, and end where its report does.
     fn collect_with(&mut self, p: usize, options: &CollectOptions, blind: bool) -> Done<CollectReport> {
-        let planted = collect::Planted { no_memory: blind, ..self.bugs.collect };
-        let store = &self.process(p)?.store;
+        let planted = collect::Planted { memory: blind.then_some(0), ..self.bugs.collect };
+        let store = self.process(p)?.store.clone();
+        self.phases.clear();
+        let went = &mut self.phases;
         let (mut last, mut back) = (CollectProgress::default(), None);
         let report = store.collect_with_planted_bug(options, planted, &mut |now| {
             let on = now.objects >= last.objects && now.bytes >= last.bytes && now.entries >= last.entries;
@@ -91,8 +133,10 @@ impl World {
                 back = back.or(Some((last, *now)));
             }
             last = *now;
+            went.push(now.phase);
             true
         })?;
+        self.phases.dedup();
         if let Some((from, to)) = back {
             return wrong(format!("a collection went from {from:?} to {to:?}"));
         }
@@ -126,4 +170,17 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// What a collection does one after the other while nobody else does anything: it asks everybody twice, and once more if there is content.
+fn phases(stock: &Stock) -> Vec<CollectPhase> {
+    let is_content = |object: &Object| {
+        matches!(object, Object::Content(_) | Object::Redirect(..) | Object::Index(_) | Object::Lease(..))
+    };
+    let content = stock.objects.keys().any(is_content) || !stock.unfinished.is_empty();
+    let mut phases = vec![CollectPhase::List];
+    phases.extend([CollectPhase::Wait, CollectPhase::Mark].repeat(2));
+    phases.extend(content.then_some(CollectPhase::Wait));
+    phases.push(CollectPhase::Sweep);
+    phases
 }

@@ -388,6 +388,7 @@ impl Collected<'_> {
         CollectReport {
             maps: after.maps().filter(|record| record.header.kind != Kind::Group).count() as u64 + pinned,
             entries: needs.entries,
+            read: needs.read,
             duplicates: moved,
             trash: before.trash.len() as u64 - pinned,
             headers: (before.headers.len() - groups - after.headers.len()) as u64,

@@ -5,7 +5,7 @@ use std::fmt;
 use archipelago_core::blocker::sim::Random;
 use archipelago_core::limits::{ATOM, MAX_LOGGED_WRITE, SECTOR};
 
-use crate::history::{BLOCK, Fault, LARGE_BLOCK, Op, PROCESSES, Step, Then, mix};
+use crate::history::{BLOCK, Fault, LARGE_BLOCK, Op, PROCESSES, Step, THIN, Then, mix};
 
 /// Largest size of most volumes, in blocks.
 const MAX_BLOCKS: u64 = 8;
@@ -442,7 +442,7 @@ impl Generator {
 
     fn compact(&mut self) -> Op {
         let name = self.volume().0;
-        Op::Compact { name, max_extents: self.rng.below(3) as usize }
+        Op::Compact { name, max_extents: self.rng.below(1 + THIN as u64) as usize }
     }
 
     fn hash(&mut self) -> Op {

@@ -12,6 +12,9 @@ use archipelago_core::limits::{ATOM, SECTOR};
 pub const BLOCK: u64 = 64 << 10;
 /// Block size of a few: large enough that a block can have more extents than its map may keep.
 pub const LARGE_BLOCK: u64 = 512 << 10;
+/// For [`Op::Compact`] in the place of a number of pieces: what lies in thin objects is copied out of them, of all volumes that the
+/// process has open.
+pub const THIN: usize = 3;
 /// Simulated processes of one history.
 pub const PROCESSES: usize = 3;
 
@@ -250,6 +253,7 @@ impl fmt::Display for Op {
             Op::Rename { old, new } => write!(f, "rename {old} to {new}"),
             Op::Resize { name, size } => write!(f, "resize {name} to {size}"),
             Op::Checkpoint { name } => write!(f, "checkpoint {name}"),
+            Op::Compact { name, max_extents: THIN } => write!(f, "leave thin objects, {name} open"),
             Op::Compact { name, max_extents } => write!(f, "compact {name} to {max_extents} pieces"),
             Op::Hash { name } => write!(f, "hash {name}"),
             Op::Open { name } => write!(f, "open {name}"),

@@ -18,19 +18,23 @@
 
 mod collect;
 mod collected;
+mod costs;
 mod examine;
 mod file_mount;
 mod generate;
 mod history;
+mod journals;
 mod memory_mount;
 mod model;
 mod needs;
 mod perform;
+mod plan;
 mod planted;
 mod process;
 mod regressions;
 mod shrink;
 mod stock;
+mod tree;
 mod wire;
 mod world;
 

@@ -11,7 +11,7 @@ use archipelago_core::blocker::{
 use archipelago_core::{Digest, Error, Result};
 use parking_lot::Mutex;
 
-use crate::wire::{Lie, Planted, Turn, Wire, flip, has_sums};
+use crate::wire::{Call, Lie, Planted, Turn, Wire, flip, has_sums};
 
 type Locks = Arc<Mutex<(u64, BTreeMap<u64, Box<dyn LockGuard>>)>>;
 
@@ -60,6 +60,12 @@ impl MemoryMount {
     }
 
     fn change(&self, what: &str, object: &dyn Fn() -> String) -> Result<()> {
+        self.call(Call::Other, what, object)
+    }
+
+    /// The same, for a call whose costs are looked at.
+    fn call(&self, call: Call, what: &str, object: &dyn Fn() -> String) -> Result<()> {
+        self.wire.note(call);
         match self.wire.change(what, object) {
             Turn::Go => Ok(()),
             Turn::Fail => {
@@ -112,7 +118,7 @@ impl MemoryMount {
 
 impl Blocker for MemoryMount {
     fn create(&self, object: Object, head: &[u8], len: u64) -> Result<()> {
-        self.change("create", &|| object.to_string())?;
+        self.call(Call::Create { object, len }, "create", &|| object.to_string())?;
         self.disk.create(object, head, len)
     }
 
@@ -133,17 +139,18 @@ impl Blocker for MemoryMount {
     }
 
     fn write(&self, object: Object, bufs: &[IoSlice<'_>], offset: u64) -> Result<()> {
-        self.change("write", &|| format!("{object} at {offset}"))?;
+        let len = bufs.iter().map(|buf| buf.len() as u64).sum();
+        self.call(Call::Write { object, offset, len }, "write", &|| format!("{object} at {offset}"))?;
         self.disk.write(object, bufs, offset)
     }
 
     fn punch(&self, object: Object, offset: u64, len: u64) -> Result<()> {
-        self.change("punch", &|| format!("{object} {offset}+{len}"))?;
+        self.call(Call::Punch { object, offset, len }, "punch", &|| format!("{object} {offset}+{len}"))?;
         self.disk.punch(object, offset, len)
     }
 
     fn sync(&self, objects: &[Object]) -> Result<()> {
-        self.change("sync", &|| format!("{objects:?}"))?;
+        self.call(Call::Sync(objects.to_vec()), "sync", &|| format!("{objects:?}"))?;
         let held = |object: &Object| match self.wire.planted() {
             Some(Planted::DataAfterJournal) => matches!(object, Object::Data(..)),
             Some(Planted::NodesAfterHeader) => matches!(object, Object::Pack(..)),
@@ -242,7 +249,7 @@ impl Blocker for MemoryMount {
     }
 
     fn commit_record(&self, key: RecordKey, expected: u64, bytes: &[u8]) -> Result<u64> {
-        self.change("commit_record", &|| key.to_string())?;
+        self.call(Call::Commit(key), "commit_record", &|| key.to_string())?;
         let version = self.disk.commit_record(key, expected, bytes)?;
         if self.wire.planted() == Some(Planted::NodesAfterHeader) {
             self.sync_late()?;

@@ -3,13 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use archipelago_core::Digest;
 use archipelago_core::blocker::{Object, VolumeId};
-use archipelago_core::format::header::{Header, LogPos, Root, SealedRange};
-use archipelago_core::format::log::{self, Body, Found, RECORD_HEAD, RecordHead, RunKind, SEGMENT_HEAD};
+use archipelago_core::format::header::{Header, Root, SealedRange};
+use archipelago_core::format::log::{RecordHead, RunKind};
 use archipelago_core::format::node::{self, Entry, Extent, Node, Pointer, Source};
-use archipelago_core::limits::SECTOR;
-use archipelago_core::{Digest, Error};
+use archipelago_core::limits::{MAX_INLINE_EXTENTS, MAX_INLINE_ROOT, SECTOR};
 
+use crate::journals::{Journal, sealed};
 use crate::perform::{Done, Trouble};
 use crate::stock::Stock;
 
@@ -31,7 +32,10 @@ pub struct Needs {
     pub digests: BTreeSet<Digest>,
     /// Entries of leaves; what several maps share counts once, but for what lies in headers.
     pub entries: u64,
-    nodes: BTreeSet<(VolumeId, u32, u32)>,
+    /// Bytes to be read to know all this: each node once, and all records of each header's journals.
+    pub read: u64,
+    /// Nodes that were looked at, with the sectors that they map.
+    nodes: BTreeMap<(VolumeId, u32, u32), u64>,
 }
 
 /// Where extents are: the map's sectors of a block, and the block.
@@ -41,8 +45,21 @@ struct Block {
     per_block: u64,
 }
 
-fn damaged<T>(what: String) -> Done<T> {
-    Err(Trouble::Wrong(format!("what maps need cannot be read: {what}")))
+/// A map says the same in the fewest words: what it says in more makes every reader and every later change of it slower.
+fn untidy<T>(what: String) -> Done<T> {
+    Err(Trouble::Wrong(format!("a map is not as short as it could be: {what}")))
+}
+
+/// Whether an extent continues the one before it.
+fn goes_on(before: &Extent, extent: &Extent) -> bool {
+    before.start + before.len == extent.start
+        && match (before.source, extent.source) {
+            (Source::Log { owner, epoch, segment, offset }, next) => {
+                next == Source::Log { owner, epoch, segment, offset: offset + u32::from(before.len) * SECTOR as u32 }
+            }
+            (source @ Source::Data { .. }, next) => source == next,
+            _ => false,
+        }
 }
 
 impl Needs {
@@ -54,8 +71,16 @@ impl Needs {
             Root::Inline(bytes) => {
                 let (root, _) = Node::decode(&header.name, bytes)?;
                 self.node(stock, &root, 0, per_block)?;
+                if bytes.len() > MAX_INLINE_ROOT {
+                    return untidy(format!("the root of {} takes {} bytes of its header", header.name, bytes.len()));
+                }
             }
-            Root::Node { pointer, .. } => self.pointer(stock, pointer, 0, per_block)?,
+            Root::Node { level, pointer } => {
+                self.pointer(stock, pointer, 0, per_block)?;
+                if *level == 0 && pointer.len as usize <= MAX_INLINE_ROOT {
+                    return untidy(format!("the root of {} is a node of {} bytes", header.name, pointer.len));
+                }
+            }
         }
         for range in &header.ranges {
             self.sealed(stock, range, per_block)?;
@@ -67,42 +92,83 @@ impl Needs {
         let (first, end) = (u64::from(pointer.offset), u64::from(pointer.offset) + u64::from(pointer.len));
         let pages = self.packs.entry((pointer.owner, pointer.pack)).or_default();
         pages.extend(first / SECTOR..end.div_ceil(SECTOR));
-        if !self.nodes.insert((pointer.owner, pointer.pack, pointer.offset)) {
-            return Ok(());
+        let place = (pointer.owner, pointer.pack, pointer.offset);
+        let mapped = match self.nodes.get(&place) {
+            Some(mapped) => *mapped,
+            None => {
+                let pack = Object::Pack(pointer.owner, pointer.pack);
+                let mut bytes = vec![0; pointer.len as usize];
+                stock.blocker.read(pack, &mut [std::io::IoSliceMut::new(&mut bytes)], first)?;
+                node::verify(&pack.to_string(), &bytes, pointer)?;
+                self.read += u64::from(pointer.len);
+                let (node, _) = Node::decode(&pack.to_string(), &bytes)?;
+                let mapped = self.node(stock, &node, base, per_block)?;
+                self.nodes.insert(place, mapped);
+                mapped
+            }
+        };
+        if mapped != pointer.mapped {
+            return untidy(format!("a node maps {mapped} sectors, and what leads to it says {}", pointer.mapped));
         }
-        let pack = Object::Pack(pointer.owner, pointer.pack);
-        let mut bytes = vec![0; pointer.len as usize];
-        stock.blocker.read(pack, &mut [std::io::IoSliceMut::new(&mut bytes)], first)?;
-        node::verify(&pack.to_string(), &bytes, pointer)?;
-        let (node, _) = Node::decode(&pack.to_string(), &bytes)?;
-        self.node(stock, &node, base, per_block)
+        Ok(())
     }
 
-    fn node(&mut self, stock: &Stock, node: &Node, base: u64, per_block: u64) -> Done<()> {
+    /// What a node leads to; returns the sectors that it maps.
+    fn node(&mut self, stock: &Stock, node: &Node, base: u64, per_block: u64) -> Done<u64> {
+        let mut mapped = 0;
         match node {
             Node::Leaf(entries) => {
                 self.entries += entries.len() as u64;
                 for (slot, entry) in entries {
                     let block = Block { number: base + u64::from(*slot), per_block };
-                    match entry {
-                        Entry::Owned { owner, epoch } => self.sectors((*owner, *epoch), block, 0, per_block),
-                        Entry::Content(digest) => drop(self.digests.insert(*digest)),
-                        Entry::Extents(extents) => self.extents(extents, block),
-                        Entry::ExtentNode(pointer) => self.pointer(stock, pointer, block.number, per_block)?,
-                    }
+                    mapped += match entry {
+                        Entry::Owned { owner, epoch } => {
+                            self.sectors((*owner, *epoch), block, 0, per_block);
+                            per_block
+                        }
+                        Entry::Content(digest) => {
+                            self.digests.insert(*digest);
+                            per_block
+                        }
+                        Entry::Extents(extents) => {
+                            if node::inline_size(extents) > MAX_INLINE_EXTENTS {
+                                return untidy(format!("{extents:?} lie in a leaf"));
+                            }
+                            self.extents(extents, block)?
+                        }
+                        Entry::ExtentNode(pointer) => {
+                            self.pointer(stock, pointer, block.number, per_block)?;
+                            pointer.mapped
+                        }
+                    };
                 }
             }
             Node::Inner { level, children } => {
                 for (slot, child) in children {
                     self.pointer(stock, child, base + u64::from(*slot) * 128u64.pow(u32::from(*level)), per_block)?;
+                    mapped += child.mapped;
                 }
             }
-            Node::Extents(extents) => self.extents(extents, Block { number: base, per_block }),
+            Node::Extents(extents) => {
+                if node::inline_size(extents) <= MAX_INLINE_EXTENTS {
+                    return untidy(format!("{extents:?} have a node of their own"));
+                }
+                mapped = self.extents(extents, Block { number: base, per_block })?;
+            }
         }
-        Ok(())
+        Ok(mapped)
     }
 
-    fn extents(&mut self, extents: &[Extent], block: Block) {
+    /// What extents lead to; returns the sectors that they map.
+    fn extents(&mut self, extents: &[Extent], block: Block) -> Done<u64> {
+        if let Some(pair) = extents.windows(2).find(|pair| goes_on(&pair[0], &pair[1])) {
+            return untidy(format!("{pair:?} are one extent"));
+        }
+        if let [Extent { start: 0, len, source: Source::Data { .. } }] = extents
+            && u64::from(*len) == block.per_block
+        {
+            return untidy(format!("a whole block is told as {extents:?}"));
+        }
         for extent in extents {
             match extent.source {
                 Source::Zero => {}
@@ -119,6 +185,7 @@ impl Needs {
                 }
             }
         }
+        Ok(extents.iter().map(|extent| u64::from(extent.len)).sum())
     }
 
     fn sectors(&mut self, epoch: (VolumeId, u64), block: Block, start: u64, len: u64) {
@@ -139,81 +206,27 @@ impl Needs {
         for segment in range.from.pos.segment..=range.to.segment {
             self.logs.insert((range.owner, segment), None);
         }
-        let mut at = range.from.pos;
-        let mut bytes = stock.bytes(Object::Log(range.owner, at.segment))?;
-        loop {
-            at.offset = at.offset.max(SEGMENT_HEAD);
-            if at >= range.to {
-                return Ok(());
-            }
-            match found(range.owner, at, &bytes, range.epoch)? {
-                Some((head, len)) => {
-                    if head.epoch <= range.epoch {
-                        self.record(range.owner, &head, per_block);
-                    }
-                    at.offset += len;
-                    if head.body == Body::Next {
-                        at = LogPos { segment: at.segment + 1, offset: 0 };
-                        if at < range.to {
-                            bytes = stock.bytes(Object::Log(range.owner, at.segment))?;
-                        }
-                    }
-                }
-                None => return damaged(format!("a record of {} at {at:?}", range.owner)),
-            }
-        }
-    }
-
-    fn journal(&mut self, stock: &Stock, header: &Header, per_block: u64) -> Done<()> {
-        for (segment, records) in own_records(stock, header)? {
-            self.logs.insert((header.id, segment), None);
-            records.iter().for_each(|head| self.record(header.id, head, per_block));
+        let records = sealed(&*stock.blocker, range)?;
+        self.read += records.iter().map(|record| u64::from(record.len)).sum::<u64>();
+        for record in records.iter().filter(|record| record.head.epoch <= range.epoch) {
+            self.record(range.owner, &record.head, per_block);
         }
         Ok(())
     }
-}
 
-/// The journal of a volume from its start to its end: the records of each segment.
-fn own_records(stock: &Stock, header: &Header) -> Done<Vec<(u32, Vec<RecordHead>)>> {
-    let Some(start) = header.log else { return Ok(vec![]) };
-    let (mut at, mut seq, mut segments) = (start.pos, start.seq, vec![]);
-    loop {
-        let (bytes, mut records) = (stock.bytes(Object::Log(header.id, at.segment))?, vec![]);
-        at.offset = at.offset.max(SEGMENT_HEAD);
-        while let Some((head, len)) = found(header.id, at, &bytes, u64::MAX)? {
-            if head.seq != seq {
-                return damaged(format!("record {seq} of {}", header.id));
-            }
-            seq += 1;
-            at.offset += len;
-            records.push(head);
-            if records.last().is_some_and(|head| head.body == Body::Next) {
-                break;
-            }
+    fn journal(&mut self, stock: &Stock, header: &Header, per_block: u64) -> Done<()> {
+        let journal = Journal::of(&*stock.blocker, header)?;
+        self.read += journal.bytes();
+        for segment in journal.segments {
+            self.logs.insert((header.id, segment), None);
         }
-        let goes_on = records.last().is_some_and(|head| head.body == Body::Next);
-        segments.push((at.segment, records));
-        if !goes_on {
-            return Ok(segments);
-        }
-        at = LogPos { segment: at.segment + 1, offset: 0 };
+        journal.records.iter().for_each(|record| self.record(header.id, &record.head, per_block));
+        Ok(())
     }
 }
 
 /// The live epoch of a volume that nobody has open: snapshots since the last fold are known to its journal alone.
 pub fn live_epoch(stock: &Stock, header: &Header) -> Done<u64> {
-    let epochs = own_records(stock, header)?.into_iter().flat_map(|(_, records)| records).map(|head| head.epoch);
-    Ok(epochs.max().unwrap_or(0).max(header.epoch))
-}
-
-/// The record at a position and how long it is, if there is one.
-fn found(owner: VolumeId, at: LogPos, bytes: &[u8], epoch: u64) -> Done<Option<(RecordHead, u32)>> {
-    let name = Object::Log(owner, at.segment).to_string();
-    let Some(rest) = bytes.get(at.offset as usize..) else {
-        return Err(Error::damaged(name, "it is too short").into());
-    };
-    match log::parse_until(&name, owner, rest, epoch)? {
-        Found::Record(head, payload) => Ok(Some((head, (RECORD_HEAD + payload) as u32))),
-        Found::Nothing | Found::Torn => Ok(None),
-    }
+    let journal = Journal::of(&*stock.blocker, header)?;
+    Ok(journal.records.iter().map(|record| record.head.epoch).max().unwrap_or(0).max(header.epoch))
 }

@@ -7,10 +7,11 @@ use archipelago_core::limits::SECTOR;
 use archipelago_core::store::content::HashOptions;
 use archipelago_core::{
     CheckOptions, CloneOptions, CollectOptions, CompactOptions, CreateOptions, Error, Finding, FindingKind, Kind,
-    ListOptions, MapSource, Mode, ResumeToken, ScrubOptions, SendOptions, Severity, Store, Volume, WriteFlags,
+    ListOptions, MapSource, Mode, ResumeToken, ScrubOptions, SendOptions, Severity, Store, ThinOptions, Volume,
+    WriteFlags,
 };
 
-use crate::history::{Op, PROCESSES, Step, fill, twin};
+use crate::history::{Op, PROCESSES, Step, THIN, fill, twin};
 use crate::model::{After, Map, whole_sectors};
 use crate::process::Kept;
 use crate::stock::Stock;
@@ -22,6 +23,9 @@ const PARTIAL: &str = ".receiving";
 const MAX_KEPT: usize = 3;
 /// Bytes of one read of a whole map: more than a block, and no multiple of one, so that reads begin and end inside blocks.
 const AT_ONCE: u64 = 84 << 10;
+
+/// Bytes up to which an object is thin.
+pub const THIN_SIZE: u64 = 16 << 10;
 
 /// How an operation goes wrong.
 #[derive(Debug)]
@@ -224,6 +228,13 @@ impl World {
                 }
             }
             Op::Checkpoint { name } => self.volume(p, name)?.checkpoint()?,
+            Op::Compact { name, max_extents: THIN } => {
+                self.volume(p, name)?;
+                // So that what one of them does not need any more counts for the others.
+                self.process(p)?.handles.values().try_for_each(Volume::checkpoint)?;
+                let options = ThinOptions { size: THIN_SIZE, most: 0, rate: 0 };
+                store.leave_thin(&options, &mut |_| ControlFlow::Continue(()))?;
+            }
             Op::Compact { name, max_extents } => {
                 let options = CompactOptions { max_extents: *max_extents, rate: 0 };
                 self.volume(p, name)?.compact(&options, &mut |_| ControlFlow::Continue(()))?;
@@ -285,6 +296,7 @@ impl World {
                 let grace = if odd { 0 } else { CollectOptions::default().grace };
                 match step.stamp % 5 {
                     1 | 2 if step.fault.is_none() && self.is_sound() => self.collect_beside(p, grace)?,
+                    3 if step.fault.is_none() && self.is_sound() => self.collect_stopped(p, grace)?,
                     number => {
                         self.collect(p, grace, number == 0 && step.fault.is_none())?;
                     }

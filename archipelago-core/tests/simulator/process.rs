@@ -122,25 +122,34 @@ pub struct Process {
     mount: Mount,
     neighbours: Arc<Neighbours>,
     pub store: Store,
+    /// How it opened that.
+    pub options: StoreOptions,
     /// Volumes open for writing.
     pub handles: BTreeMap<String, Volume>,
     pub kept: Vec<Kept>,
     pub paused: bool,
 }
 
-/// Options under which every store of a simulation runs: deterministic, single-threaded, with small journals.
-fn store_options(seed: u64) -> StoreOptions {
+/// Options under which every store of a simulation runs: deterministic, single-threaded, with small journals: in most histories
+/// such as are full after a few writes.
+fn store_options(seed: u64, history: u64) -> StoreOptions {
     StoreOptions {
         node_cache: 1 << 20,
         background: Background::Manual,
-        max_unfolded: 1 << 20,
+        max_unfolded: if history.is_multiple_of(5) { 1 << 20 } else { 128 << 10 },
         first_segment: 64 << 10,
         seed: Some(seed),
     }
 }
 
 impl Process {
-    pub fn start(disk: &Disk, neighbours: &Arc<Neighbours>, seed: u64, planted: Option<Planted>) -> Result<Process> {
+    /// `seed` is that of the process, `history` that of all of it.
+    pub fn start(
+        disk: &Disk,
+        neighbours: &Arc<Neighbours>,
+        (seed, history): (u64, u64),
+        planted: Option<Planted>,
+    ) -> Result<Process> {
         let wire = Arc::new(Wire::new(planted));
         let (mount, blocker): (Mount, Arc<dyn Blocker>) = match disk {
             Disk::File(disk) => {
@@ -154,12 +163,14 @@ impl Process {
                 (Mount::Memory(mount.clone()), mount)
             }
         };
-        let store = Store::open_among(blocker, store_options(seed), neighbours)?;
+        let options = store_options(seed, history);
+        let store = Store::open_among(blocker, options.clone(), neighbours)?;
         Ok(Process {
             wire,
             mount,
             neighbours: neighbours.clone(),
             store,
+            options,
             handles: BTreeMap::new(),
             kept: vec![],
             paused: false,

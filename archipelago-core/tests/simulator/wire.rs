@@ -4,6 +4,7 @@
 use std::sync::LazyLock;
 
 use archipelago_core::VolumeId;
+use archipelago_core::blocker::{Object, RecordKey};
 use archipelago_core::format::sums::{SECTORS, SumAtom};
 use archipelago_core::limits::{ATOM, SECTOR};
 
@@ -43,6 +44,29 @@ pub enum Lie {
     Misdirected,
 }
 
+/// A call by which the engine changes something, as the backend in memory gets it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Call {
+    Create {
+        object: Object,
+        len: u64,
+    },
+    Write {
+        object: Object,
+        offset: u64,
+        len: u64,
+    },
+    Punch {
+        object: Object,
+        offset: u64,
+        len: u64,
+    },
+    Sync(Vec<Object>),
+    Commit(RecordKey),
+    /// Anything else.
+    Other,
+}
+
 /// Counters are calls since the last [`Wire::arm`].
 #[derive(Default)]
 struct State {
@@ -58,6 +82,7 @@ struct State {
     journals: bool,
     hit: bool,
     planted: Option<Planted>,
+    calls: Vec<Call>,
 }
 
 /// See [the module](self).
@@ -99,6 +124,20 @@ impl Wire {
     /// Whether what was planned has happened.
     pub fn hit(&self) -> bool {
         self.0.lock().hit
+    }
+
+    /// Calls that changed something since the last [`Wire::disarm`].
+    pub fn changes(&self) -> u32 {
+        self.0.lock().changes
+    }
+
+    /// Calls since this was asked last, one by one, where the backend tells: that in memory.
+    pub fn take_calls(&self) -> Vec<Call> {
+        std::mem::take(&mut self.0.lock().calls)
+    }
+
+    pub fn note(&self, call: Call) {
+        self.0.lock().calls.push(call);
     }
 
     pub fn is_dead(&self) -> bool {

@@ -7,8 +7,9 @@ use archipelago_core::blocker::sim::{Random, Syncs};
 use archipelago_core::format::header::Header;
 use archipelago_core::store::collect;
 use archipelago_core::store::peers::Neighbours;
-use archipelago_core::{Error, Mode};
+use archipelago_core::{CollectPhase, Error, Mode};
 
+use crate::costs;
 use crate::examine::shape;
 use crate::history::{Fault, Op, PROCESSES, Step, Then, mix};
 use crate::model::{After, Allowed, Effect, Map, State, effect};
@@ -75,6 +76,9 @@ pub struct World {
     procs: [Option<Process>; PROCESSES],
     neighbours: Arc<Neighbours>,
     pub bugs: Bugs,
+    pub costs: costs::Memory,
+    /// What the last collection did one after the other.
+    pub phases: Vec<CollectPhase>,
     /// Names that a rename was to give or to take when something struck it. An entry may be left that leads to a volume of another
     /// name; while that is open, nobody can tell that its owner is not about to make the entry count, and it is refused.
     stale: BTreeSet<String>,
@@ -101,6 +105,8 @@ impl World {
             procs: Default::default(),
             neighbours: Neighbours::new(),
             bugs,
+            costs: costs::Memory::default(),
+            phases: vec![],
             stale: BTreeSet::new(),
             soured: BTreeSet::new(),
             started: 0,
@@ -112,7 +118,7 @@ impl World {
         if self.procs[p].is_none() {
             self.started += 1;
             let seed = mix(self.seed, 1000 + self.started);
-            self.procs[p] = Some(Process::start(&self.disk, &self.neighbours, seed, self.bugs.wire)?);
+            self.procs[p] = Some(Process::start(&self.disk, &self.neighbours, (seed, self.seed), self.bugs.wire)?);
         }
         self.procs[p].as_mut().ok_or_else(|| Trouble::Wrong("the simulator lost a process".to_string()))
     }
@@ -139,6 +145,7 @@ impl World {
 
     fn kill(&mut self, p: usize) {
         self.soured.remove(&p);
+        self.costs.forget();
         if let Some(process) = self.procs[p].take() {
             process.kill();
         }
@@ -166,6 +173,7 @@ impl World {
             Op::Full { total, free } => {
                 self.counts.full += 1;
                 self.full = true;
+                self.costs.forget();
                 self.disk.set_space(total, free);
             }
             Op::Room => self.make_room(),
@@ -224,10 +232,15 @@ impl World {
             effect = Effect { during: Allowed::just(&self.state), after: self.state.clone() };
         }
         self.disk.forget_history();
+        if step.fault.is_some() {
+            self.costs.forget();
+        }
+        let cost = self.before(p, step)?;
         let before = self.disk.steps();
         let wire = self.arm(p, step)?;
+        wire.take_calls();
         let result = self.perform(step);
-        let hit = wire.hit();
+        let (hit, calls) = (wire.hit(), wire.take_calls());
         wire.disarm();
         self.disk.clear_failures();
         let read_wrongly = hit && matches!(step.fault, Some(Fault::ReadError { .. } | Fault::Corrupt { .. }));
@@ -302,6 +315,9 @@ impl World {
             return Ok(());
         }
         self.state = after;
+        if step.fault.is_none() && !refused && self.is_sound() {
+            self.after(p, step, cost, &calls)?;
+        }
         if matches!(step.fault, Some(Fault::Kill { .. })) {
             return self.die(p, &Allowed::just(&self.state), false);
         }
@@ -479,6 +495,8 @@ impl World {
             // What was refused works once there is room.
             self.make_room();
             return match self.perform(step) {
+                // Others may have done something meanwhile.
+                Ok(_) if step.op == Op::Collect => Ok(()),
                 Ok(_) => {
                     self.state = effect.after;
                     Ok(())
@@ -589,11 +607,11 @@ impl World {
     }
 
     /// Reads all that anybody could read: what is open where it is open, and the rest as a new process finds it.
-    fn nothing_lost(&mut self) -> Done<()> {
+    pub fn nothing_lost(&mut self) -> Done<()> {
         self.read_open()?;
         self.started += 1;
         let seed = mix(self.seed, 1000 + self.started);
-        let witness = Process::start(&self.disk, &self.neighbours, seed, None)?;
+        let witness = Process::start(&self.disk, &self.neighbours, (seed, self.seed), None)?;
         for (name, map) in self.state.iter() {
             if self.holder(name).is_none() {
                 let volume = witness.store.open_volume(name, Mode::ReadOnly)?;

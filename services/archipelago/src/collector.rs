@@ -1,12 +1,14 @@
-//! The daemon's collector: now and then removes what no map needs any more, at a rate that leaves the disk to its users.
+//! The daemon's collector: now and then removes what no map needs any more, and empties files of which little is needed, at a rate
+//! that leaves the disk to its users.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use archipelago_core::{CollectOptions, Error, Rate, Store};
+use archipelago_core::{CollectOptions, Error, Rate, Store, ThinOptions};
 
 use crate::cli::exit::Failure;
 use crate::config::Config;
@@ -64,6 +66,15 @@ fn collect(store: &Store, rate: Rate, stop: &AtomicBool) {
         // Another process is at it.
         Err(Error::TooBusy(_)) => {}
         Err(error) => eprintln!("archipelago: collection: {error}"),
+    }
+    let thin = ThinOptions { rate: rate.bytes.unwrap_or(0), ..ThinOptions::default() };
+    let goes_on = || if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+    match store.leave_thin(&thin, &mut |_| goes_on()) {
+        Ok(report) if report.copied > 0 => {
+            eprintln!("archipelago: copied {} bytes out of files of which little was needed", report.copied);
+        }
+        Ok(_) => {}
+        Err(error) => eprintln!("archipelago: copying out of files of which little is needed: {error}"),
     }
 }
 

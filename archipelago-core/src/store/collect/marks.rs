@@ -264,6 +264,20 @@ impl Marks {
         }
     }
 
+    /// In debug builds: counts the memory anew, and panics if that is not what was counted all along.
+    pub fn assert_counted(&self) {
+        if !cfg!(debug_assertions) {
+            return;
+        }
+        let logs = self.logs.len() as u64 * (ENTRY + size_of::<LogMarks>() as u64 + Pages::cost(SEGMENT_SIZE));
+        let data = self.data.len() as u64 * (ENTRY + size_of::<DataMarks>() as u64);
+        let groups: Vec<&Group> =
+            self.data.values().filter_map(|d| d.groups.as_ref()).flat_map(HashMap::values).collect();
+        let parts = groups.iter().flat_map(|group| group.parts.values()).map(|part| ENTRY + 8 * part.len() as u64);
+        let groups_take = groups.len() as u64 * (ENTRY + size_of::<Group>() as u64);
+        assert_eq!(self.used, logs + data + groups_take + parts.sum::<u64>(), "memory of marks");
+    }
+
     /// Whether anything in an object is marked.
     pub fn contains(&self, object: Object) -> bool {
         match object {

@@ -63,8 +63,9 @@ pub struct Planted {
     pub no_question: bool,
     /// Do not make durable that slots were moved before they are punched.
     pub unsynced_moves: bool,
-    /// No bug, but what happens in a store too large for the memory: there is none for what data and journals are used of.
-    pub no_memory: bool,
+    /// No bug, but what happens in a store too large for the memory: bytes for what data and journals are used of, in the place of
+    /// [`MARK_MEMORY`].
+    pub memory: Option<u64>,
 }
 
 /// The right to collect, which one process at a time has.
@@ -91,6 +92,7 @@ pub(crate) fn collect(
         rounds::collected(shared);
     }
     report.entries = pace.progress.entries;
+    report.read = pace.read;
     report.interrupted = pace.stopped;
     match done {
         Err(_) if pace.stopped => Ok(report),
@@ -125,7 +127,7 @@ fn run(
     }
     candidates.confirm_nameless(shared)?;
     let mut roots = Roots::new(&candidates);
-    let mut marks = Marks::new(if planted.no_memory { 0 } else { MARK_MEMORY });
+    let mut marks = Marks::new(planted.memory.unwrap_or(MARK_MEMORY));
     if candidates.content {
         marks.remember_digests(shared.random()?);
     }
@@ -140,6 +142,7 @@ fn run(
         rounds::acknowledge(shared, false, pace)?;
     }
     report.maps = roots.maps;
+    marks.assert_counted();
     if !options.dry_run {
         roots.make_durable(shared, &candidates, &marks, pace)?;
     }
@@ -153,6 +156,7 @@ fn run(
         ContentSweep::new(shared, &mut marks, &mut leases, options.dry_run, planted, pace, report).run(&candidates)?;
     }
     let mut sweep = Sweep { shared, marks: &marks, dry_run: options.dry_run, pace, report };
+    sweep.marks.assert_counted();
     sweep.trash(&candidates, &roots.pinned)?;
     sweep.locks(&candidates, &roots.pinned)?;
     if options.dry_run { Ok(()) } else { shared.blocker.tidy() }
@@ -296,6 +300,7 @@ impl Roots {
 fn mark_header(shared: &Shared, header: &Header, marks: &mut Marks, pace: &mut Pace<'_>) -> Result<()> {
     let mut step = |entries: u64, bytes: u64| {
         pace.progress.entries += entries;
+        pace.read += bytes;
         pace.spend(0, bytes)
     };
     Marker::new(&*shared.blocker, marks, &mut step).header(header)

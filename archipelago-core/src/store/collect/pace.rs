@@ -19,6 +19,8 @@ pub struct Pace<'a> {
     report: Report<'a>,
     /// How far it is.
     pub progress: CollectProgress,
+    /// Bytes of maps that were read.
+    pub read: u64,
     /// The caller wants it to stop.
     pub stopped: bool,
     begun: Instant,
@@ -33,6 +35,7 @@ impl<'a> Pace<'a> {
             rate,
             report,
             progress: CollectProgress::default(),
+            read: 0,
             stopped: false,
             begun: Instant::now(),
             spent: (0, 0),

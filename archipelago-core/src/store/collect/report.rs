@@ -91,6 +91,8 @@ pub struct CollectReport {
     pub maps: u64,
     /// Entries of these maps that were walked; what several maps share counts once.
     pub entries: u64,
+    /// Bytes of their nodes and journals that were read.
+    pub read: u64,
     /// Data objects removed, with the tables of their digests.
     pub data: Amount,
     /// Checksums of data objects removed.

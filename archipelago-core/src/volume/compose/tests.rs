@@ -122,3 +122,21 @@ fn what_changes_between_the_reading_and_the_writing_of_a_piece_is_kept() {
         }
     }
 }
+
+#[test]
+fn a_block_that_was_folded_with_the_map_of_a_snapshot_is_composed_too() {
+    let blocker = MemoryBlocker::new();
+    Store::init_on(blocker.clone(), &InitOptions { block_size: BLOCK, ..InitOptions::default() }).unwrap();
+    let options = StoreOptions { background: Background::Manual, ..StoreOptions::default() };
+    let store = Store::open_on(blocker, options).unwrap();
+    store.create("volume", &CreateOptions { size: BLOCK, block_size: None }).unwrap();
+    let volume = store.open_volume("volume", Mode::ReadWrite).unwrap();
+    for n in 0..=COMPOSE_EXTENTS as u64 {
+        volume.write_at(&[1; 4096], n * 2 * 4096).unwrap();
+    }
+    store.snapshot("volume", "snapshot").unwrap();
+    store.run_background().unwrap();
+    let shard = volume.inner.overlay.shard(0).read();
+    let extents = volume.inner.locate(&shard, 0).unwrap().extents().len();
+    assert!(extents <= COMPOSE_EXTENTS / 2, "{extents} extents");
+}
