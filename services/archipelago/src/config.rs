@@ -1,4 +1,4 @@
-//! The configuration file. `docs/cli.md` lists its keys.
+//! The configuration file, and beside it the original's. `docs/cli.md` lists their keys.
 //!
 //! A file that somebody else can write decides where root reads and writes, so root refuses one.
 
@@ -12,7 +12,12 @@ use toml::{Table, Value};
 use crate::cli::exit::Failure;
 use crate::cli::size;
 
-/// Read first, for everybody.
+pub mod ini;
+pub mod original;
+
+/// The original's file, read before ours, for everybody.
+pub const ORIGINAL: &str = "/etc/archipelago/archipelago.conf";
+/// Read first of ours, for everybody.
 pub const SYSTEM: &str = "/etc/archipelago/archipelago.toml";
 /// Longest file that is read: a configuration is a page, and the file is held in memory.
 const MAX_FILE: u64 = 1 << 20;
@@ -46,15 +51,23 @@ pub struct Config {
     pub hash_rate: Option<u64>,
     /// `serve.hash_age`: seconds since it was taken after which a snapshot is hashed.
     pub hash_age: Option<u64>,
+    /// What the original's file says.
+    pub original: original::Original,
 }
 
-/// Reads the named file, or the default ones: the system's, then the user's, whose keys win. Calls `warn` for each unknown key.
+/// Reads the named file, or the default ones: the original's, the system's, then the user's, whose keys win. A named file that ends in
+/// `.conf` stands for the original's, and ours are read as well. Calls `warn` for what is ignored.
 pub fn load(named: Option<&Path>, warn: &mut dyn FnMut(String)) -> Result<Config, Failure> {
     let mut config = Config::default();
     if let Some(path) = named {
         let text = read(path)?.ok_or_else(|| Failure::host("open", path.display(), io::ErrorKind::NotFound.into()))?;
-        config.merge(path, &text, warn)?;
-        return Ok(config);
+        if path.extension().is_none_or(|extension| extension != "conf") {
+            config.merge(path, &text, warn)?;
+            return Ok(config);
+        }
+        config.merge_original(path, &text, warn)?;
+    } else if let Some(text) = read(Path::new(ORIGINAL))? {
+        config.merge_original(Path::new(ORIGINAL), &text, warn)?;
     }
     for path in [Some(PathBuf::from(SYSTEM)), user_file()].into_iter().flatten() {
         if let Some(text) = read(&path)? {
@@ -102,6 +115,22 @@ fn check_owner(path: &Path, meta: &Metadata) -> Result<(), Failure> {
 }
 
 impl Config {
+    /// Takes over what counts of a file of the original's.
+    pub(crate) fn merge_original(
+        &mut self,
+        path: &Path,
+        text: &str,
+        warn: &mut dyn FnMut(String),
+    ) -> Result<(), Failure> {
+        let shown = path.display();
+        let read = original::read(text, &mut |warning| warn(format!("{shown}: {warning}")));
+        self.original = read.map_err(|e| Failure::Usage(format!("{shown}: line {}: {}", e.line, e.reason)))?;
+        if let Some(store) = &self.original.store {
+            self.store = Some(store.clone());
+        }
+        Ok(())
+    }
+
     /// Takes over the keys of a file.
     pub(crate) fn merge(&mut self, path: &Path, text: &str, warn: &mut dyn FnMut(String)) -> Result<(), Failure> {
         let table: Table =
@@ -219,6 +248,7 @@ mod tests {
             hash_interval: Some(60),
             hash_rate: Some(4 << 20),
             hash_age: Some(30),
+            original: original::Original::default(),
         };
         assert_eq!(config.unwrap(), expected);
         assert!(warnings.is_empty());

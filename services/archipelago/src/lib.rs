@@ -16,3 +16,4 @@ pub mod nbd;
 pub mod scrubber;
 #[allow(unsafe_code)]
 pub mod vhost_user;
+pub mod vlmc;

@@ -30,7 +30,7 @@ pub struct Global {
     #[arg(long, global = true, env = "ARCHIPELAGO_STORE", value_name = "file:/PATH")]
     pub store: Option<String>,
     /// Configuration file to read instead of the default ones
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, short, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Print one JSON document, and errors as JSON, for scripts
     #[arg(long, global = true)]
@@ -43,13 +43,16 @@ pub enum Command {
     /// Make a store in a directory that is empty or does not exist
     Init(Init),
     /// Make an empty volume
+    #[command(alias = "volume-create")]
     Create(Create),
     /// Make writable clones of a snapshot, in constant time
+    #[command(alias = "volume-clone")]
     Clone(Clone),
     /// Take a snapshot of a volume, also while it is in use
+    #[command(alias = "volume-snapshot")]
     Snapshot(Snapshot),
     /// Remove volumes and snapshots; goes on after an error
-    #[command(visible_alias = "rm")]
+    #[command(visible_alias = "rm", alias = "volume-remove")]
     Remove(Remove),
     /// Give a volume or snapshot another name
     Rename(Rename),
@@ -58,9 +61,10 @@ pub enum Command {
     /// Gather the pieces of volumes whose blocks lie in many places
     Compact(Compact),
     /// List volumes and snapshots in the order of their names
-    #[command(visible_alias = "ls")]
+    #[command(visible_alias = "ls", alias = "volume-list")]
     List(List),
     /// Show the facts about a volume or snapshot, and how much of it is its own
+    #[command(alias = "volume-info")]
     Info(Info),
     /// Show where the data of a volume or snapshot is
     Mapinfo(Mapinfo),
@@ -96,11 +100,32 @@ pub enum Command {
     /// Read the data of snapshots and compare it with its checksums; make those that are missing
     Scrub(Scrub),
     /// Look for damage and leftovers, and repair what needs no invention; also while the store is in use
+    #[command(visible_alias = "fsck")]
     Check(Check),
     /// Print completions for a shell
     Completions(Completions),
     /// Write the man pages to a directory
     Man(Man),
+    /// Verbs of the original for its daemons
+    #[command(hide = true, aliases = ["stop", "restart"])]
+    Start(Original),
+    /// Verbs of the original for block devices
+    #[command(hide = true, aliases = ["volume-unpresent", "volume-showpresented"])]
+    VolumePresent(Original),
+    /// Verbs of the original for locks that outlive a command
+    #[command(hide = true, aliases = ["volume-close", "volume-lock", "volume-unlock"])]
+    VolumeOpen(Original),
+    /// Verbs of the original for several stores at once
+    #[command(hide = true, aliases = ["backend-info", "backend-create", "backend-remove", "backend-sync", "endpoint-list", "driver-list", "volume-move"])]
+    BackendList(Original),
+}
+
+/// A verb of the original that has no meaning here, with whatever it was given.
+#[derive(Args, Debug)]
+pub struct Original {
+    /// Not looked at.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub arguments: Vec<String>,
 }
 
 /// `hash`
@@ -119,10 +144,10 @@ pub struct Init {
     /// Block size of new volumes: a power of two, 64K to 64M
     #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = size::parse)]
     pub block_size: u64,
-    /// Permission bits of the store's files, in octal
-    #[arg(long, value_name = "MODE", default_value = "0660", value_parser = parse_mode)]
-    pub mode: u32,
-    /// Group of the store's files: name or number
+    /// Permission bits of the store's files, in octal [default: as `UMASK` of the original's configuration says, or 0660]
+    #[arg(long, value_name = "MODE", value_parser = parse_mode)]
+    pub mode: Option<u32>,
+    /// Group of the store's files: name or number [default: `GROUP` of the original's configuration, or what the system gives]
     #[arg(long)]
     pub group: Option<String>,
 }
@@ -291,12 +316,12 @@ pub struct Import {
 pub struct ImportLegacy {
     /// Maps to import, as the original named them; without any, and without --pattern and --all, lists what is there
     pub names: Vec<String>,
-    /// Directory of the maps: `archip_dir` of the original's blocker for maps
+    /// Directory of the maps: `archip_dir` of the original's blocker for maps [default: what the original's configuration says]
     #[arg(long, value_name = "DIR")]
-    pub maps: PathBuf,
-    /// Directory of the blocks: `archip_dir` of the original's blocker for blocks
+    pub maps: Option<PathBuf>,
+    /// Directory of the blocks: `archip_dir` of the original's blocker for blocks [default: what the original's configuration says]
     #[arg(long, value_name = "DIR")]
-    pub blocks: PathBuf,
+    pub blocks: Option<PathBuf>,
     /// Import maps whose name matches; `*` stands for any text, `?` for one character; may be repeated
     #[arg(long, value_name = "PATTERN")]
     pub pattern: Vec<String>,
@@ -509,6 +534,18 @@ pub struct Completions {
     /// The shell
     #[arg(value_enum)]
     pub shell: clap_complete::Shell,
+    /// For this name of the program
+    #[arg(long, value_enum, default_value = "archipelago")]
+    pub of: Program,
+}
+
+/// Names of the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Program {
+    /// All of it
+    Archipelago,
+    /// The volume tool of the original
+    Vlmc,
 }
 
 /// `man`

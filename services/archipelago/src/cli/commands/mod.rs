@@ -9,6 +9,7 @@ mod hash;
 mod import;
 mod import_legacy;
 mod inspect;
+mod original;
 mod scrub;
 mod serve;
 mod shell;
@@ -52,5 +53,9 @@ pub fn run(context: &mut Context, command: Command) -> Result<(), Failure> {
         Command::ServeAttached(args) => attach::serve(context, &args),
         Command::Completions(args) => shell::completions(context, &args),
         Command::Man(args) => shell::man(&args),
+        Command::Start(_) => Err(original::daemons()),
+        Command::VolumePresent(_) => Err(original::devices()),
+        Command::VolumeOpen(_) => Err(original::locks()),
+        Command::BackendList(_) => Err(original::stores()),
     }
 }
