@@ -6,6 +6,7 @@ pub mod cli;
 pub mod collector;
 pub mod config;
 pub mod disk;
+pub mod doctor;
 pub mod fuse;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

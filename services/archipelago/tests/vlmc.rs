@@ -47,7 +47,7 @@ impl Site {
         let program = if name == "vlmc" { self.path("vlmc") } else { env!("CARGO_BIN_EXE_archipelago").into() };
         let mut command = Command::new(program);
         command.args(args).env("ARCHIPELAGO_STORE", self.store()).env("XDG_CONFIG_HOME", self.path("xdg"));
-        command.stdin(Stdio::null());
+        command.env("ARCHIPELAGO_RUN_DIR", self.path("run")).env("ARCHIPELAGO_NODE", "node-1").stdin(Stdio::null());
         command
     }
 
@@ -241,15 +241,34 @@ fn what_stayed_open_between_commands_is_refused_with_a_reason() {
 }
 
 #[test]
-fn devices_are_refused_with_what_to_use_instead() {
+fn a_volume_is_mapped_shown_and_unmapped_in_the_words_of_the_original() {
     let site = Site::new();
     site.prints(&["create", "volume", "-s", "10"], "");
     site.prints(&["showmapped"], "No volumes mapped\n");
-    for args in [vec!["map", "volume"], vec!["map", "volume", "-ro", "-v0"], vec!["unmap", "/dev/xen/blktap-2/tapdev0"]]
-    {
-        let reason = site.fails(&args, 1, "");
-        assert!(reason.contains("archipelago serve"), "{reason}");
+    site.fails(&["unmap", "/dev/xen/blktap-2/tapdev0"], 3, "Device doesn't exist\n");
+    let reason = site.fails(&["map", "volume", "-ro", "-v0"], 1, "");
+    assert!(reason.contains("take a snapshot"), "{reason}");
+    site.fails(&["map", "nobody"], 3, "");
+    if !nix::unistd::geteuid().is_root() || !std::path::Path::new("/dev/loop-control").exists() {
+        return;
     }
+    // The path goes to standard error.
+    let (code, out, device) = site.run("vlmc", &["map", "volume"]);
+    assert_eq!((code, out.as_str()), (0, ""), "{device}");
+    let device = device.trim_end().to_string();
+    let again = site.run("vlmc", &["map", "volume"]).2;
+    let shown = site.run("vlmc", &["showmapped"]).1;
+    let removed = site.run("vlmc", &["rm", "volume"]);
+    let open = fs::File::open(&device);
+    let busy = site.run("vlmc", &["unmap", &device]);
+    drop(open);
+    let unmapped = site.run("vlmc", &["unmap", &device]);
+    assert_eq!(unmapped, (0, String::new(), String::new()));
+    assert!(device.starts_with("/dev/loop") && again.trim_end() == device, "{device} {again}");
+    assert_eq!(shown, format!("id\timage\t\tdevice\n0\tvolume\t\t{device}\n"));
+    assert_eq!((removed.0, removed.1), (5, format!("Volume volume mapped on device {device}\n")));
+    assert_eq!((busy.0, busy.1), (5, format!("Device is busy (PID: {})\n", std::process::id())));
+    site.prints(&["showmapped"], "No volumes mapped\n");
 }
 
 #[test]
@@ -319,9 +338,7 @@ fn verbs_of_the_original_that_have_nothing_to_do_say_what_has() {
         assert_eq!((code, out.as_str()), (1, ""));
         assert!(err.contains("archipelago serve"), "{err}");
     }
-    for verb in
-        ["volume-present", "volume-unpresent", "volume-showpresented", "volume-open", "backend-list", "driver-list"]
-    {
+    for verb in ["volume-open", "volume-lock", "backend-list", "driver-list"] {
         let (code, _, err) = site.run("archipelago", &[verb]);
         assert!(code == 1 && err.contains("archipelago"), "{verb}: {err}");
     }

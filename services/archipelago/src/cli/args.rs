@@ -85,16 +85,27 @@ pub enum Command {
     /// Serve volumes as network block devices until SIGTERM or SIGINT
     Serve(Serve),
     /// Attach a volume or snapshot to this machine as a block device, and print its path
+    #[command(alias = "volume-present")]
     Map(Map),
     /// Take a block device away again; all that was written is in the store then
+    #[command(alias = "volume-unpresent")]
     Unmap(Unmap),
     /// List what is attached to this machine
+    #[command(alias = "volume-showpresented")]
     Showmapped(Showmapped),
     /// Serve an attached volume; what `map` starts
     #[command(hide = true)]
     ServeAttached(ServeAttached),
     /// Remove what no volume or snapshot needs any more, beside whatever else goes on
     Gc(Gc),
+    /// Show what each volume and snapshot takes alone, which its removal would free, and what it shares
+    Du(Du),
+    /// Look for what is wrong with this host, the store and the configuration, and say what to do
+    Doctor,
+    /// Show what volumes that are served do, and how long it takes; again and again
+    Top(Top),
+    /// Show or set what a volume that is served may do per second
+    Limit(Limit),
     /// Show the state of the store
     Status,
     /// Read the data of snapshots and compare it with its checksums; make those that are missing
@@ -109,9 +120,6 @@ pub enum Command {
     /// Verbs of the original for its daemons
     #[command(hide = true, aliases = ["stop", "restart"])]
     Start(Original),
-    /// Verbs of the original for block devices
-    #[command(hide = true, aliases = ["volume-unpresent", "volume-showpresented"])]
-    VolumePresent(Original),
     /// Verbs of the original for locks that outlive a command
     #[command(hide = true, aliases = ["volume-close", "volume-lock", "volume-unlock"])]
     VolumeOpen(Original),
@@ -526,6 +534,50 @@ pub struct Gc {
     /// Keep content that nothing names for so many seconds after an upload that was told of it ended, or was heard of last
     #[arg(long, value_name = "SECONDS", default_value_t = archipelago_core::limits::CONTENT_GRACE)]
     pub grace: u64,
+}
+
+/// `du`
+#[derive(Args, Debug)]
+pub struct Du {
+    /// Only these; all are walked all the same, for they may share [default: all]
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+}
+
+/// `top`
+#[derive(Args, Debug)]
+pub struct Top {
+    /// Seconds between two looks
+    #[arg(long, short, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub interval: u64,
+    /// Show what was done during one interval, and end
+    #[arg(long)]
+    pub once: bool,
+}
+
+/// `limit`
+#[derive(Args, Debug)]
+pub struct Limit {
+    /// The volume or snapshot
+    pub name: String,
+    /// Requests per second; 0 for no such limit
+    #[arg(long, value_name = "N")]
+    pub iops: Option<u64>,
+    /// Requests that may come at once after a pause; 0 for a tenth of a second's
+    #[arg(long, value_name = "N")]
+    pub iops_burst: Option<u64>,
+    /// Bytes per second; 0 for no such limit
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub bps: Option<u64>,
+    /// Bytes that may come at once after a pause; 0 for a tenth of a second's
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub bps_burst: Option<u64>,
+    /// Only show the limits, as without any option
+    #[arg(long, conflicts_with_all = ["iops", "iops_burst", "bps", "bps_burst", "none"])]
+    pub show: bool,
+    /// Take all limits away
+    #[arg(long, conflicts_with_all = ["iops", "iops_burst", "bps", "bps_burst"])]
+    pub none: bool,
 }
 
 /// `completions`

@@ -79,6 +79,16 @@ impl Context {
         arguments
     }
 
+    /// The file that the arguments name.
+    pub(crate) fn config_file(&self) -> Option<&Path> {
+        self.global.config.as_deref()
+    }
+
+    /// Takes over what was read elsewhere.
+    pub(crate) fn set_config(&mut self, config: Config) {
+        self.config = config;
+    }
+
     /// What the configuration files say.
     pub fn config(&self) -> &Config {
         &self.config
@@ -122,8 +132,8 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), Failure> {
     let mut context = match cli.command {
-        // These are run by package builds, where no configuration counts.
-        Command::Completions(_) | Command::Man(_) => {
+        // The first two are run by package builds, where no configuration counts; the third reads it itself.
+        Command::Completions(_) | Command::Man(_) | Command::Doctor => {
             Context { out: Output::new(cli.global.json), global: cli.global, config: Config::default() }
         }
         _ => Context::load(cli.global)?,

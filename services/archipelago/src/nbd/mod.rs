@@ -9,6 +9,7 @@
 //! | `negotiate`, `handshake` | the negotiation: its states; its input and output |
 //! | `request`, `extents` | what may be run; what is known of zeros |
 //! | `transmission`, `reading` | runs requests |
+//! | `turn` | waits for what the limits of a disk let through |
 //! | `buffer`, `replies`, `socket` | memory, gathered sends, waiting, system calls |
 //! | `listen`, `server` | sockets to connect to; threads, limits, stop |
 #![deny(unsafe_code)]
@@ -27,6 +28,7 @@ mod server;
 #[allow(unsafe_code)]
 mod socket;
 mod transmission;
+mod turn;
 pub mod wire;
 
 pub use crate::disk::device::{Device, DeviceResult, Errno, ExportError, Exports, Extent};

@@ -41,7 +41,7 @@ pub struct Transmission<'a> {
     pub(super) status: Vec<(u32, u32)>,
     large: Option<AlignedBuf>,
     spin: Spin<'a>,
-    stopping: &'a AtomicBool,
+    pub(super) stopping: &'a AtomicBool,
     /// What is received now came after the server began to stop.
     late: bool,
 }
@@ -155,6 +155,7 @@ impl<'a> Transmission<'a> {
 
     /// Runs an admitted request other than a write.
     fn run_one(&mut self, request: &Request) -> io::Result<()> {
+        self.take_turn(request)?;
         let (offset, len) = (request.offset, u64::from(request.len));
         let durable = request.has(flag::FUA);
         let result = match request.command {
@@ -184,6 +185,7 @@ impl<'a> Transmission<'a> {
 
     /// A write whose payload is in the inbox.
     fn write(&mut self, request: &Request) -> io::Result<()> {
+        self.take_turn(request)?;
         let mut result = self.admit(request);
         let durable = request.has(flag::FUA);
         if durable {
@@ -203,6 +205,7 @@ impl<'a> Transmission<'a> {
     /// what came together with the request lies in the inbox, and is passed on from there.
     fn write_large(&mut self, request: &Request) -> io::Result<()> {
         let mut result = self.admit(request);
+        self.take_turn(request)?;
         self.send_before_waiting()?;
         self.inbox.consume(REQUEST);
         let large = self.large.get_or_insert_with(|| AlignedBuf::new(PIECE)).bytes_mut();

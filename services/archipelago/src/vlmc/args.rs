@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::cli::args::Global;
+use crate::cli::args::{Global, Node};
 use crate::cli::{exit, size};
 
 /// Work with volumes as the volume tool of the original Archipelago did.
@@ -30,12 +30,12 @@ pub enum Command {
     /// Remove a volume or snapshot
     #[command(alias = "rm")]
     Remove(Named),
-    /// Not here: see the message
+    /// Attach a volume or snapshot as a block device; its path goes to standard error
     Map(Map),
-    /// Not here: see the message
+    /// Take a block device away
     Unmap(Unmap),
     /// List the volumes that have a device
-    Showmapped,
+    Showmapped(Showmapped),
     /// List volumes and snapshots, a name on each line
     #[command(alias = "ls")]
     List,
@@ -105,9 +105,12 @@ pub struct Create {
 pub struct Map {
     /// Volume or snapshot
     pub name: String,
-    /// Read-only
+    /// Read-only, which snapshots are in any case, and volumes never
     #[arg(long)]
     pub readonly: bool,
+    /// Which node.
+    #[command(flatten)]
+    pub node: Node,
     /// Ignored.
     #[command(flatten)]
     pub v0: AssumeV0,
@@ -118,6 +121,17 @@ pub struct Map {
 pub struct Unmap {
     /// The device
     pub device: String,
+    /// Which node.
+    #[command(flatten)]
+    pub node: Node,
+}
+
+/// `showmapped`
+#[derive(Args, Debug)]
+pub struct Showmapped {
+    /// Which node.
+    #[command(flatten)]
+    pub node: Node,
 }
 
 /// `snapshot`

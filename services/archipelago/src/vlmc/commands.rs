@@ -6,11 +6,14 @@ use archipelago_core::{CloneOptions, CreateOptions, Error, Kind, ListOptions, Ma
 use serde_json::json;
 
 use super::Refusal;
-use super::args::{Command, Create, Lock, Mapinfo, Named, Rename, Resize, Snapshot};
-use crate::cli::Context;
+use super::args::{Command, Create, Lock, Map, Mapinfo, Named, Rename, Resize, Showmapped, Snapshot, Unmap};
+use crate::attach::AttachError;
+use crate::cli::args::Node;
+use crate::cli::commands::attach;
 use crate::cli::exit::Failure;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::output::VolumeDocument;
+use crate::cli::{self, Context};
 
 type Done = Result<(), Refusal>;
 
@@ -24,16 +27,9 @@ pub fn run(context: &mut Context, command: Command) -> Done {
     match command {
         Command::Create(args) => create(context, &args),
         Command::Remove(args) => remove(context, &args),
-        Command::Map(args) => Err(no_devices(&format!(
-            "{}: this program makes no block device; serve the volume with `archipelago serve --nbd unix:/PATH`, and attach it with \
-             `nbd-client` or as nbd+unix:///{}?socket=/PATH",
-            args.name, args.name
-        ))),
-        Command::Unmap(args) => Err(no_devices(&format!(
-            "{}: this program makes no block device; end what attached it (`nbd-client -d`), then `archipelago serve`",
-            args.device
-        ))),
-        Command::Showmapped => showmapped(context),
+        Command::Map(args) => map(context, args),
+        Command::Unmap(args) => unmap(&args),
+        Command::Showmapped(args) => showmapped(context, &args),
         Command::List => list(context),
         Command::Snapshot(args) => snapshot(context, &args),
         Command::Rename(args) => rename(context, &args),
@@ -93,22 +89,68 @@ fn create(context: &mut Context, args: &Create) -> Done {
 
 fn remove(context: &mut Context, args: &Named) -> Done {
     let store = context.store()?;
-    store.remove(&args.name).map_err(|error| Refusal::of("vlmc removal failed", error))?;
+    store.remove(&args.name).map_err(|error| {
+        let text = match &error {
+            Error::OpenElsewhere { .. } => store.info(&args.name).ok().and_then(|info| device_of(&info.id)),
+            _ => None,
+        };
+        let text = text.map(|device| format!("Volume {} mapped on device {device}", args.name));
+        Refusal::of(text.as_deref().unwrap_or("vlmc removal failed"), error)
+    })?;
     if context.out.json {
         context.out.document(&json!({ "removed": [args.name] }))?;
     }
     Ok(())
 }
 
-fn no_devices(text: &str) -> Refusal {
-    Failure::from(Error::Unsupported(text.into())).into()
+fn map(context: &mut Context, args: Map) -> Done {
+    let info = context.store()?.info(&args.name).map_err(Failure::from)?;
+    if args.readonly && info.kind == Kind::Volume {
+        let reason = format!("{}: a volume is attached for writing; take a snapshot, and attach that", args.name);
+        return Err(Failure::from(Error::Unsupported(reason)).into());
+    }
+    let wanted = cli::args::Map { name: args.name, file: false, node: args.node };
+    let attached = attach::attach(context, &wanted)?;
+    if context.out.json {
+        return Ok(context.out.document(&attached)?);
+    }
+    // As the original did.
+    eprintln!("{}", attached.path().display());
+    Ok(())
 }
 
-fn showmapped(context: &mut Context) -> Done {
+fn unmap(args: &Unmap) -> Done {
+    attach::attacher(&args.node)?.detach(&args.device).map_err(|error| {
+        let text = match &error {
+            AttachError::NotAttached(_) => "Device doesn't exist".to_string(),
+            AttachError::InUse { by, .. } if by.contains("PID") => format!("Device is busy{by}"),
+            AttachError::InUse { .. } => "Device is mounted. Cannot unmap device.".to_string(),
+            _ => String::new(),
+        };
+        Refusal::of(&text, error)
+    })
+}
+
+fn showmapped(context: &mut Context, args: &Showmapped) -> Done {
+    let list = attach::attacher(&args.node)?.list().map_err(Failure::from)?;
     if context.out.json {
-        return Ok(context.out.document(&json!([]))?);
+        return Ok(context.out.document(&list)?);
     }
-    line(context, "No volumes mapped")
+    if list.is_empty() {
+        return line(context, "No volumes mapped");
+    }
+    line(context, "id\timage\t\tdevice")?;
+    for (id, attached) in list.iter().enumerate() {
+        line(context, &format!("{id}\t{}\t\t{}", attached.record.name, attached.path().display()))?;
+    }
+    Ok(())
+}
+
+/// The device over a volume that is attached on this node.
+fn device_of(id: &str) -> Option<String> {
+    let node = Node { node: std::env::var("ARCHIPELAGO_NODE").ok() };
+    let list = attach::attacher(&node).ok()?.list().ok()?;
+    list.iter().find(|attached| attached.served && attached.record.id == id).map(|a| a.path().display().to_string())
 }
 
 fn list(context: &mut Context) -> Done {

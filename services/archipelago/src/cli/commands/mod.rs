@@ -1,19 +1,23 @@
 //! The commands, grouped by what they do. Each is one function that takes its arguments and prints its result.
 
-mod attach;
+pub(crate) mod attach;
 mod check;
 mod compact;
+mod doctor;
+mod du;
 mod export;
 mod gc;
 mod hash;
 mod import;
 mod import_legacy;
 mod inspect;
+mod limit;
 mod original;
 mod scrub;
 mod serve;
 mod shell;
 mod store;
+mod top;
 mod transfer;
 mod volume;
 
@@ -27,6 +31,10 @@ pub fn run(context: &mut Context, command: Command) -> Result<(), Failure> {
         Command::Init(args) => store::init(context, &args),
         Command::Gc(args) => gc::run(context, &args),
         Command::Status => store::status(context),
+        Command::Top(args) => top::run(context, &args),
+        Command::Limit(args) => limit::run(context, &args),
+        Command::Du(args) => du::run(context, &args),
+        Command::Doctor => doctor::run(context),
         Command::Check(args) => check::run(context, &args),
         Command::Scrub(args) => scrub::run(context, &args),
         Command::Create(args) => volume::create(context, &args),
@@ -54,7 +62,6 @@ pub fn run(context: &mut Context, command: Command) -> Result<(), Failure> {
         Command::Completions(args) => shell::completions(context, &args),
         Command::Man(args) => shell::man(&args),
         Command::Start(_) => Err(original::daemons()),
-        Command::VolumePresent(_) => Err(original::devices()),
         Command::VolumeOpen(_) => Err(original::locks()),
         Command::BackendList(_) => Err(original::stores()),
     }

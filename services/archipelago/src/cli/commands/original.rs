@@ -16,14 +16,6 @@ pub fn daemons() -> Failure {
     )
 }
 
-/// `volume-present` and its relatives
-pub fn devices() -> Failure {
-    instead(
-        "this program makes no block device; serve volumes with `archipelago serve --nbd unix:/PATH` or --vhost-user, and attach them with \
-         what speaks NBD or vhost-user-blk",
-    )
-}
-
 /// `volume-open` and its relatives
 pub fn locks() -> Failure {
     instead(
