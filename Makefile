@@ -9,7 +9,7 @@
 # make mutants   small changes of the engine, MUTANTS of them (0: all), each of which the simulator should notice (docs/mutants.md)
 # make miri      the parts that do no I/O under Miri
 # make bench     measurements; BENCH="..." are the arguments of the bench program
-# make install   program, man pages, shell completions, C library, header and pkg-config file below $(DESTDIR)$(PREFIX)
+# make install   program (also as vlmc), man pages, shell completions, C library, header and pkg-config file below $(DESTDIR)$(PREFIX)
 # make library   the C library alone, in $(TARGET_DIR)/release/libarchipelago (docs/c-api.md)
 # make wheel     the Python package with the library in it, in $(TARGET_DIR)/wheel (docs/python.md)
 # make header    include/archipelago.h from the source of the library
@@ -183,12 +183,16 @@ $(LIBRARY)/libarchipelago.a:
 
 install: install-library $(BINARY)
 	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/archipelago
+	ln -sf archipelago $(DESTDIR)$(PREFIX)/bin/vlmc
 	pages=$$(mktemp -d) && trap 'rm -rf $$pages' EXIT && $(BINARY) man $$pages && \
 	  install -d $(DESTDIR)$(PREFIX)/share/man/man1 && install -m 644 $$pages/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
 	install -d $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions zsh/site-functions fish/vendor_completions.d)
 	$(BINARY) completions bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/archipelago
 	$(BINARY) completions zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_archipelago
 	$(BINARY) completions fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/archipelago.fish
+	$(BINARY) completions bash --of vlmc >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/vlmc
+	$(BINARY) completions zsh --of vlmc >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_vlmc
+	$(BINARY) completions fish --of vlmc >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/vlmc.fish
 
 # For tests, which say by LIBRARY where theirs is.
 install-library: $(LIBRARY)/libarchipelago.a

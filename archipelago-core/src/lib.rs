@@ -38,9 +38,9 @@ pub use format::stream::ResumeToken;
 pub use store::{
     Affected, Amount, Background, ByteRange, CheckOptions, CheckProgress, CheckReport, CloneOptions, CollectOptions,
     CollectPhase, CollectProgress, CollectReport, ContentFigures, CreateOptions, DamagedEntry, DataReport, DiffExtent,
-    Finding, FindingKind, InitOptions, ListOptions, Location, MapExtent, MapSource, Page, Rate, ReceiveStatus, Repair,
-    ScrubOptions, ScrubProgress, ScrubReport, SendOptions, SendPlan, Severity, SpaceByKind, Store, StoreOptions,
-    StoreStatus, ThinOptions, Usage, VolumeInfo,
+    DiskUse, DiskUseProgress, Finding, FindingKind, InitOptions, ListOptions, Location, MapExtent, MapSource, MapUse,
+    Page, Rate, ReceiveStatus, Repair, ScrubOptions, ScrubProgress, ScrubReport, SendOptions, SendPlan, Severity,
+    SpaceByKind, Store, StoreOptions, StoreStatus, ThinOptions, Usage, VolumeInfo,
 };
 pub use volume::{
     CompactOptions, CompactReport, Completion, CompletionQueue, DataExtent, Mode, Operation, StallStats, Volume,

@@ -145,6 +145,8 @@ pub const MAX_CONTROL_MESSAGE: usize = 1 << 20;
 pub const MAX_CONTROL_CONNECTIONS: usize = 64;
 /// Memory for what maps use of data objects while a store is collected: 100 million whole blocks of one object take 50 MiB.
 pub const MARK_MEMORY: u64 = 256 << 20;
+/// Ranges of objects that are held at once to say what maps share; more are looked at in parts. They take 300 MiB.
+pub const DISK_USE_RANGES: usize = 4 << 20;
 /// Rounds in which a collection waits for maps that are being made; each takes milliseconds.
 pub const MAX_ROUNDS: usize = 64;
 /// Names without a map that one collection removes; more are left to the next.

@@ -112,6 +112,11 @@ pub enum Request {
     },
     /// Objects were collected: files that are kept open only to be quick are closed, so that their room is free.
     Collected,
+    /// Something between programs, of which the engine knows nothing.
+    Question {
+        /// As the program defines it.
+        question: serde_json::Value,
+    },
 }
 
 /// What comes back for a [`Request`].
@@ -149,6 +154,11 @@ pub enum Answer {
     Header {
         /// Encoded, in hex digits.
         header: String,
+    },
+    /// To a question between programs.
+    Answered {
+        /// As the program defines it.
+        answer: serde_json::Value,
     },
     /// It was not done. [`ask`] returns this as an error.
     Failed(RemoteError),

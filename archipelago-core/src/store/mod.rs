@@ -7,6 +7,7 @@ mod check;
 pub mod collect;
 pub mod content;
 pub mod control;
+mod disk_use;
 mod group;
 pub(crate) mod open;
 pub(crate) mod operations;
@@ -17,6 +18,7 @@ pub mod process;
 mod receive;
 mod reports;
 mod send;
+mod service;
 pub(crate) mod shared;
 pub(crate) mod sums;
 mod thin;
@@ -49,9 +51,11 @@ pub use check::{
     Repair, Severity,
 };
 pub use collect::{Amount, CollectOptions, CollectPhase, CollectProgress, CollectReport, Rate, SpaceByKind};
+pub use disk_use::{DiskUse, DiskUseProgress, MapUse};
 pub use group::GroupStep;
 pub use receive::ReceiveStatus;
 pub use send::{SendOptions, SendPlan};
+pub use service::Answerer;
 pub use sums::{ScrubOptions, ScrubProgress, ScrubReport};
 pub use thin::ThinOptions;
 pub use types::{
@@ -452,6 +456,12 @@ impl Store {
     /// How much of it is its own; walks what differs from every other map of the store.
     pub fn usage(&self, name: &str) -> Result<Usage> {
         usage::usage(&self.shared, name)
+    }
+
+    /// How much room each map takes alone, and how much it shares: what its removal and a collection would free. Walks every map.
+    /// `progress` is told how far it is; an error of it ends the walk. What changes meanwhile is counted as it was or as it is.
+    pub fn disk_use(&self, progress: &mut dyn FnMut(DiskUseProgress) -> Result<()>) -> Result<DiskUse> {
+        disk_use::disk_use(&self.shared, progress)
     }
 
     /// Calls `each` with the ranges of a map in order, zero ranges included, from `offset` for `len` bytes (cut at the map's end).

@@ -12,6 +12,7 @@ use super::peers::Peers;
 use super::pins::Pins;
 use super::process::Registration;
 use super::reports::Reports;
+use super::service::Answerer;
 use super::sums::Sums;
 use super::{StoreOptions, os};
 use crate::blocker::{Blocker, LockGuard, VolumeId};
@@ -65,6 +66,8 @@ pub struct Shared {
     pub wakeup: Arc<Wakeup>,
     /// What the long jobs of this process say of themselves.
     pub reports: Reports,
+    /// Who answers what other programs ask of this one.
+    pub answerer: Mutex<Option<Arc<Answerer>>>,
 }
 
 impl Shared {
@@ -96,6 +99,7 @@ impl Shared {
             opening: Mutex::default(),
             wakeup: Arc::default(),
             reports: Reports::default(),
+            answerer: Mutex::default(),
         }
     }
 
@@ -228,6 +232,7 @@ impl Handler for Shared {
                     self.blocker.close_idle();
                     Answer::Done
                 }
+                Request::Question { question } => self.question(question)?,
             })
         };
         answer().into()

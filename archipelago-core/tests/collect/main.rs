@@ -7,6 +7,7 @@ mod random;
 mod beside;
 mod content;
 mod cuts;
+mod disk_use;
 mod full;
 mod history;
 mod holes;

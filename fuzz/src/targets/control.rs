@@ -23,7 +23,7 @@ impl Handler for Recorder {
     fn handle(&self, request: Request) -> Answer {
         let mut requests = self.0.lock();
         requests.push(request);
-        match requests.len() % 6 {
+        match requests.len() % 7 {
             0 => Answer::Done,
             1 => Answer::Status {
                 volumes: vec!["volume-1".into()],
@@ -33,6 +33,7 @@ impl Handler for Recorder {
             2 => Answer::Acknowledged { unsettled: Vec::new() },
             3 => Answer::Pins { pins: Vec::new(), next: Some(7) },
             4 => Answer::Header { header: "00".into() },
+            5 => Answer::Answered { answer: serde_json::json!({ "age": 1 }) },
             _ => Err(Error::NotOpen("volume-1".into())).into(),
         }
     }
@@ -78,7 +79,11 @@ fn frames(input: &[u8]) {
     assert!((handled.len() + 1..=handled.len() + 2).contains(&count), "{count} frames for {} requests", handled.len());
     for request in handled.iter() {
         let text = serde_json::to_vec(request).expect("JSON");
-        assert_eq!(serde_json::from_slice::<Request>(&text).expect("what was written"), *request);
+        let again = serde_json::from_slice::<Request>(&text).expect("what was written");
+        // Numbers with a fraction may lose their last digit.
+        if !matches!(request, Request::Question { .. }) {
+            assert_eq!(again, *request);
+        }
     }
 }
 
@@ -98,6 +103,7 @@ fn frame_seeds() -> Vec<Vec<u8>> {
         r#"{"acknowledge":{"packs":true}}"#,
         r#"{"pins":{"after":18446744073709551615}}"#,
         r#""collected""#,
+        r#"{"question":{"question":{"limits":{"id":"00000000000000a1","name":[1,null,-2.5e9]}}}}"#,
     ];
     let mut seeds: Vec<_> = lines.iter().map(|l| with_mode(0, format!("{hello}\n{l}").as_bytes())).collect();
     seeds.push(with_mode(0, format!("{hello}\n{}", lines.join("\n")).as_bytes()));
@@ -128,7 +134,10 @@ fn answer(input: &[u8]) {
             }
             let text = serde_json::to_string(&answer).expect("JSON");
             let again: Answer = serde_json::from_str(&text).expect("what was written");
-            assert_eq!(serde_json::to_string(&again).expect("JSON"), text);
+            // Numbers with a fraction may lose their last digit, and only programs that send none are asked.
+            if !matches!(answer, Answer::Answered { .. }) {
+                assert_eq!(serde_json::to_string(&again).expect("JSON"), text);
+            }
         }
         Some(Err(error)) => {
             assert!(error.errno() > 0, "{error:?}");
@@ -167,6 +176,7 @@ fn answer_seeds() -> Vec<Vec<u8>> {
     let header = hex(&super::header::plain().encode());
     let pins = format!("[{{\"id\":\"00000000000000a1\",\"header\":\"{header}\"}}]");
     seeds.push(format!("{hello}\n{{\"pins\":{{\"pins\":{pins},\"next\":1}}}}").into_bytes());
+    seeds.push(format!("{hello}\n{{\"answered\":{{\"answer\":{{\"age\":[1]}}}}}}").into_bytes());
     seeds.push(format!("{hello}\n{{\"header\":{{\"header\":\"{header}\"}}}}").into_bytes());
     for error in &errors {
         let error = serde_json::to_string(&RemoteError::from(error)).expect("JSON");

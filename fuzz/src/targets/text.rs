@@ -61,6 +61,8 @@ pub const CONFIG: Target = Target {
             "store = 'file:/srv/store'\nnode_cache = '128M'\nmax_unfolded = 33554432\n",
             "[serve]\nnbd = ['unix:/run/a.sock', 'tcp:127.0.0.1:10809']\npid_file = '/run/a.pid'\n",
             "serve = { nbd = \"x\" }\nother.a.b = [1, 2.5, 1979-05-27]\n",
+            "[ARCHIPELAGO]\nSTORE = file:/srv/store\nGROUP = synnefo\nUMASK = 0o027\n[PEERS]\nROLES = b m\n[b]\ntype: file_blocker\n\
+             portno_start = 7\narchip_dir = /srv/old ; x\n  more\n[m]\ntype = mapperd\nblockerm_port = 7\nblockerb_port = 7\n[DEFAULT]\nx = y\n",
         ])
     },
     max_len: 4096,
@@ -85,10 +87,35 @@ fn config(input: &[u8]) {
         }
         Err(error) => assert!(error.to_string().starts_with("archipelago.toml: "), "{error}"),
     }
+    original_config(text);
     if let Some(store) = &once.store
         && let Ok(Location::File(path)) = store.parse()
     {
         assert!(!path.as_os_str().is_empty());
+    }
+}
+
+/// The same text as a file of the original's.
+fn original_config(text: &str) {
+    let read = |config: &mut Config| {
+        let mut warnings = Vec::new();
+        archipelago_service::fuzzing::original_configuration(config, text, &mut |warning| warnings.push(warning))
+            .map(|()| warnings)
+    };
+    let mut once = Config::default();
+    match read(&mut once) {
+        Ok(warnings) => {
+            let mut twice = once.clone();
+            assert_eq!(read(&mut twice).expect("the same file"), warnings);
+            assert_eq!(once, twice);
+        }
+        Err(error) => assert!(error.to_string().starts_with("archipelago.conf: line "), "{error}"),
+    }
+    for directory in [&once.original.maps, &once.original.blocks].into_iter().flatten() {
+        assert!(directory.is_absolute(), "{directory:?}");
+    }
+    if let Some(mode) = once.original.mode {
+        assert_eq!(mode & !0o066, 0o600, "the owner reads and writes, and nobody runs: {mode:o}");
     }
 }
 

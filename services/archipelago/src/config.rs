@@ -1,7 +1,8 @@
-//! The configuration file. `docs/cli.md` lists its keys.
+//! The configuration file, and beside it the original's. `docs/cli.md` lists their keys.
 //!
 //! A file that somebody else can write decides where root reads and writes, so root refuses one.
 
+use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -11,9 +12,17 @@ use toml::{Table, Value};
 
 use crate::cli::exit::Failure;
 use crate::cli::size;
+use crate::disk::limiter::Limits;
 
-/// Read first, for everybody.
+pub mod ini;
+pub mod original;
+
+/// The original's file, read before ours, for everybody.
+pub const ORIGINAL: &str = "/etc/archipelago/archipelago.conf";
+/// Read first of ours, for everybody.
 pub const SYSTEM: &str = "/etc/archipelago/archipelago.toml";
+/// The name in `limits` that stands for every volume that has no limits of its own.
+pub const EVERY: &str = "*";
 /// Longest file that is read: a configuration is a page, and the file is held in memory.
 const MAX_FILE: u64 = 1 << 20;
 
@@ -52,15 +61,27 @@ pub struct Config {
     pub hash_rate: Option<u64>,
     /// `serve.hash_age`: seconds since it was taken after which a snapshot is hashed.
     pub hash_age: Option<u64>,
+    /// `serve.slow_io`: milliseconds from which on a request is told of as slow; 0 for never.
+    pub slow_io: Option<u64>,
+    /// `limits.NAME`: what a volume may do per second; [`EVERY`] stands for those that are not named.
+    pub limits: BTreeMap<String, Limits>,
+    /// What the original's file says.
+    pub original: original::Original,
 }
 
-/// Reads the named file, or the default ones: the system's, then the user's, whose keys win. Calls `warn` for each unknown key.
+/// Reads the named file, or the default ones: the original's, the system's, then the user's, whose keys win. A named file that ends in
+/// `.conf` stands for the original's, and ours are read as well. Calls `warn` for what is ignored.
 pub fn load(named: Option<&Path>, warn: &mut dyn FnMut(String)) -> Result<Config, Failure> {
     let mut config = Config::default();
     if let Some(path) = named {
         let text = read(path)?.ok_or_else(|| Failure::host("open", path.display(), io::ErrorKind::NotFound.into()))?;
-        config.merge(path, &text, warn)?;
-        return Ok(config);
+        if path.extension().is_none_or(|extension| extension != "conf") {
+            config.merge(path, &text, warn)?;
+            return Ok(config);
+        }
+        config.merge_original(path, &text, warn)?;
+    } else if let Some(text) = read(Path::new(ORIGINAL))? {
+        config.merge_original(Path::new(ORIGINAL), &text, warn)?;
     }
     for path in [Some(PathBuf::from(SYSTEM)), user_file()].into_iter().flatten() {
         if let Some(text) = read(&path)? {
@@ -108,6 +129,22 @@ fn check_owner(path: &Path, meta: &Metadata) -> Result<(), Failure> {
 }
 
 impl Config {
+    /// Takes over what counts of a file of the original's.
+    pub(crate) fn merge_original(
+        &mut self,
+        path: &Path,
+        text: &str,
+        warn: &mut dyn FnMut(String),
+    ) -> Result<(), Failure> {
+        let shown = path.display();
+        let read = original::read(text, &mut |warning| warn(format!("{shown}: {warning}")));
+        self.original = read.map_err(|e| Failure::Usage(format!("{shown}: line {}: {}", e.line, e.reason)))?;
+        if let Some(store) = &self.original.store {
+            self.store = Some(store.clone());
+        }
+        Ok(())
+    }
+
     /// Takes over the keys of a file.
     pub(crate) fn merge(&mut self, path: &Path, text: &str, warn: &mut dyn FnMut(String)) -> Result<(), Failure> {
         let table: Table =
@@ -118,12 +155,35 @@ impl Config {
                 "store" => self.store = Some(file.text(key, value)?),
                 "node_cache" => self.node_cache = Some(file.size(key, value)?),
                 "max_unfolded" => self.max_unfolded = Some(file.size(key, value)?),
+                "limits" => match value {
+                    Value::Table(volumes) => self.merge_limits(&file, volumes, warn)?,
+                    _ => return Err(file.wrong(key, "a table")),
+                },
                 "serve" => match value {
                     Value::Table(serve) => self.merge_serve(&file, serve, warn)?,
                     _ => return Err(file.wrong(key, "a table")),
                 },
                 _ => warn(format!("{}: unknown key `{key}` is ignored", path.display())),
             }
+        }
+        Ok(())
+    }
+
+    fn merge_limits(&mut self, file: &KeyIn<'_>, volumes: &Table, warn: &mut dyn FnMut(String)) -> Result<(), Failure> {
+        for (name, value) in volumes {
+            let Value::Table(table) = value else { return Err(file.wrong(&format!("limits.{name}"), "a table")) };
+            let mut limits = Limits::default();
+            for (key, value) in table {
+                let shown = format!("limits.{name}.{key}");
+                match key.as_str() {
+                    "iops" => limits.iops = file.number(&shown, value, "a number of requests")?,
+                    "iops_burst" => limits.iops_burst = file.number(&shown, value, "a number of requests")?,
+                    "bps" => limits.bps = file.size(&shown, value)?,
+                    "bps_burst" => limits.bps_burst = file.size(&shown, value)?,
+                    _ => warn(format!("{}: unknown key `{shown}` is ignored", file.path.display())),
+                }
+            }
+            self.limits.insert(name.clone(), limits);
         }
         Ok(())
     }
@@ -152,6 +212,9 @@ impl Config {
                 ("tls_client_ca", value) => {
                     self.tls_client_ca = Some(PathBuf::from(file.text("serve.tls_client_ca", value)?));
                 }
+                ("slow_io", value) => {
+                    self.slow_io = Some(file.number("serve.slow_io", value, "a number of milliseconds")?);
+                }
                 ("pid_file", value) => self.pid_file = Some(PathBuf::from(file.text("serve.pid_file", value)?)),
                 _ => warn(format!("{}: unknown key `serve.{key}` is ignored", file.path.display())),
             }
@@ -174,8 +237,11 @@ impl KeyIn<'_> {
     }
 
     fn seconds(&self, key: &str, value: &Value) -> Result<u64, Failure> {
-        let seconds = value.as_integer().and_then(|n| u64::try_from(n).ok());
-        seconds.ok_or_else(|| self.wrong(key, "a number of seconds"))
+        self.number(key, value, "a number of seconds")
+    }
+
+    fn number(&self, key: &str, value: &Value, wanted: &str) -> Result<u64, Failure> {
+        value.as_integer().and_then(|n| u64::try_from(n).ok()).ok_or_else(|| self.wrong(key, wanted))
     }
 
     fn size(&self, key: &str, value: &Value) -> Result<u64, Failure> {
@@ -214,8 +280,9 @@ mod tests {
         let text = "store = 'file:/srv/store'\nnode_cache = '128M'\nmax_unfolded = 33554432\n\
             [serve]\nnbd = ['unix:/run/a.sock', 'tcp:127.0.0.1:10809']\nvhost_user = 'unix:/run/b.sock=disk-1'\npid_file = '/run/a.pid'\n\
             gc_interval = 600\ngc_rate = '8M'\nscrub_interval = 86400\nscrub_rate = '1M'\n\
-            hash_interval = 60\nhash_rate = '4M'\nhash_age = 30\n\
-            tls_cert = '/etc/c.pem'\ntls_key = '/etc/k.pem'\ntls_client_ca = '/etc/ca.pem'\n";
+            hash_interval = 60\nhash_rate = '4M'\nhash_age = 30\nslow_io = 250\n\
+            tls_cert = '/etc/c.pem'\ntls_key = '/etc/k.pem'\ntls_client_ca = '/etc/ca.pem'\n\
+            [limits.disk-1]\niops = 100\niops_burst = 200\nbps = '1M'\nbps_burst = 4096\n[limits.'*']\niops = 9\n";
         let (config, warnings) = merged(&[text]);
         let expected = Config {
             store: Some("file:/srv/store".into()),
@@ -234,6 +301,12 @@ mod tests {
             hash_interval: Some(60),
             hash_rate: Some(4 << 20),
             hash_age: Some(30),
+            slow_io: Some(250),
+            limits: BTreeMap::from([
+                ("disk-1".into(), Limits { iops: 100, iops_burst: 200, bps: 1 << 20, bps_burst: 4096 }),
+                (EVERY.into(), Limits { iops: 9, ..Limits::default() }),
+            ]),
+            original: original::Original::default(),
         };
         assert_eq!(config.unwrap(), expected);
         assert!(warnings.is_empty());
@@ -258,6 +331,11 @@ mod tests {
             "serve = 1",
             "[serve]\nnbd = [1]",
             "[serve]\ngc_interval = -1",
+            "[serve]\nslow_io = '1'",
+            "limits = 1",
+            "[limits]\na = 1",
+            "[limits.a]\niops = '1'",
+            "[limits.a]\nbps = -1",
             "= 1",
         ] {
             let (config, _) = merged(&[bad]);

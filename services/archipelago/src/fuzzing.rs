@@ -18,6 +18,11 @@ pub fn configuration(config: &mut Config, text: &str, warn: &mut dyn FnMut(Strin
     config.merge(Path::new("archipelago.toml"), text, warn)
 }
 
+/// Takes the keys of a configuration file of the original's over a configuration.
+pub fn original_configuration(config: &mut Config, text: &str, warn: &mut dyn FnMut(String)) -> Result<(), Failure> {
+    config.merge_original(Path::new("archipelago.conf"), text, warn)
+}
+
 /// A qcow2 image in memory. Panics if its reader leaves it.
 pub fn qcow2(bytes: Vec<u8>) -> Result<Box<dyn Image>, ImageError> {
     qcow2::in_memory(bytes)

@@ -6,6 +6,7 @@ pub mod cli;
 pub mod collector;
 pub mod config;
 pub mod disk;
+pub mod doctor;
 pub mod fuse;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -16,3 +17,4 @@ pub mod nbd;
 pub mod scrubber;
 #[allow(unsafe_code)]
 pub mod vhost_user;
+pub mod vlmc;

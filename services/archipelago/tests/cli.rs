@@ -765,3 +765,45 @@ fn a_group_of_volumes_is_snapshotted_at_once() {
     assert_eq!(site.run(&["snapshot", "--group", "disk-a=monday-c", "disk-x=monday-d"]).status.code(), Some(3));
     assert_eq!(site.run(&["info", "monday-c"]).status.code(), Some(3));
 }
+
+#[test]
+fn du_says_what_removing_each_would_free() {
+    let site = Site::new();
+    assert_eq!(site.json(&["du"])["maps"], json!([]));
+    site.ok(&["create", "volume", "--size", "64M"]);
+    write(&site, "volume", 0, &[1; 2 << 20]);
+    site.ok(&["snapshot", "volume", "monday"]);
+    write(&site, "volume", 0, &[2; 1 << 20]);
+    let du = site.json(&["du"]);
+    assert_eq!(keys(&du), ["free", "maps", "named", "room", "shared"]);
+    assert_eq!(keys(&du["maps"][0]), ["id", "in_use", "kind", "mapped", "name", "shared", "size", "unique"]);
+    let map = |du: &Value, name: &str| {
+        let maps = du["maps"].as_array().unwrap();
+        let map = maps.iter().find(|map| map["name"] == name).unwrap();
+        (map["mapped"].as_u64().unwrap(), map["unique"].as_u64().unwrap(), map["shared"].as_u64().unwrap())
+    };
+    assert_eq!(map(&du, "volume"), (2 << 20, 1 << 20, 1 << 20));
+    assert_eq!(map(&du, "monday"), (2 << 20, 1 << 20, 1 << 20));
+    assert_eq!((&du["named"], &du["shared"]), (&json!(3 << 20), &json!(1 << 20)));
+    assert_eq!(site.json(&["du", "monday"])["maps"].as_array().unwrap().len(), 1);
+    let text = site.ok(&["du"]);
+    assert!(
+        text.starts_with("NAME") && text.contains("3.0 MiB (3145728 bytes), of which 1.0 MiB by several"),
+        "{text}"
+    );
+    site.fails(3, "not_found", &["du", "nobody"]);
+
+    // While it is open elsewhere it is looked at as of its last checkpoint, and says so.
+    let open = site.open().open_volume("volume", Mode::ReadWrite).unwrap();
+    let output = site.run(&["du"]);
+    assert!(output.status.success() && String::from_utf8_lossy(&output.stderr).contains("volume: is in use"));
+    open.close().unwrap();
+
+    let data = |site: &Site| site.json(&["status"])["kinds"]["data"]["bytes"].as_u64().unwrap();
+    site.ok(&["gc"]);
+    let before = data(&site);
+    site.ok(&["remove", "monday"]);
+    site.ok(&["gc"]);
+    assert_eq!(before - data(&site), 1 << 20);
+    assert_eq!(map(&site.json(&["du"]), "volume"), (2 << 20, 2 << 20, 0));
+}

@@ -30,7 +30,7 @@ pub struct Global {
     #[arg(long, global = true, env = "ARCHIPELAGO_STORE", value_name = "file:/PATH")]
     pub store: Option<String>,
     /// Configuration file to read instead of the default ones
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, short, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Print one JSON document, and errors as JSON, for scripts
     #[arg(long, global = true)]
@@ -43,13 +43,16 @@ pub enum Command {
     /// Make a store in a directory that is empty or does not exist
     Init(Init),
     /// Make an empty volume
+    #[command(alias = "volume-create")]
     Create(Create),
     /// Make writable clones of a snapshot, in constant time
+    #[command(alias = "volume-clone")]
     Clone(Clone),
     /// Take a snapshot of a volume, also while it is in use
+    #[command(alias = "volume-snapshot")]
     Snapshot(Snapshot),
     /// Remove volumes and snapshots; goes on after an error
-    #[command(visible_alias = "rm")]
+    #[command(visible_alias = "rm", alias = "volume-remove")]
     Remove(Remove),
     /// Give a volume or snapshot another name
     Rename(Rename),
@@ -58,9 +61,10 @@ pub enum Command {
     /// Gather the pieces of volumes whose blocks lie in many places
     Compact(Compact),
     /// List volumes and snapshots in the order of their names
-    #[command(visible_alias = "ls")]
+    #[command(visible_alias = "ls", alias = "volume-list")]
     List(List),
     /// Show the facts about a volume or snapshot, and how much of it is its own
+    #[command(alias = "volume-info")]
     Info(Info),
     /// Show where the data of a volume or snapshot is
     Mapinfo(Mapinfo),
@@ -81,26 +85,55 @@ pub enum Command {
     /// Serve volumes as network block devices until SIGTERM or SIGINT
     Serve(Serve),
     /// Attach a volume or snapshot to this machine as a block device, and print its path
+    #[command(alias = "volume-present")]
     Map(Map),
     /// Take a block device away again; all that was written is in the store then
+    #[command(alias = "volume-unpresent")]
     Unmap(Unmap),
     /// List what is attached to this machine
+    #[command(alias = "volume-showpresented")]
     Showmapped(Showmapped),
     /// Serve an attached volume; what `map` starts
     #[command(hide = true)]
     ServeAttached(ServeAttached),
     /// Remove what no volume or snapshot needs any more, beside whatever else goes on
     Gc(Gc),
+    /// Show what each volume and snapshot takes alone, which its removal would free, and what it shares
+    Du(Du),
+    /// Look for what is wrong with this host, the store and the configuration, and say what to do
+    Doctor,
+    /// Show what volumes that are served do, and how long it takes; again and again
+    Top(Top),
+    /// Show or set what a volume that is served may do per second
+    Limit(Limit),
     /// Show the state of the store
     Status,
     /// Read the data of snapshots and compare it with its checksums; make those that are missing
     Scrub(Scrub),
     /// Look for damage and leftovers, and repair what needs no invention; also while the store is in use
+    #[command(visible_alias = "fsck")]
     Check(Check),
     /// Print completions for a shell
     Completions(Completions),
     /// Write the man pages to a directory
     Man(Man),
+    /// Verbs of the original for its daemons
+    #[command(hide = true, aliases = ["stop", "restart"])]
+    Start(Original),
+    /// Verbs of the original for locks that outlive a command
+    #[command(hide = true, aliases = ["volume-close", "volume-lock", "volume-unlock"])]
+    VolumeOpen(Original),
+    /// Verbs of the original for several stores at once
+    #[command(hide = true, aliases = ["backend-info", "backend-create", "backend-remove", "backend-sync", "endpoint-list", "driver-list", "volume-move"])]
+    BackendList(Original),
+}
+
+/// A verb of the original that has no meaning here, with whatever it was given.
+#[derive(Args, Debug)]
+pub struct Original {
+    /// Not looked at.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub arguments: Vec<String>,
 }
 
 /// `hash`
@@ -119,10 +152,10 @@ pub struct Init {
     /// Block size of new volumes: a power of two, 64K to 64M
     #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = size::parse)]
     pub block_size: u64,
-    /// Permission bits of the store's files, in octal
-    #[arg(long, value_name = "MODE", default_value = "0660", value_parser = parse_mode)]
-    pub mode: u32,
-    /// Group of the store's files: name or number
+    /// Permission bits of the store's files, in octal [default: as `UMASK` of the original's configuration says, or 0660]
+    #[arg(long, value_name = "MODE", value_parser = parse_mode)]
+    pub mode: Option<u32>,
+    /// Group of the store's files: name or number [default: `GROUP` of the original's configuration, or what the system gives]
     #[arg(long)]
     pub group: Option<String>,
 }
@@ -291,12 +324,12 @@ pub struct Import {
 pub struct ImportLegacy {
     /// Maps to import, as the original named them; without any, and without --pattern and --all, lists what is there
     pub names: Vec<String>,
-    /// Directory of the maps: `archip_dir` of the original's blocker for maps
+    /// Directory of the maps: `archip_dir` of the original's blocker for maps [default: what the original's configuration says]
     #[arg(long, value_name = "DIR")]
-    pub maps: PathBuf,
-    /// Directory of the blocks: `archip_dir` of the original's blocker for blocks
+    pub maps: Option<PathBuf>,
+    /// Directory of the blocks: `archip_dir` of the original's blocker for blocks [default: what the original's configuration says]
     #[arg(long, value_name = "DIR")]
-    pub blocks: PathBuf,
+    pub blocks: Option<PathBuf>,
     /// Import maps whose name matches; `*` stands for any text, `?` for one character; may be repeated
     #[arg(long, value_name = "PATTERN")]
     pub pattern: Vec<String>,
@@ -515,12 +548,68 @@ pub struct Gc {
     pub grace: u64,
 }
 
+/// `du`
+#[derive(Args, Debug)]
+pub struct Du {
+    /// Only these; all are walked all the same, for they may share [default: all]
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+}
+
+/// `top`
+#[derive(Args, Debug)]
+pub struct Top {
+    /// Seconds between two looks
+    #[arg(long, short, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub interval: u64,
+    /// Show what was done during one interval, and end
+    #[arg(long)]
+    pub once: bool,
+}
+
+/// `limit`
+#[derive(Args, Debug)]
+pub struct Limit {
+    /// The volume or snapshot
+    pub name: String,
+    /// Requests per second; 0 for no such limit
+    #[arg(long, value_name = "N")]
+    pub iops: Option<u64>,
+    /// Requests that may come at once after a pause; 0 for a tenth of a second's
+    #[arg(long, value_name = "N")]
+    pub iops_burst: Option<u64>,
+    /// Bytes per second; 0 for no such limit
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub bps: Option<u64>,
+    /// Bytes that may come at once after a pause; 0 for a tenth of a second's
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub bps_burst: Option<u64>,
+    /// Only show the limits, as without any option
+    #[arg(long, conflicts_with_all = ["iops", "iops_burst", "bps", "bps_burst", "none"])]
+    pub show: bool,
+    /// Take all limits away
+    #[arg(long, conflicts_with_all = ["iops", "iops_burst", "bps", "bps_burst"])]
+    pub none: bool,
+}
+
 /// `completions`
 #[derive(Args, Debug)]
 pub struct Completions {
     /// The shell
     #[arg(value_enum)]
     pub shell: clap_complete::Shell,
+    /// For this name of the program
+    #[arg(long, value_enum, default_value = "archipelago")]
+    pub of: Program,
+}
+
+/// Names of the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Program {
+    /// All of it
+    Archipelago,
+    /// The volume tool of the original
+    Vlmc,
 }
 
 /// `man`

@@ -24,6 +24,8 @@ pub const HELP: &str = "Exit codes:
   8  no space
   9  check: something was wrong, and is repaired
   10  check: something is wrong that --repair repairs
+  11  doctor: something should be seen to
+  12  doctor: something does not work
   128+N  stopped by signal N";
 
 /// Why a command failed.
@@ -122,6 +124,10 @@ pub enum Class {
     Repaired,
     /// A check found something wrong that can be repaired.
     Repairable,
+    /// A doctor has a warning.
+    Warned,
+    /// A doctor found something that does not work.
+    Unfit,
     /// A signal.
     Signal(i32),
 }
@@ -140,6 +146,8 @@ impl Class {
             Class::NoSpace => 8,
             Class::Repaired => 9,
             Class::Repairable => 10,
+            Class::Warned => 11,
+            Class::Unfit => 12,
             Class::Signal(number) => u8::try_from(128 + number).unwrap_or(u8::MAX),
         }
     }
@@ -157,6 +165,8 @@ impl Class {
             Class::NoSpace => "no_space",
             Class::Repaired => "repaired",
             Class::Repairable => "repairable",
+            Class::Warned => "warned",
+            Class::Unfit => "unfit",
             Class::Signal(_) => "signal",
         }
     }

@@ -11,8 +11,9 @@ pub mod output;
 pub mod progress;
 pub mod size;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 use std::str::FromStr;
 
@@ -21,6 +22,7 @@ use clap::Parser;
 use serde_json::json;
 
 use crate::config::{self, Config};
+use crate::vlmc;
 use args::{Cli, Command, Global};
 use exit::{Class, ErrorFields, Failure};
 use output::Output;
@@ -34,6 +36,13 @@ pub struct Context {
 }
 
 impl Context {
+    /// Reads the configuration, and takes standard output.
+    pub(crate) fn load(global: Global) -> Result<Context, Failure> {
+        let config = config::load(global.config.as_deref(), &mut |warning| note(&warning))?;
+        let out = Output::new(global.json);
+        Ok(Context { global, config, out })
+    }
+
     /// Where the store is: by argument, environment or configuration, in this order.
     pub fn location(&self) -> Result<Location, Failure> {
         let text = self.global.store.as_ref().filter(|text| !text.is_empty()).or(self.config.store.as_ref());
@@ -70,6 +79,16 @@ impl Context {
         arguments
     }
 
+    /// The file that the arguments name.
+    pub(crate) fn config_file(&self) -> Option<&Path> {
+        self.global.config.as_deref()
+    }
+
+    /// Takes over what was read elsewhere.
+    pub(crate) fn set_config(&mut self, config: Config) {
+        self.config = config;
+    }
+
     /// What the configuration files say.
     pub fn config(&self) -> &Config {
         &self.config
@@ -89,8 +108,11 @@ impl Context {
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    // Before the arguments are known to make sense, their errors must already be in the right form.
-    let json = arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");
+    let called = arguments.first().and_then(|name| Path::new(name).file_name());
+    if called == Some(OsStr::new(vlmc::NAME)) {
+        return vlmc::main(arguments);
+    }
+    let json = asks_for_json(&arguments);
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => return usage(&error, json),
@@ -109,20 +131,26 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
-    // These are run by package builds, where no configuration counts.
-    let config = match cli.command {
-        Command::Completions(_) | Command::Man(_) => Config::default(),
-        _ => config::load(cli.global.config.as_deref(), &mut |warning| note(&warning))?,
+    let mut context = match cli.command {
+        // The first two are run by package builds, where no configuration counts; the third reads it itself.
+        Command::Completions(_) | Command::Man(_) | Command::Doctor => {
+            Context { out: Output::new(cli.global.json), global: cli.global, config: Config::default() }
+        }
+        _ => Context::load(cli.global)?,
     };
-    let out = Output::new(cli.global.json);
-    let mut context = Context { global: cli.global, config, out };
     let result = commands::run(&mut context, cli.command);
     // What was printed before a failure is a result as well.
     let flushed = context.out.finish();
     result.and(flushed)
 }
 
-fn usage(error: &clap::Error, json: bool) -> ExitCode {
+/// Whether errors are wanted as JSON. Before the arguments are known to make sense, their errors must already be in the right form.
+pub(crate) fn asks_for_json(arguments: &[OsString]) -> bool {
+    arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json")
+}
+
+/// Reports what the parser has to say: wrong arguments, or help that was asked for.
+pub(crate) fn usage(error: &clap::Error, json: bool) -> ExitCode {
     if json && error.use_stderr() {
         let message = error.render().to_string().trim_end().to_string();
         report(true, &ErrorFields { code: Class::Usage.word(), errno: libc::EINVAL, message });

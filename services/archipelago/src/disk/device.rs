@@ -77,6 +77,13 @@ pub trait Device: Send + Sync {
     /// Makes the range read as zeros; keeps room for it with `allocate`; durable on return with `fua`. Without `allocate` it
     /// is much faster than writing.
     fn write_zeroes(&self, offset: u64, len: u64, allocate: bool, fua: bool) -> DeviceResult<()>;
+    /// Whether requests may have to wait for their turn; costs next to nothing.
+    fn limited(&self) -> bool {
+        false
+    }
+    /// Waits until a request of `bytes` may be carried out; flushes need not. `gone` is asked now and then; when it says that nobody waits
+    /// for the answer any more, the wait ends.
+    fn wait_turn(&self, _bytes: u64, _gone: &dyn Fn() -> bool) {}
     /// The ranges of `offset..offset + len` in order and without gaps, at most `max` of them (then they end early).
     fn extents(&self, offset: u64, len: u64, max: usize) -> DeviceResult<Vec<Extent>>;
 }

@@ -15,3 +15,13 @@ pub const SPIN_RETRY: u32 = 16;
 /// Most waits between two tries of a connection that lost its processor while it looked: a try that fails costs a turn of the scheduler's, some
 /// milliseconds, and so many waits asleep take a hundred.
 pub const SPIN_LONGEST_RETRY: u32 = 4096;
+/// Longest time until somebody who waits for a limit finds out that his client is gone.
+pub const WAIT_CHECK: Duration = Duration::from_millis(50);
+/// Slow requests that are kept: the last minute of a disk that hangs, and 20 KiB.
+pub const SLOW_KEPT: usize = 64;
+/// Time between two lines about slow requests: enough to see it, and no log is filled by a slow disk.
+pub const SLOW_TOLD: Duration = Duration::from_secs(5);
+/// Disks in one answer: with full histograms they fit into a control message.
+pub const MAX_MEASURED: usize = 128;
+/// Volumes whose limits may be set while a server runs: some megabytes.
+pub const MAX_LIMITED: usize = 65_536;

@@ -5,9 +5,16 @@
 //! | `device` | the two traits by which endpoints know of disks |
 //! | `volumes` | volumes and snapshots of a store behind them, opened once for all |
 //! | `spin` | whether to look for requests for a moment before sleeping |
+//! | `gauges` | what is measured and limited of each, and questions about it |
+//! | `meter`, `slow` | counters and histograms; requests that took long |
+//! | `limiter` | requests and bytes per second |
 //! | `limits` | every bound that they share |
 
 pub mod device;
+pub mod gauges;
+pub mod limiter;
 pub mod limits;
+pub mod meter;
+pub mod slow;
 pub mod spin;
 pub mod volumes;

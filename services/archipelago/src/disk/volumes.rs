@@ -9,7 +9,9 @@ use archipelago_core::{Error, Kind, ListOptions, Mode, Store, Volume, WriteFlags
 use parking_lot::{Condvar, Mutex};
 
 use super::device::{Device, DeviceResult, Errno, ExportError, Exports, Extent};
+use super::gauges::{Gauge, Gauges, Policy};
 use super::limits::{CLOSING_TIME, MAX_LISTED};
+use super::meter::Kind as Request;
 
 /// Preferred request size of a volume in bytes: the unit in which its map knows data. The block size would be a bad
 /// answer, since clients round their requests up to what they are told.
@@ -27,6 +29,7 @@ struct Shared {
     open: Mutex<HashMap<String, Entry>>,
     /// An entry left the states in which others must wait for it.
     changed: Condvar,
+    gauges: Gauges,
 }
 
 /// An export that is open, or about to be or to have been.
@@ -34,14 +37,31 @@ enum Entry {
     /// Somebody opens or closes it, outside the lock: both may take as long as a flush.
     Changing,
     /// Open, with so many handles.
-    Open(Volume, usize),
+    Open(Volume, Arc<Gauge>, usize),
 }
 
 impl StoreExports {
-    /// Exports of `store`. A client that gives no name gets `default`.
+    /// Exports of `store`, without limits. A client that gives no name gets `default`.
     pub fn new(store: Store, default: Option<String>) -> StoreExports {
-        let shared = Shared { store, open: Mutex::default(), changed: Condvar::new() };
-        StoreExports { shared: Arc::new(shared), default }
+        StoreExports::with_policy(store, default, Policy::default())
+    }
+
+    /// The same, with limits. Other processes may ask about them, and about what is measured.
+    pub fn with_policy(store: Store, default: Option<String>, policy: Policy) -> StoreExports {
+        let gauges = Gauges::new(policy);
+        let shared = Arc::new(Shared { store, open: Mutex::default(), changed: Condvar::new(), gauges });
+        // Weak, for the store must not be kept open by what answers for it.
+        let answering = Arc::downgrade(&shared);
+        shared.store.answer_questions(Some(Arc::new(move |question: &serde_json::Value| match answering.upgrade() {
+            Some(shared) => shared.gauges.answer(question),
+            None => Err(Error::NotOpen("the server".into())),
+        })));
+        StoreExports { shared, default }
+    }
+
+    /// Ends every wait for a limit, of now and later: to be called when the server begins to stop.
+    pub fn end_waits(&self) {
+        self.shared.gauges.stop();
     }
 
     /// Exports that are open now.
@@ -60,9 +80,9 @@ impl Exports for StoreExports {
                 return Err(ExportError::Unknown(format!("{name}: is neither a volume nor a snapshot")));
             }
         };
-        let volume = self.shared.acquire(&info.id, name, mode)?;
+        let (volume, gauge) = self.shared.acquire(&info.id, name, mode)?;
         // From here on the handle's drop gives back what was acquired.
-        Ok(Arc::new(VolumeDevice { volume, id: info.id, shared: Arc::clone(&self.shared) }))
+        Ok(Arc::new(VolumeDevice { volume, gauge, id: info.id, shared: Arc::clone(&self.shared) }))
     }
 
     fn list(&self) -> Vec<String> {
@@ -80,14 +100,14 @@ impl Exports for StoreExports {
 
 impl Shared {
     /// One more handle of the map with this id, opened under `name` if it is not open yet.
-    fn acquire(&self, id: &str, name: &str, mode: Mode) -> Result<Volume, ExportError> {
+    fn acquire(&self, id: &str, name: &str, mode: Mode) -> Result<(Volume, Arc<Gauge>), ExportError> {
         let deadline = Instant::now() + CLOSING_TIME;
         let mut open = self.open.lock();
         loop {
             match open.get_mut(id) {
-                Some(Entry::Open(volume, handles)) => {
+                Some(Entry::Open(volume, gauge, handles)) => {
                     *handles += 1;
-                    return Ok(volume.clone());
+                    return Ok((volume.clone(), gauge.clone()));
                 }
                 Some(Entry::Changing) => {
                     if self.changed.wait_until(&mut open, deadline).timed_out() {
@@ -106,21 +126,23 @@ impl Shared {
         if volume.info().map_err(|e| export_error(&e))?.id != id {
             return Err(ExportError::Refused(format!("{name}: was renamed just now; try again")));
         }
-        changing.then = Some(Entry::Open(volume.clone(), 1));
-        Ok(volume)
+        let gauge = self.gauges.open(id, name);
+        changing.then = Some(Entry::Open(volume.clone(), gauge.clone(), 1));
+        Ok((volume, gauge))
     }
 
     /// One handle less; the last closes the volume, which flushes it.
     fn release(&self, id: &str) {
         let mut open = self.open.lock();
-        if let Some(Entry::Open(_, handles)) = open.get_mut(id) {
+        if let Some(Entry::Open(_, _, handles)) = open.get_mut(id) {
             *handles -= 1;
             if *handles > 0 {
                 return;
             }
         }
-        let Some(Entry::Open(volume, _)) = open.insert(id.to_string(), Entry::Changing) else { return };
+        let Some(Entry::Open(volume, ..)) = open.insert(id.to_string(), Entry::Changing) else { return };
         drop(open);
+        self.gauges.close(id);
         let _changing = Changing { shared: self, id, then: None };
         if let Err(error) = volume.close() {
             // There is no connection left to tell. What a client was told is durable was flushed before.
@@ -160,6 +182,7 @@ fn export_error(error: &Error) -> ExportError {
 /// One connection's handle of an open volume.
 struct VolumeDevice {
     volume: Volume,
+    gauge: Arc<Gauge>,
     id: String,
     shared: Arc<Shared>,
 }
@@ -193,24 +216,38 @@ impl Device for VolumeDevice {
     }
 
     fn read(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> DeviceResult<()> {
-        errno(self.volume.read(bufs, offset))
+        let len = bufs.iter().map(|buf| buf.len() as u64).sum();
+        self.gauge.measure(Request::Read, offset, len, || errno(self.volume.read(bufs, offset)))
     }
 
     fn write(&self, bufs: &[IoSlice<'_>], offset: u64, fua: bool) -> DeviceResult<()> {
-        errno(self.volume.write(bufs, offset, WriteFlags { fua }))
+        let len = bufs.iter().map(|buf| buf.len() as u64).sum();
+        self.gauge.measure(Request::Write, offset, len, || errno(self.volume.write(bufs, offset, WriteFlags { fua })))
     }
 
     fn flush(&self) -> DeviceResult<()> {
         // A client may flush what it only reads; there is nothing to make durable.
-        if self.volume.read_only() { Ok(()) } else { errno(self.volume.flush()) }
+        if self.volume.read_only() {
+            return Ok(());
+        }
+        self.gauge.measure(Request::Flush, 0, 0, || errno(self.volume.flush()))
     }
 
     fn discard(&self, offset: u64, len: u64) -> DeviceResult<()> {
-        errno(self.volume.discard(offset, len))
+        self.gauge.measure(Request::Zero, offset, len, || errno(self.volume.discard(offset, len)))
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, allocate: bool, fua: bool) -> DeviceResult<()> {
-        errno(self.volume.write_zeroes(offset, len, allocate, WriteFlags { fua }))
+        let flags = WriteFlags { fua };
+        self.gauge.measure(Request::Zero, offset, len, || errno(self.volume.write_zeroes(offset, len, allocate, flags)))
+    }
+
+    fn limited(&self) -> bool {
+        self.gauge.limited()
+    }
+
+    fn wait_turn(&self, bytes: u64, gone: &dyn Fn() -> bool) {
+        self.gauge.wait(bytes, gone);
     }
 
     fn extents(&self, offset: u64, len: u64, max: usize) -> DeviceResult<Vec<Extent>> {

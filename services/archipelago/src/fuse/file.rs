@@ -68,6 +68,7 @@ impl DiskFile {
             buffer.resize(len, 0);
         }
         if len > 0 {
+            self.disk.wait_turn(len as u64, &|| false);
             self.disk.read(&mut [IoSliceMut::new(&mut buffer[..len])], offset)?;
         }
         Ok(len)
@@ -83,6 +84,7 @@ impl DiskFile {
         }
         // As at the end of any device: what fits is written.
         let data = &data[..data.len().min(usize::try_from(room).unwrap_or(usize::MAX))];
+        self.disk.wait_turn(data.len() as u64, &|| false);
         self.disk.write(&[IoSlice::new(data)], offset, false)?;
         Ok(data.len() as u32)
     }
@@ -95,6 +97,7 @@ impl DiskFile {
             // A disk does not grow by being written to.
             return Err(DiskErrno(libc::ENOSPC));
         }
+        self.disk.wait_turn(0, &|| false);
         match mode & !libc::FALLOC_FL_KEEP_SIZE {
             libc::FALLOC_FL_PUNCH_HOLE => self.disk.write_zeroes(offset, len, false, false),
             libc::FALLOC_FL_ZERO_RANGE => self.disk.write_zeroes(offset, len, true, false),

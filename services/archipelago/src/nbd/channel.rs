@@ -91,6 +91,11 @@ impl Channel {
         }
     }
 
+    /// Whether the peer has closed the connection, and not only ended what it sends.
+    pub fn is_gone(&self) -> bool {
+        self.socket.is_gone()
+    }
+
     /// Says goodbye where the protocol beneath has a word for it. The client may be gone, or deaf.
     pub fn close(&self, time: Duration) {
         if let Some(session) = &self.tls

@@ -9,6 +9,7 @@
 //! | `negotiate`, `handshake` | the negotiation: its states; its input and output |
 //! | `request`, `extents` | what may be run; what is known of zeros |
 //! | `transmission`, `reading` | runs requests |
+//! | `turn` | waits for what the limits of a disk let through |
 //! | `buffer`, `replies`, `socket` | memory, gathered sends, waiting, system calls |
 //! | `tls`, `channel` | certificates and encryption; a connection's bytes with it or without |
 //! | `listen`, `server` | sockets to connect to; threads, limits, stop |
@@ -31,6 +32,7 @@ mod server;
 mod socket;
 pub mod tls;
 mod transmission;
+mod turn;
 pub mod wire;
 
 pub use crate::disk::device::{Device, DeviceResult, Errno, ExportError, Exports, Extent};

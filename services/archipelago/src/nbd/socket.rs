@@ -6,6 +6,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
 /// A connected socket. Shared: one thread does its input and output, any other may shut it down.
 #[derive(Debug)]
 pub enum Stream {
@@ -95,6 +97,14 @@ impl Stream {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
+    }
+
+    /// Whether the peer has closed the connection, and not only ended what it sends.
+    pub fn is_gone(&self) -> bool {
+        let mut fds = [PollFd::new(self.fd(), PollFlags::empty())];
+        let found = poll(&mut fds, PollTimeout::ZERO);
+        found.is_ok()
+            && fds[0].revents().is_some_and(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
     }
 
     fn fd(&self) -> BorrowedFd<'_> {

@@ -41,7 +41,7 @@ pub struct Transmission<'a> {
     pub(super) status: Vec<(u64, u32)>,
     large: Option<AlignedBuf>,
     spin: Spin<'a>,
-    stopping: &'a AtomicBool,
+    pub(super) stopping: &'a AtomicBool,
     /// What is received now came after the server began to stop.
     late: bool,
 }
@@ -180,6 +180,7 @@ impl<'a> Transmission<'a> {
 
     /// Runs an admitted request without a payload.
     fn run_one(&mut self, request: &Request) -> io::Result<()> {
+        self.take_turn(request)?;
         let device = self.device;
         let durable = request.has(flag::FUA);
         let result = match request.command {
@@ -215,6 +216,7 @@ impl<'a> Transmission<'a> {
 
     /// A request whose payload is in the inbox.
     fn run_with_payload(&mut self, request: &Request) -> io::Result<()> {
+        self.take_turn(request)?;
         let (head, len) = (self.form.request(), request.payload as usize);
         if request.command == command::BLOCK_STATUS {
             let asked = decode_status_payload(&self.inbox.bytes()[head..head + len]);
@@ -254,6 +256,7 @@ impl<'a> Transmission<'a> {
             // Nothing else has a payload of that size: it is thrown away.
             _ => self.admit(request).and(Err(TOO_LONG)),
         };
+        self.take_turn(request)?;
         self.send_before_waiting()?;
         self.inbox.consume(self.form.request());
         let large = match &mut self.large {

@@ -4,6 +4,7 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use smallvec::SmallVec;
 
@@ -70,6 +71,8 @@ pub struct Executor<'a> {
     pub name: &'a str,
     /// What was agreed on.
     pub allowed: Allowed,
+    /// Set when the queue stops: then nothing waits for a limit any more.
+    pub stop: &'a AtomicBool,
     /// Writes on their way.
     pub copy: Vec<u8>,
 }
@@ -88,6 +91,13 @@ impl Executor<'_> {
         Some((written as u32).saturating_add(1))
     }
 
+    /// Waits until the limits of the disk let a request through.
+    fn take_turn(&self, bytes: u64) {
+        if self.disk.limited() {
+            self.disk.wait_turn(bytes, &|| self.stop.load(Ordering::Acquire));
+        }
+    }
+
     fn carry_out(&mut self, chain: &mut Chain, room: u64) -> Result<u64, Status> {
         let mut head = [0; HEAD];
         take_front(&mut chain.readable, &mut head).ok_or(Status::Failed)?;
@@ -97,6 +107,7 @@ impl Executor<'_> {
         match word(0) {
             READ => {
                 let offset = self.range(sector, room)?;
+                self.take_turn(room);
                 // SAFETY: buffers in guest memory that the device may write; the guest may do so at the same time, and nothing here
                 // depends on what it does: they are passed to system calls, and filled by copying.
                 let mut parts: SmallVec<[IoSliceMut<'_>; 32]> = chain
@@ -110,6 +121,7 @@ impl Executor<'_> {
             WRITE => {
                 let offset = self.range(sector, given)?;
                 self.writable()?;
+                self.take_turn(given);
                 let mut at = offset;
                 while at < offset + given {
                     let len = (offset + given - at).min(COPIED as u64) as usize;
@@ -129,6 +141,7 @@ impl Executor<'_> {
                 Ok(room.min(NAME as u64))
             }
             DISCARD if self.allowed.discard => {
+                self.take_turn(0);
                 for Range { offset, len, flags } in self.ranges(chain, given)? {
                     if flags != 0 {
                         return Err(Status::Unsupported);
@@ -138,6 +151,7 @@ impl Executor<'_> {
                 Ok(0)
             }
             WRITE_ZEROES if self.allowed.write_zeroes => {
+                self.take_turn(0);
                 for Range { offset, len, flags } in self.ranges(chain, given)? {
                     if flags & !UNMAP != 0 {
                         return Err(Status::Unsupported);

@@ -117,7 +117,8 @@ fn run(mut work: Work, stop: &Stop) -> u16 {
 
 fn serve(work: &mut Work, stop: &Stop, spin: &mut Spin<'_>) -> Result<(), Broken> {
     let (disk, name) = (work.disk.clone(), work.name.clone());
-    let mut executor = Executor { disk: &*disk, name: &name, allowed: work.allowed, copy: Vec::new() };
+    let mut executor =
+        Executor { disk: &*disk, name: &name, allowed: work.allowed, stop: &stop.asked, copy: Vec::new() };
     let mut chain = Chain::default();
     let again = std::mem::take(&mut work.again);
     for head in again {

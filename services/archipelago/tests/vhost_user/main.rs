@@ -277,3 +277,19 @@ fn a_guest_does_not_notice_that_its_server_was_stopped_and_started_again() {
         writes.compare(&mut guest);
     }
 }
+
+#[test]
+fn requests_over_a_limit_wait_and_neither_flushes_nor_a_server_that_stops_do() {
+    let (site, mut server, mut guest) = machine(2);
+    // The second write would have to wait for an hour.
+    site.ok(&["limit", "disk-1", "--bps", "1"]);
+    assert_eq!(guest.write(0, 0, &[1; 4096]), 0);
+    guest.submit(1, WRITE, 8, DATA, 4096);
+    site::wait_for("a request that waits", || {
+        site.ok(&["top", "--once", "--interval", "1", "--json"]).contains("\"waiting\":1")
+    });
+    assert_eq!(guest.carry_out(0, FLUSH, 0, DATA, 0), 0);
+    assert_eq!(guest.poll(1), None);
+    server.stop();
+    assert_eq!(guest.wait(1).1, 0, "it was carried out");
+}

@@ -13,16 +13,17 @@ use super::super::args::{Map, Node, ServeAttached, Showmapped, Unmap};
 use super::super::exit::Failure;
 use super::super::interrupt::SIGNALS;
 use super::super::output::{Align, Array, Table};
+use super::serve::policy;
 use crate::attach::server::Server;
-use crate::attach::{Attacher, Place, Presentation, READY, Record, Wanted, default_node};
+use crate::attach::{Attached, Attacher, Place, Presentation, READY, Record, Wanted, default_node};
 use crate::disk::volumes::StoreExports;
 
-fn attacher(node: &Node) -> Result<Attacher, Failure> {
+pub(crate) fn attacher(node: &Node) -> Result<Attacher, Failure> {
     Ok(Attacher::new(node.node.clone().map_or_else(default_node, Ok)?))
 }
 
-/// `map`
-pub fn map(context: &mut Context, args: &Map) -> Result<(), Failure> {
+/// Attaches what `map` names.
+pub fn attach(context: &Context, args: &Map) -> Result<Attached, Failure> {
     let attacher = attacher(&args.node)?;
     let store = context.store()?;
     let info = store.info(&args.name)?;
@@ -38,7 +39,12 @@ pub fn map(context: &mut Context, args: &Map) -> Result<(), Failure> {
         server,
     };
     drop(store);
-    let attached = attacher.attach(&wanted)?;
+    Ok(attacher.attach(&wanted)?)
+}
+
+/// `map`
+pub fn map(context: &mut Context, args: &Map) -> Result<(), Failure> {
+    let attached = attach(context, args)?;
     if context.out.json {
         return context.out.document(&attached);
     }
@@ -100,7 +106,8 @@ pub fn serve(context: &mut Context, args: &ServeAttached) -> Result<(), Failure>
         read_only: info.kind != Kind::Volume,
         pid: std::process::id(),
     };
-    let server = Server::start(&StoreExports::new(store, None), &Place::at(&args.dir), &record)?;
+    let exports = StoreExports::with_policy(store, None, policy(context.config()));
+    let server = Server::start(&exports, &Place::at(&args.dir), &record)?;
     context.out.line(READY)?;
     context.out.flush()?;
     // Whoever waited may wait for the end of it.
@@ -108,6 +115,7 @@ pub fn serve(context: &mut Context, args: &ServeAttached) -> Result<(), Failure>
     let closed = nowhere.and_then(|file| Ok(nix::unistd::dup2_stdout(file.as_fd())?));
     closed.map_err(|e| Failure::host("open", "/dev/null", e))?;
     server.run(&stop);
+    exports.end_waits();
     let stopped = server.stop();
     let _ = io::stderr().flush();
     Ok(stopped?)

@@ -4,6 +4,7 @@
 //! by one; one that fails does not stop the others.
 
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use archipelago_core::{Error, Store, name};
@@ -126,7 +127,16 @@ pub fn run(context: &mut Context, args: &ImportLegacy) -> Result<(), Failure> {
         }
     }
     let sizes = sizes(args)?;
-    let old = Arc::new(OldStore::open(&args.maps, &args.blocks)?);
+    let known = &context.config().original;
+    let directory = |given: &Option<PathBuf>, known: &Option<PathBuf>, option: &str| {
+        given.clone().or_else(|| known.clone()).ok_or_else(|| {
+            Failure::Usage(format!(
+                "no directory is named; use {option} DIR, or the configuration file of the original"
+            ))
+        })
+    };
+    let maps = directory(&args.maps, &known.maps, "--maps")?;
+    let old = Arc::new(OldStore::open(&maps, &directory(&args.blocks, &known.blocks, "--blocks")?)?);
     let request = Request { args, renames, sizes, interrupt, old };
     if args.names.is_empty() && args.pattern.is_empty() && !args.all {
         return request.list(context);

@@ -1,18 +1,23 @@
 //! The commands, grouped by what they do. Each is one function that takes its arguments and prints its result.
 
-mod attach;
+pub(crate) mod attach;
 mod check;
 mod compact;
+mod doctor;
+mod du;
 mod export;
 mod gc;
 mod hash;
 mod import;
 mod import_legacy;
 mod inspect;
+mod limit;
+mod original;
 mod scrub;
 mod serve;
 mod shell;
 mod store;
+mod top;
 mod transfer;
 mod volume;
 
@@ -26,6 +31,10 @@ pub fn run(context: &mut Context, command: Command) -> Result<(), Failure> {
         Command::Init(args) => store::init(context, &args),
         Command::Gc(args) => gc::run(context, &args),
         Command::Status => store::status(context),
+        Command::Top(args) => top::run(context, &args),
+        Command::Limit(args) => limit::run(context, &args),
+        Command::Du(args) => du::run(context, &args),
+        Command::Doctor => doctor::run(context),
         Command::Check(args) => check::run(context, &args),
         Command::Scrub(args) => scrub::run(context, &args),
         Command::Create(args) => volume::create(context, &args),
@@ -52,5 +61,8 @@ pub fn run(context: &mut Context, command: Command) -> Result<(), Failure> {
         Command::ServeAttached(args) => attach::serve(context, &args),
         Command::Completions(args) => shell::completions(context, &args),
         Command::Man(args) => shell::man(&args),
+        Command::Start(_) => Err(original::daemons()),
+        Command::VolumeOpen(_) => Err(original::locks()),
+        Command::BackendList(_) => Err(original::stores()),
     }
 }

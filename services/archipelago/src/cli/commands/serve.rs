@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use serde_json::json;
 use signal_hook::flag;
@@ -17,12 +18,16 @@ use super::super::args::Serve;
 use super::super::exit::Failure;
 use super::super::interrupt::SIGNALS;
 use crate::collector::Collector;
-use crate::config::Config;
+use crate::config::{Config, EVERY};
+use crate::disk::gauges::Policy;
 use crate::disk::volumes::StoreExports;
 use crate::hasher::{HashPlan, Hasher};
 use crate::nbd::{Endpoint, Server, ServerOptions, tls};
 use crate::scrubber::Scrubber;
 use crate::vhost_user::{self, Attachment};
+
+/// Milliseconds from which on a request is slow, unless the configuration says otherwise: a disk that works does none.
+const SLOW_IO: u64 = 1000;
 
 /// `serve`
 pub fn run(context: &mut Context, args: &Serve) -> Result<(), Failure> {
@@ -41,14 +46,14 @@ pub fn run(context: &mut Context, args: &Serve) -> Result<(), Failure> {
     // Before anything is announced: a signal that comes as soon as we are ready must find its handler.
     let mut signals = watch_signals()?;
     let store = context.store()?;
-    let exports = Arc::new(StoreExports::new(store.clone(), None));
+    let exports = Arc::new(StoreExports::with_policy(store.clone(), None, policy(context.config())));
     for attachment in &attachments {
         // A wrong name is said now, and not to a guest later.
         store.info(&attachment.name)?;
     }
     let machines = vhost_user::Server::start(exports.clone(), &attachments)?;
     let encrypted = tls.is_some();
-    let server = Server::start(exports, &endpoints, ServerOptions { tls, ..ServerOptions::default() })?;
+    let server = Server::start(exports.clone(), &endpoints, ServerOptions { tls, ..ServerOptions::default() })?;
     let pid_file = args.pid_file.as_ref().or(context.config().pid_file.as_ref());
     let _pid_file = pid_file.map(|path| PidFile::create(path)).transpose()?;
     let uris: Vec<String> = server.endpoints().iter().map(|endpoint| uri(endpoint, encrypted)).collect();
@@ -62,6 +67,8 @@ pub fn run(context: &mut Context, args: &Serve) -> Result<(), Failure> {
         context.note(&format!("signal {signal}: finishing what is in flight; a second one ends at once"));
     }
     drop((hasher, collector, scrubber));
+    exports.end_waits();
+    drop(exports);
     for name in machines.stop() {
         context.note(&format!("{name}: requests of a virtual machine did not end in time"));
     }
@@ -70,6 +77,15 @@ pub fn run(context: &mut Context, args: &Serve) -> Result<(), Failure> {
         context.note(&format!("{} clients did not finish in time and were cut off", stopped.cut));
     }
     Ok(())
+}
+
+/// Limits of volumes, and from when on a request is slow.
+pub(super) fn policy(config: &Config) -> Policy {
+    Policy {
+        limits: config.limits.clone().into_iter().collect(),
+        default: config.limits.get(EVERY).copied().unwrap_or_default(),
+        slow: Duration::from_millis(config.slow_io.unwrap_or(SLOW_IO)),
+    }
 }
 
 /// How snapshots are hashed in the background. Not at all unless it is asked for: everything is read once for it.

@@ -3,14 +3,19 @@
 use clap::CommandFactory;
 
 use super::super::Context;
-use super::super::args::{Cli, Completions, Man};
+use super::super::args::{Cli, Completions, Man, Program};
 use super::super::exit::Failure;
+use crate::vlmc::{self, args::Vlmc};
 
 /// `completions SHELL`
 pub fn completions(context: &mut Context, args: &Completions) -> Result<(), Failure> {
     // Through a buffer: the generator cannot report that nobody reads.
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "archipelago", &mut script);
+    let (mut command, name) = match args.of {
+        Program::Archipelago => (Cli::command(), "archipelago"),
+        Program::Vlmc => (Vlmc::command(), vlmc::NAME),
+    };
+    clap_complete::generate(args.shell, &mut command, name, &mut script);
     context.out.raw(&String::from_utf8_lossy(&script))
 }
 
@@ -18,5 +23,8 @@ pub fn completions(context: &mut Context, args: &Completions) -> Result<(), Fail
 pub fn man(args: &Man) -> Result<(), Failure> {
     let failed = |op| move |e| Failure::host(op, args.dir.display(), e);
     std::fs::create_dir_all(&args.dir).map_err(failed("make"))?;
-    clap_mangen::generate_to(Cli::command(), &args.dir).map_err(failed("write man pages to"))
+    for command in [Cli::command(), Vlmc::command()] {
+        clap_mangen::generate_to(command, &args.dir).map_err(failed("write man pages to"))?;
+    }
+    Ok(())
 }

@@ -10,11 +10,16 @@ use super::super::exit::Failure;
 use super::super::output::{Align, Table, exact, time};
 use super::super::{Context, size};
 
+/// Permission bits of a store's files unless somebody says otherwise: its group works with it.
+const DEFAULT_MODE: u32 = 0o660;
+
 /// `init`
 pub fn init(context: &mut Context, args: &Init) -> Result<(), Failure> {
     let location = context.location()?;
-    let group = args.group.as_deref().map(group_id).transpose()?;
-    Store::init(&location, &InitOptions { block_size: args.block_size, mode: args.mode, group })?;
+    let known = &context.config().original;
+    let group = args.group.as_ref().or(known.group.as_ref()).map(|group| group_id(group)).transpose()?;
+    let mode = args.mode.or(known.mode).unwrap_or(DEFAULT_MODE);
+    Store::init(&location, &InitOptions { block_size: args.block_size, mode, group })?;
     if !context.out.json {
         return Ok(());
     }
@@ -23,7 +28,7 @@ pub fn init(context: &mut Context, args: &Init) -> Result<(), Failure> {
         "location": status.location,
         "uuid": status.uuid,
         "block_size": args.block_size,
-        "mode": format!("{:04o}", args.mode),
+        "mode": format!("{mode:04o}"),
         "group": group,
     }))
 }
