@@ -5,8 +5,9 @@
 //! million digests), `check` and `gc` (map entries that are checked, or walked by a collection, per second), `send` (what an incremental
 //! send reads), `sums` (what comparing checksums costs a read, and how fast a scrub goes), `freeze` (how long snapshots stop writes) ,
 //! `space` (what snapshots that come and go leave behind), `io` (reads and overwrites beside plain calls and io_uring, and what a
-//! request costs in instructions), `nbd` (the server of network block devices beside others) and `volumes` (the same server with many
-//! volumes); all of them without any. `--seconds` is how long each turn of `io`, `nbd` and `volumes` takes.
+//! request costs in instructions), `nbd` (the server of network block devices beside others), `volumes` (the same server with many
+//! volumes), `vhost` (the server of virtual machines beside another) and `fuse` (volumes as files and block devices); all of them without
+//! any. `--seconds` is how long each turn of the last five takes.
 
 mod bars;
 mod count;
@@ -61,8 +62,13 @@ fn main() {
         ("freeze", bars::freeze::run),
         ("space", bars::space::run),
     ];
-    let interleaved: [(&str, Interleaved); 3] =
-        [("io", bars::io::run), ("nbd", bars::nbd::run), ("volumes", bars::nbd::volumes)];
+    let interleaved: [(&str, Interleaved); 5] = [
+        ("io", bars::io::run),
+        ("nbd", bars::nbd::run),
+        ("volumes", bars::nbd::volumes),
+        ("vhost", bars::vhost::run),
+        ("fuse", bars::fuse::run),
+    ];
     for (name, job) in interleaved {
         if wanted(name) {
             println!("== {name}");

@@ -15,7 +15,7 @@ use super::{Numbers, Options, Outcome, Scratch, quartiles};
 
 mod instructions;
 mod library;
-mod peers;
+pub mod peers;
 
 pub use instructions::work as instructions;
 pub use peers::prepare;
@@ -33,8 +33,10 @@ const STEP: u64 = 64;
 
 /// What is asked for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
+    /// A read.
     Read,
+    /// A write where something was written before.
     Overwrite,
     /// An overwrite and a flush.
     Durable,
@@ -51,7 +53,7 @@ impl Kind {
 }
 
 /// One who carries out requests.
-trait Contender {
+pub trait Contender {
     /// Carries out `count` requests at places of `numbers`, as many at once as it was made for.
     fn run(&mut self, kind: Kind, count: u64, numbers: &mut Numbers) -> Outcome;
 }
@@ -77,7 +79,12 @@ struct Line<'a> {
 }
 
 /// Requests per second, and microseconds of CPU for each, of all threads of this process.
-fn turn(contender: &mut dyn Contender, kind: Kind, time: Duration, seed: u64) -> Result<(f64, f64), super::Failure> {
+pub fn turn(
+    contender: &mut dyn Contender,
+    kind: Kind,
+    time: Duration,
+    seed: u64,
+) -> Result<(f64, f64), super::Failure> {
     let (mut numbers, mut count) = (Numbers(seed), 0);
     let (start, before) = (Instant::now(), process_cpu()?);
     let step = if kind == Kind::Durable { 4 } else { STEP };
@@ -123,7 +130,7 @@ fn side(dir: &Path, name: &str, goals: (f64, f64), options: &Options) -> Outcome
     {
         let mut library = library::contender(&volume, depth);
         let mut plain = peers::Plain::new(&path)?;
-        let mut ring = peers::Ring::new(&path, depth)?;
+        let mut ring = peers::Ring::new(&path, depth, peers::Cache::Pages)?;
         let mut ratios = [Vec::new(), Vec::new()];
         let (mut rates, mut cpu) = (Vec::new(), [Vec::new(), Vec::new(), Vec::new()]);
         for round in 0..ROUNDS as u64 {

@@ -16,6 +16,7 @@ pub mod depth;
 pub mod digests;
 pub mod first;
 pub mod freeze;
+pub mod fuse;
 pub mod gc;
 pub mod hash;
 pub mod io;
@@ -24,6 +25,7 @@ pub mod nbd;
 pub mod send;
 pub mod space;
 pub mod sums;
+pub mod vhost;
 
 /// How a measurement ends.
 pub type Outcome = Result<(), Failure>;

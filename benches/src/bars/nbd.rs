@@ -15,35 +15,38 @@ use serde::Serialize;
 
 use super::{Numbers, Options, Outcome, Scratch, quartiles};
 
-mod client;
-mod servers;
+pub mod client;
+pub mod servers;
 mod volumes;
 
 use client::Client;
 use servers::Server;
 
 /// Size of the volume, and of the peers' file; stays in the page cache.
-const SIZE: u64 = 256 << 20;
+pub const SIZE: u64 = 256 << 20;
 /// Interleaved rounds.
-const ROUNDS: u64 = 15;
+pub const ROUNDS: u64 = 15;
 /// Length of a turn unless asked otherwise: shorter ones are noise on a shared machine.
-const TURN: Duration = Duration::from_secs(3);
+pub const TURN: Duration = Duration::from_secs(3);
 
 /// What is asked for.
 #[derive(Clone, Copy)]
 pub struct Case {
-    write: bool,
-    len: usize,
-    depth: usize,
+    /// Overwrites, or reads.
+    pub write: bool,
+    /// Bytes of each.
+    pub len: usize,
+    /// Requests under way.
+    pub depth: usize,
 }
 
 /// What a turn gave.
 #[derive(Clone, Copy, Default)]
-struct Turn {
+pub struct Turn {
     /// Requests per second.
-    rate: f64,
+    pub rate: f64,
     /// Microseconds of the server's processor time for each.
-    cpu: f64,
+    pub cpu: f64,
 }
 
 /// A ratio to a peer, as it is printed in JSON.

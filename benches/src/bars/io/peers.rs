@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use io_uring::{IoUring, opcode, types};
@@ -21,9 +21,24 @@ pub fn prepare(path: &Path, size: u64) -> io::Result<()> {
     file.sync_all()
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).open(path)
+/// Whether the page cache takes part.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Cache {
+    /// It does.
+    Pages,
+    /// `O_DIRECT`.
+    Direct,
 }
+
+fn open(path: &Path, cache: Cache) -> io::Result<File> {
+    let flags = if cache == Cache::Direct { libc::O_DIRECT } else { 0 };
+    OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)
+}
+
+/// A buffer of one request, aligned as `O_DIRECT` wants it.
+#[derive(Clone)]
+#[repr(align(4096))]
+struct Buffer([u8; REQUEST]);
 
 /// `pread` and `pwrite`, one at a time whatever the depth.
 pub struct Plain {
@@ -34,7 +49,7 @@ pub struct Plain {
 impl Plain {
     /// On this file.
     pub fn new(path: &Path) -> io::Result<Plain> {
-        Ok(Plain { file: open(path)?, buf: vec![3; REQUEST] })
+        Ok(Plain { file: open(path, Cache::Pages)?, buf: vec![3; REQUEST] })
     }
 }
 
@@ -60,28 +75,31 @@ pub struct Ring {
     // Before the buffers: a ring that is closed waits for what is under way.
     ring: IoUring,
     file: File,
-    bufs: Vec<Vec<u8>>,
+    bufs: Vec<Buffer>,
     free: Vec<usize>,
 }
 
 impl Ring {
     /// On this file.
-    pub fn new(path: &Path, depth: usize) -> io::Result<Ring> {
-        let (file, ring) = (open(path)?, IoUring::new(depth as u32)?);
+    pub fn new(path: &Path, depth: usize, cache: Cache) -> io::Result<Ring> {
+        let (file, ring) = (open(path, cache)?, IoUring::new(depth as u32)?);
         ring.submitter().register_files(&[file.as_raw_fd()])?;
-        Ok(Ring { ring, file, bufs: vec![vec![3; REQUEST]; depth], free: (0..depth).collect() })
+        Ok(Ring { ring, file, bufs: vec![Buffer([3; REQUEST]); depth], free: (0..depth).collect() })
     }
 
     fn reap(&mut self, at_least: usize) -> io::Result<()> {
         self.ring.submit_and_wait(at_least)?;
+        let mut outcome = Ok(());
         for entry in self.ring.completion() {
+            // Also one that failed is under way no more.
+            self.free.push(entry.user_data() as usize);
             match entry.result() {
-                n if n < 0 => return Err(io::Error::from_raw_os_error(-n)),
-                n if n as usize != REQUEST => return Err(io::ErrorKind::UnexpectedEof.into()),
-                _ => self.free.push(entry.user_data() as usize),
+                n if n < 0 => outcome = Err(io::Error::from_raw_os_error(-n)),
+                n if n as usize != REQUEST => outcome = Err(io::Error::other(format!("{n} bytes of a request"))),
+                _ => {}
             }
         }
-        Ok(())
+        outcome
     }
 }
 
@@ -92,7 +110,7 @@ impl Contender for Ring {
                 self.reap(1)?;
             }
             let Some(i) = self.free.pop() else { continue };
-            let (at, buf) = (place(numbers), self.bufs[i].as_mut_ptr());
+            let (at, buf) = (place(numbers), self.bufs[i].0.as_mut_ptr());
             let entry = match kind {
                 Kind::Read => opcode::Read::new(types::Fixed(0), buf, REQUEST as u32).offset(at).build(),
                 _ => opcode::Write::new(types::Fixed(0), buf, REQUEST as u32).offset(at).build(),

@@ -17,7 +17,7 @@ pub const EXPORT: &str = "volume";
 /// Time in which a server must listen.
 const START: Duration = Duration::from_secs(20);
 
-/// A running server.
+/// A running server of a Unix socket.
 pub struct Server {
     /// For the table.
     pub name: &'static str,
@@ -26,7 +26,7 @@ pub struct Server {
 }
 
 impl Server {
-    fn start(name: &'static str, socket: PathBuf, command: &mut Command) -> Result<Server, Failure> {
+    pub fn start(name: &'static str, socket: PathBuf, command: &mut Command) -> Result<Server, Failure> {
         let program = command.get_program().to_string_lossy().into_owned();
         let process = command
             .stdin(Stdio::null())
@@ -45,6 +45,11 @@ impl Server {
             std::thread::sleep(Duration::from_millis(10));
         }
         Ok(server)
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// A client in its export.
@@ -85,6 +90,13 @@ impl Drop for Server {
 
 /// `archipelago serve` over a store.
 pub fn archipelago(store: &Path, socket: PathBuf) -> Result<Server, Failure> {
+    let mut command = command(store)?;
+    command.arg("serve").arg("--nbd").arg(format!("unix:{}", socket.display()));
+    Server::start("archipelago", socket, &mut command)
+}
+
+/// The program, working with a store.
+pub fn command(store: &Path) -> io::Result<Command> {
     // Beside this program unless the environment says otherwise.
     let program = match std::env::var_os("ARCHIPELAGO") {
         Some(program) => PathBuf::from(program),
@@ -92,8 +104,7 @@ pub fn archipelago(store: &Path, socket: PathBuf) -> Result<Server, Failure> {
     };
     let mut command = Command::new(program);
     command.arg("--store").arg(format!("file:{}", store.display()));
-    command.arg("serve").arg("--nbd").arg(format!("unix:{}", socket.display()));
-    Server::start("archipelago", socket, &mut command)
+    Ok(command)
 }
 
 /// A volume with its bytes in place.
@@ -152,6 +163,6 @@ pub fn qemu(dir: &Path) -> Result<Server, Failure> {
 }
 
 /// A file, all of it written, in the pieces in which the library writes: see the file of the group `io`.
-fn prepare(path: &Path) -> io::Result<()> {
+pub fn prepare(path: &Path) -> io::Result<()> {
     super::super::io::prepare(path, SIZE)
 }
