@@ -215,8 +215,12 @@ impl Inner {
             if writer.overfull.lock().is_empty() {
                 break;
             }
-            self.compose(writer)?;
             composed = true;
+            match self.compose(writer) {
+                // A full disk must not keep what can be stored from being folded, however many pieces it is in.
+                Err(Error::NoSpace(_)) => break,
+                done => done?,
+            }
         }
         if composed {
             // So that the journal speaks of it before the place up to which it is folded, and nothing is left behind that place.
