@@ -1,4 +1,8 @@
-use crate::blocker::memory::MemoryBlocker;
+use std::sync::Arc;
+
+use tempfile::TempDir;
+
+use crate::blocker::file::{FileBlocker, FileOptions};
 use crate::digest::Digest;
 use crate::format::header::Kind;
 use crate::limits::{MAX_CAPTURED, MAX_FOLD_JOBS};
@@ -10,8 +14,10 @@ use crate::volume::{Mode, Volume};
 const SHIFT: u8 = 16;
 
 /// A volume of which `count` blocks have one content, on a store whose background work nobody does.
-fn volume(count: u64) -> (Store, Volume) {
-    let blocker = MemoryBlocker::new();
+fn volume(count: u64) -> (TempDir, Store, Volume) {
+    // Real files: a disk in memory remembers each of the many calls.
+    let dir = TempDir::new().unwrap();
+    let blocker = Arc::new(FileBlocker::init(dir.path(), FileOptions::default()).unwrap());
     Store::init_on(blocker.clone(), &InitOptions { block_size: 1 << SHIFT, ..InitOptions::default() }).unwrap();
     let options = StoreOptions { background: Background::Manual, ..StoreOptions::default() };
     let store = Store::open_on(blocker, options).unwrap();
@@ -21,7 +27,7 @@ fn volume(count: u64) -> (Store, Volume) {
     store.create_object(&new, &mut (0..count).map(|_| Ok(digest))).unwrap();
     store.clone_snapshot("object", "clone-1", &CloneOptions::default()).unwrap();
     let volume = store.open_volume("clone-1", Mode::ReadWrite).unwrap();
-    (store, volume)
+    (dir, store, volume)
 }
 
 /// Maps that wait, and the memory that they take.
@@ -33,7 +39,7 @@ fn waiting(volume: &Volume) -> (usize, u64) {
 #[test]
 fn maps_that_snapshots_captured_take_bounded_memory_and_are_folded() {
     let count = 300_000;
-    let (store, volume) = volume(count);
+    let (_dir, store, volume) = volume(count);
     // Half a limit of changes, and they stay as they are: each snapshot captures them all.
     volume.discard(0, count << SHIFT).unwrap();
     let each = volume.inner.overlay.taken();
@@ -65,7 +71,7 @@ fn maps_that_snapshots_captured_take_bounded_memory_and_are_folded() {
 
 #[test]
 fn few_maps_wait_however_small() {
-    let (store, volume) = volume(64);
+    let (_dir, store, volume) = volume(64);
     for n in 0..3 * MAX_FOLD_JOBS as u64 {
         volume.write_at(&[n as u8 + 1; 4096], n << SHIFT).unwrap();
         volume.snapshot(&format!("snap-{n:02}")).unwrap();
