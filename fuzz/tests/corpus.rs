@@ -98,6 +98,8 @@ tests! {
     fn nbd_negotiations_keep_their_promises() "nbd_negotiation"
     fn nbd_sessions_of_any_bytes_end() "nbd_session"
     fn nbd_requests_do_what_they_say() "nbd_requests"
+    fn messages_of_front_ends_of_any_bytes_end() "vhost_messages"
+    fn queues_of_any_bytes_lead_nowhere_else() "vhost_queue"
     fn qcow2_images_keep_their_promises() "qcow2"
     fn raw_images_of_any_size_arrive_whole() "raw"
     fn old_maps_keep_their_promises() "legacy_map"

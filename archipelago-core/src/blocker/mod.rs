@@ -296,6 +296,11 @@ pub trait Blocker: Send + Sync {
         let _ = first;
         Ok(Vec::new())
     }
+    /// Bytes that one of them takes.
+    fn unfinished_room(&self, first: u8, number: u64) -> Result<u64> {
+        let _ = (first, number);
+        Ok(0)
+    }
     /// Removes one of them; returns the bytes that it took. The caller has made sure that nobody is putting content.
     fn remove_unfinished(&self, first: u8, number: u64) -> Result<u64> {
         let _ = (first, number);

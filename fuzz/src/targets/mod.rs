@@ -15,6 +15,7 @@ mod record;
 mod replay;
 mod stream;
 mod text;
+mod vhost;
 
 use archipelago_core::Error;
 
@@ -38,6 +39,8 @@ pub const ALL: &[&Target] = &[
     &nbd::NEGOTIATION,
     &nbd::SESSION,
     &nbd::REQUESTS,
+    &vhost::MESSAGES,
+    &vhost::QUEUE,
     &images::QCOW2,
     &images::RAW,
     &legacy::LEGACY_MAP,

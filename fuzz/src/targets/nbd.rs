@@ -20,12 +20,16 @@ const PAGE: u64 = 4096;
 const SIZE: u64 = (1 << 20) + PAGE + 17;
 
 /// A disk in memory.
-struct Disk {
+pub(super) struct Disk {
     bytes: Mutex<Vec<u8>>,
     read_only: bool,
 }
 
 impl Disk {
+    pub(super) fn new(read_only: bool) -> Disk {
+        Disk { bytes: Mutex::new(vec![0; SIZE as usize]), read_only }
+    }
+
     fn range(&self, offset: u64, len: usize) -> DeviceResult<std::ops::Range<usize>> {
         // The endpoint checks ranges before it calls.
         assert!(offset + len as u64 <= SIZE, "{len} bytes at {offset} were not checked");
@@ -101,8 +105,7 @@ struct Disks([Arc<Disk>; 2]);
 
 impl Disks {
     fn new() -> Disks {
-        let disk = |read_only| Arc::new(Disk { bytes: Mutex::new(vec![0; SIZE as usize]), read_only });
-        Disks([disk(false), disk(true)])
+        Disks([false, true].map(|read_only| Arc::new(Disk::new(read_only))))
     }
 }
 

@@ -113,15 +113,21 @@ impl FileBlocker {
         Ok(found)
     }
 
-    pub(super) fn drop_unfinished(&self, first: u8, number: u64) -> Result<u64> {
+    /// Bytes that an unfinished object takes.
+    pub(super) fn room_of_unfinished(&self, first: u8, number: u64) -> Result<u64> {
         let path = names::unfinished_path(first, number);
-        let taken = match self.sys.open(&path, Open::Read) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
+        match self.sys.open(&path, Open::Read) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
             fd => {
                 let file = Handle::new(&self.sys, fd.map_err(|e| fail("open", &path, e))?);
-                self.sys.allocated(file.fd).map_err(|e| fail("look into", &path, e))?
+                self.sys.allocated(file.fd).map_err(|e| fail("look into", &path, e))
             }
-        };
+        }
+    }
+
+    pub(super) fn drop_unfinished(&self, first: u8, number: u64) -> Result<u64> {
+        let path = names::unfinished_path(first, number);
+        let taken = self.room_of_unfinished(first, number)?;
         match self.sys.unlink(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
             other => other.map_err(|e| fail("remove", path, e))?,

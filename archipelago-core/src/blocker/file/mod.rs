@@ -203,6 +203,10 @@ impl Blocker for FileBlocker {
         self.list_unfinished(first)
     }
 
+    fn unfinished_room(&self, first: u8, number: u64) -> Result<u64> {
+        self.room_of_unfinished(first, number)
+    }
+
     fn remove_unfinished(&self, first: u8, number: u64) -> Result<u64> {
         self.drop_unfinished(first, number)
     }

@@ -133,7 +133,10 @@ impl<'a, 'b> ContentSweep<'a, 'b> {
         {
             let _lock = lock(blocker, LockMode::Exclusive)?;
             for number in blocker.unfinished_contents(first)?.into_iter().take(CONTENT_SWEEP) {
-                let bytes = if self.dry_run { 0 } else { blocker.remove_unfinished(first, number)? };
+                let bytes = match self.dry_run {
+                    true => blocker.unfinished_room(first, number)?,
+                    false => blocker.remove_unfinished(first, number)?,
+                };
                 self.report.content.add(bytes);
                 (count, freed) = (count + 1, freed + bytes);
             }

@@ -21,6 +21,9 @@
 //! is. A guest with several processors has a queue for each.
 
 mod config;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod inflight;
 mod limits;
 mod memory;
