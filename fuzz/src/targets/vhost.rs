@@ -20,7 +20,7 @@ pub const MESSAGES: Target = Target {
     check: messages,
     seeds: || {
         let message = |request: u32, flags: u32, body: &[u8]| {
-            let words = [request, flags, body.len() as u32].iter().flat_map(|word| word.to_ne_bytes());
+            let words = [request, flags, body.len() as u32].into_iter().flat_map(|word| word.to_ne_bytes());
             words.chain(body.iter().copied()).collect::<Vec<u8>>()
         };
         let config = [[0u32, 60, 0].iter().flat_map(|word| word.to_ne_bytes()).collect(), vec![0; 60]].concat();
