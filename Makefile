@@ -3,6 +3,7 @@
 # make test-all  the same and the long tests: file system exerciser over FUSE (as root), POWER_CUTS and KILLS, the demo
 # make simulate  new histories in the simulator for SIM_MINUTES, with a line in docs/simulator-ledger.tsv (docs/simulator.md)
 # make soak      the simulator, then random file system work over a served volume, power cuts and kills until SOAK_MINUTES are over (as root)
+# make tour      the README's tour by a new user in a fresh Debian root in which `make install` put the program (as root)
 # make crashes   power cuts (POWER_CUTS) and kills (KILLS) of the whole program, with lines in docs/crashes-ledger.tsv (docs/crashes.md)
 # make fuzz      every decoder under libFuzzer, FUZZ_SECONDS each; FUZZ_MINUTES bounds all of it, FUZZ="..." names some (docs/fuzzing.md)
 # make schedules shared state under SCHEDULES schedules of each kind and scenario
@@ -50,7 +51,7 @@ TESTED_LIBRARY := $(abspath $(TARGET_DIR))/tmp/libarchipelago
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 GUEST := $(CURDIR)/.demo/guest
 SHELL_SCRIPTS := .ci/run archipelago-ffi/link-library archipelago-ffi/examples/fio-headers archipelago-ffi/python/run-tests $(addprefix $(SCRIPTS)/,install-deps guest-image fsx-over-fuse with-served-volume)
-PYTHON_SCRIPTS := fuzz/soak archipelago-ffi/python/build-wheel $(addprefix $(SCRIPTS)/,demo.py guestctl.py probe-kvm check-licences check-links)
+PYTHON_SCRIPTS := fuzz/soak archipelago-ffi/python/build-wheel $(addprefix $(SCRIPTS)/,demo.py guestctl.py probe-kvm tour check-licences check-links)
 # Programs run by `make test` after the cargo tests; each finds the built program in $$ARCHIPELAGO.
 INTEGRATION_TESTS ?=
 
@@ -58,7 +59,7 @@ INTEGRATION_TESTS ?=
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 export ARCHIPELAGO := $(BINARY)
 
-.PHONY: help deps build library wheel header demo fmt fmt-check lint test test-all fsx crashes simulate soak bench install install-library fuzz schedules mutants miri
+.PHONY: help deps build library wheel header demo tour fmt fmt-check lint test test-all fsx crashes simulate soak bench install install-library fuzz schedules mutants miri
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -118,6 +119,7 @@ test-all: test miri
 	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory fsx; else echo "not root: the test over FUSE is left out" >&2; fi
 	@$(MAKE) --no-print-directory crashes
 	@$(MAKE) --no-print-directory demo
+	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory tour; else echo "not root: the tour is left out" >&2; fi
 
 fsx:
 	@$(SCRIPTS)/install-deps build soak
@@ -131,6 +133,15 @@ simulate:
 	SIM_LEDGER=$(abspath $(SIM_LEDGER)) SIM_MINUTES=$(or $(SIM_MINUTES),$(SOAK_MINUTES)) \
 	  SIM_SEED=$$(awk -F'\t' 'NR > 1 && $$3 + $$4 > next_seed { next_seed = $$3 + $$4 } END { print (next_seed > 1000 ? next_seed : 1000) }' $(SIM_LEDGER)) \
 	  $(CARGO) test --profile sim -p archipelago-core --test simulator --locked -- histories_with_faults --nocapture
+
+# In a Debian root of its own, made by the first run.
+tour:
+	@$(SCRIPTS)/install-deps build demo
+	@rm -rf .demo/installed
+	@$(MAKE) --no-print-directory build
+	@$(MAKE) --no-print-directory install DESTDIR=$(CURDIR)/.demo/installed >/dev/null
+	@mkdir -p .demo/tour
+	@$(SCRIPTS)/tour .demo/tour .demo/installed
 
 # The same tests as in `make test`, more often: the power is cut under a store, and the program is killed, whatever it is doing.
 # Goes on where the ledger ends; a failure ends it, after its line.

@@ -383,7 +383,9 @@ impl Collected<'_> {
         let groups = before.headers.keys().filter(|id| self.is_group(**id)).count();
         // To take a lock away it is taken, and so made where there was none.
         let nameless = before.headers.keys().filter(|id| !before.counts(**id) && !known(after, **id));
-        let locks: BTreeSet<_> = before.locks.difference(&after.locks).chain(nameless).collect();
+        let mut locks: BTreeSet<_> = before.locks.difference(&after.locks).chain(nameless).collect();
+        // One of what readers still use goes with a name of it that does not count, and is that name's business.
+        locks.retain(|id| !self.pinned(**id));
         let pinned = after.trash.len() as u64;
         CollectReport {
             maps: after.maps().filter(|record| record.header.kind != Kind::Group).count() as u64 + pinned,

@@ -306,12 +306,26 @@ class Demo:
     def serve_shared_anew(self):
         agent = self._guests[1].agent
         self._stop_server(self._machines)
+        return self._serve_shared_on(agent)
+
+    def _serve_shared_on(self, agent):
         before = int(agent.check("cat /run/churn.synced"))
         self._serve_shared()
         began = time.monotonic()
         while int(agent.check("cat /run/churn.synced")) < before + 2:
             time.sleep(0.05)
         return f"it writes on after {time.monotonic() - began:.1f} s"
+
+    def kill_shared(self):
+        agent = self._guests[1].agent
+        # Answered, and not flushed by whoever wrote it.
+        copy = "dd if=/run/direct of=/mnt/direct bs=4k oflag=direct status=none"
+        agent.check(f"dd if=/dev/urandom of=/run/direct bs=4k count=1000 status=none && {copy}", 60)
+        self._machines.kill()
+        self._machines.wait()
+        result = self._serve_shared_on(agent)
+        agent.check("dd if=/mnt/direct bs=4k iflag=direct status=none | cmp - /run/direct", 60)
+        return f"{result}; unflushed writes are there"
 
     def check_shared(self):
         agent = self._guests[1].agent
@@ -397,6 +411,7 @@ def play(demo, table):
     table.run("second guest reads the file again, caches dropped", 60, demo.read_again)
     table.run("in it, write to another disk, by vhost-user-blk", 90, demo.write_shared)
     table.run("start that disk's server anew meanwhile", 60, demo.serve_shared_anew)
+    table.run("kill -9 that server, and start it again", 60, demo.kill_shared)
     table.run("in it, e2fsck -fn of that disk", 120, demo.check_shared)
     table.run("power it off, export its disk, check there", 120, demo.export_second)
     table.run("export a clone never written, compare to image", 120, demo.compare_untouched)
