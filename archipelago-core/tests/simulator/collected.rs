@@ -385,7 +385,7 @@ impl Collected<'_> {
         let nameless = before.headers.keys().filter(|id| !before.counts(**id) && !known(after, **id));
         let mut locks: BTreeSet<_> = before.locks.difference(&after.locks).chain(nameless).collect();
         // One of what readers still use goes with a name of it that does not count, and is that name's business.
-        locks.retain(|id| !self.pinned(**id));
+        locks.retain(|id| !after.trash.contains_key(*id));
         let pinned = after.trash.len() as u64;
         CollectReport {
             maps: after.maps().filter(|record| record.header.kind != Kind::Group).count() as u64 + pinned,

@@ -51,7 +51,7 @@ fn messages(input: &[u8]) {
     // A socket's buffer takes any input; answers of a few bytes for each message fit as well.
     front.write_all(input).expect("room in the socket");
     front.shutdown(Shutdown::Write).expect("a socket");
-    let _ = fuzzing::session(Arc::new(Disk::new(input.len() % 2 == 0)), &back);
+    let _ = fuzzing::session(Arc::new(Disk::new(input.len().is_multiple_of(2))), &back);
     drop(back);
     let mut answers = Vec::new();
     // The back end may hang up with something unread.
