@@ -409,7 +409,10 @@ impl World {
                         others.data.contains_key(&(owner, e)) || stock.redirects.contains_key(&(owner, e)),
                         owner != header.id || e < epoch,
                     ),
-                    Object::Log(owner, n) => (others.logs.contains_key(&(owner, n)), owner != header.id || n < begins),
+                    // Records of what was left may have been the last in a segment that was in use until then.
+                    Object::Log(owner, n) => {
+                        (others.logs.contains_key(&(owner, n)), owner != header.id || n.saturating_add(1) < begins)
+                    }
                     _ => (true, false),
                 };
                 if !shared && ended {
