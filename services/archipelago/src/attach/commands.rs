@@ -9,7 +9,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::Serialize;
 
 use super::error::AttachError;
-use super::limits::{LOOK, STOP_TIME};
+use super::limits::{LOOK, SETTLE_TIME, STOP_TIME};
 use super::loop_device::{self, LoopDevice};
 use super::place::{Place, Record};
 use super::{start, users};
@@ -198,13 +198,21 @@ fn end(place: &Place, what: &str) -> Result<(), AttachError> {
 fn take_away_device(place: &Place) -> Result<(), AttachError> {
     let Some(device) = LoopDevice::over(&place.disk())? else { return Ok(()) };
     let path = device.path();
-    if device.is_claimed()? {
-        let by = " (by a file system that is mounted, a swap area, or another device above it)".into();
-        return Err(AttachError::InUse { device: path.display().to_string(), by });
-    }
-    let using = users::of(&path);
-    if !using.is_empty() {
-        return Err(AttachError::InUse { device: path.display().to_string(), by: users::in_words(&using) });
+    let deadline = Instant::now() + SETTLE_TIME;
+    loop {
+        let (claimed, using) = (device.is_claimed()?, users::of(&path));
+        if !claimed && using.is_empty() {
+            break;
+        }
+        // Who looks at every device that was written to, as udev does, has it open for a moment.
+        if Instant::now() > deadline {
+            let by = match claimed {
+                true => " (by a file system that is mounted, a swap area, or another device above it)".into(),
+                false => users::in_words(&using),
+            };
+            return Err(AttachError::InUse { device: path.display().to_string(), by });
+        }
+        std::thread::sleep(LOOK);
     }
     device.take_away()?;
     let deadline = Instant::now() + STOP_TIME;

@@ -17,3 +17,5 @@ pub const MAX_SAID: u64 = 64 << 10;
 pub const LOOP_TRIES: usize = 64;
 /// Looks at the lock of servers before another one is believed to live: whoever only asks holds it for a moment.
 pub const SERVER_TRIES: usize = 20;
+/// Time in which a device may still be in use before detaching refuses: udev looks at one for some milliseconds after it was closed.
+pub const SETTLE_TIME: Duration = Duration::from_secs(1);
