@@ -5,49 +5,21 @@
 
 use std::sync::Arc;
 
-use archipelago_core::blocker::Blocker;
-use archipelago_core::blocker::file::{FileBlocker, FileOptions};
 use archipelago_core::blocker::memory::MemoryBlocker;
-use archipelago_core::blocker::sim::{Crashable, SimDisk};
+use archipelago_core::blocker::sim::SimDisk;
 use archipelago_core::planted::{Bug, plant};
 use archipelago_core::*;
 
 #[path = "common/random.rs"]
 mod random;
 use random::bytes;
+#[path = "common/seam.rs"]
+mod seam;
+use seam::{FATES, Seam};
 
 const BLOCK: u64 = 64 << 10;
 const SIZE: u64 = 8 * BLOCK - 5000;
 const ATOM: usize = 512;
-/// Seeds of what survives a cut: only what is durable, everything, and two choices.
-const FATES: [u64; 4] = [0, 1, 2, 3];
-
-/// A disk, and the backend over it.
-trait Seam: Crashable {
-    fn fresh() -> Arc<Self>;
-    fn blocker(self: &Arc<Self>) -> Arc<dyn Blocker>;
-}
-
-impl Seam for MemoryBlocker {
-    fn fresh() -> Arc<Self> {
-        MemoryBlocker::new()
-    }
-    fn blocker(self: &Arc<Self>) -> Arc<dyn Blocker> {
-        self.clone()
-    }
-}
-
-impl Seam for SimDisk {
-    fn fresh() -> Arc<Self> {
-        let disk = SimDisk::new();
-        FileBlocker::new(disk.clone(), FileOptions::default()).make_layout().unwrap();
-        disk
-    }
-    fn blocker(self: &Arc<Self>) -> Arc<dyn Blocker> {
-        Arc::new(FileBlocker::new(self.clone(), FileOptions::default()))
-    }
-}
-
 fn open<S: Seam>(disk: &Arc<S>, seed: u64) -> Store {
     let options = StoreOptions {
         background: Background::Manual,

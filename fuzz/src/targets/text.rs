@@ -3,7 +3,9 @@
 use archipelago_core::format::owner::ShortOwner;
 use archipelago_core::limits::{MAX_NAME, MIN_NAME};
 use archipelago_core::{Digest, Location, Owner, VolumeId, fuzzing, name};
+use archipelago_service::cli::exit::Failure;
 use archipelago_service::config::Config;
+use archipelago_service::fuzzing as fuzzing_service;
 
 use crate::Target;
 
@@ -70,23 +72,30 @@ pub const CONFIG: Target = Target {
     cost: 1,
 };
 
-fn config(input: &[u8]) {
-    let Ok(text) = std::str::from_utf8(input) else { return };
+/// Takes a file over a configuration, and tells what was warned of.
+type Merge = fn(&mut Config, &str, &mut dyn FnMut(String)) -> Result<(), Failure>;
+
+/// A file that is read twice says the same; one that is refused is named.
+fn read_twice(text: &str, merge: Merge, name: &str) -> Config {
     let read = |config: &mut Config| {
         let mut warnings = Vec::new();
-        archipelago_service::fuzzing::configuration(config, text, &mut |warning| warnings.push(warning))
-            .map(|()| warnings)
+        merge(config, text, &mut |warning| warnings.push(warning)).map(|()| warnings)
     };
     let mut once = Config::default();
     match read(&mut once) {
         Ok(warnings) => {
-            // A file that is read twice says the same.
             let mut twice = once.clone();
             assert_eq!(read(&mut twice).expect("the same file"), warnings);
             assert_eq!(once, twice);
         }
-        Err(error) => assert!(error.to_string().starts_with("archipelago.toml: "), "{error}"),
+        Err(error) => assert!(error.to_string().starts_with(name), "{error}"),
     }
+    once
+}
+
+fn config(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let once = read_twice(text, fuzzing_service::configuration, "archipelago.toml: ");
     original_config(text);
     if let Some(store) = &once.store
         && let Ok(Location::File(path)) = store.parse()
@@ -97,20 +106,7 @@ fn config(input: &[u8]) {
 
 /// The same text as a file of the original's.
 fn original_config(text: &str) {
-    let read = |config: &mut Config| {
-        let mut warnings = Vec::new();
-        archipelago_service::fuzzing::original_configuration(config, text, &mut |warning| warnings.push(warning))
-            .map(|()| warnings)
-    };
-    let mut once = Config::default();
-    match read(&mut once) {
-        Ok(warnings) => {
-            let mut twice = once.clone();
-            assert_eq!(read(&mut twice).expect("the same file"), warnings);
-            assert_eq!(once, twice);
-        }
-        Err(error) => assert!(error.to_string().starts_with("archipelago.conf: line "), "{error}"),
-    }
+    let once = read_twice(text, fuzzing_service::original_configuration, "archipelago.conf: line ");
     for directory in [&once.original.maps, &once.original.blocks].into_iter().flatten() {
         assert!(directory.is_absolute(), "{directory:?}");
     }
