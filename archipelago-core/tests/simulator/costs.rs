@@ -1,7 +1,7 @@
 //! What things cost, by docs/architecture.md and `limits.rs`: what is overwritten in place and what goes into the journal, when is
 //! synced, folded and composed, how long a journal gets, and what costs nothing. Looked at where nothing goes wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use archipelago_core::blocker::{Object, RecordKey, VolumeId};
 use archipelago_core::format::header::{Header, LogPos, Root};
@@ -58,6 +58,9 @@ pub struct Memory {
     flushed: BTreeMap<VolumeId, LogPos>,
     /// Packs that a collection closed, with their lengths.
     closed: BTreeMap<Object, u64>,
+    /// Volumes that were open while the disk was full: a block may have been folded in however many pieces it was, and who opens such a
+    /// volume anew does not look for it.
+    crowded: BTreeSet<VolumeId>,
 }
 
 impl Memory {
@@ -65,6 +68,11 @@ impl Memory {
     pub fn forget(&mut self) {
         self.captured.clear();
         self.flushed.clear();
+    }
+
+    /// A volume is open while the disk is full.
+    pub fn crowd(&mut self, volume: VolumeId) {
+        self.crowded.insert(volume);
     }
 }
 
@@ -277,6 +285,9 @@ impl World {
     /// snapshot was folded.
     fn composed(&mut self, p: usize, name: &str) -> Done<()> {
         let header = self.header(name)?;
+        if self.costs.crowded.contains(&header.id) {
+            return Ok(());
+        }
         let plan = self.plan(p, name, &header)?;
         let written = |extent: &MapExtent| match extent.source {
             MapSource::Data { owner, epoch } | MapSource::Log { owner, epoch, .. } => {

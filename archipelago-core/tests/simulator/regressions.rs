@@ -285,3 +285,23 @@ fn a_collection_that_was_cut_short_leaves_no_damage_of_a_removed_map_whose_journ
         }
     }
 }
+
+#[test]
+fn a_block_that_was_folded_on_a_full_disk_may_stay_in_many_pieces_for_who_opens_the_volume_anew() {
+    let name = |name: &str| name.to_string();
+    let script = [
+        (0, Op::Create { name: name("volume"), size: 1 << 20, block: 1 << 20 }, None),
+        (0, Op::Write { name: name("volume"), offset: 0, len: 1 << 19, fua: true }, None),
+        (0, Op::Snapshot { volume: name("volume"), name: name("snap-1") }, None),
+        (0, Op::Scatter { name: name("volume"), offset: 0, count: 50 }, None),
+        (0, Op::Flush { name: name("volume") }, None),
+        (0, Op::Kill, None),
+        (0, Op::Full { total: 1 << 40, free: 100_000 }, None),
+        (1, Op::Open { name: name("volume") }, None),
+        (1, Op::Close { name: name("volume") }, None),
+        (1, Op::Room, None),
+        (1, Op::Open { name: name("volume") }, None),
+        (1, Op::Background, None),
+    ];
+    run(Backend::File, 0, &steps(&script), Bugs::default()).unwrap_or_else(|f| panic!("{}", f.what));
+}

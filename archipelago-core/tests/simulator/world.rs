@@ -156,6 +156,16 @@ impl World {
         self.full = false;
     }
 
+    /// The volumes that are open while the disk is full.
+    fn note_crowded(&mut self) {
+        let open: BTreeSet<String> = (0..PROCESSES).flat_map(|p| self.held(p)).collect();
+        for name in open {
+            if let Ok(header) = Stock::header(&*self.disk.blocker(), &name) {
+                self.costs.crowd(header.id);
+            }
+        }
+    }
+
     /// Does one operation, with what goes wrong meanwhile.
     pub fn apply(&mut self, step: &Step) -> Done<()> {
         let p = step.process;
@@ -166,6 +176,9 @@ impl World {
         self.rng = Random::new(mix(mix(self.seed, 3), u64::from(step.stamp)));
         self.stamp = step.stamp;
         self.counts.operations += 1;
+        if self.full {
+            self.note_crowded();
+        }
         match step.op {
             Op::Pause => self.process(p)?.pause(true),
             Op::Wake => self.process(p)?.pause(false),
