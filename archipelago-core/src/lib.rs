@@ -15,6 +15,7 @@ pub mod format;
 pub mod fuzzing;
 mod hex;
 mod id_hash;
+mod iov;
 pub mod limits;
 pub mod mapper;
 pub mod merkle;

@@ -8,11 +8,11 @@ use crate::blocker::Object;
 use crate::error::{Error, Result};
 use crate::format::log::{Run, RunKind};
 use crate::format::node::{Extent, Source};
+use crate::iov::{ReadCursor, Slices, copy_out, part, total};
 use crate::limits::{ADMITTED, MAX_LOGGED_WRITE, MAX_PROVISIONAL, MAX_REQUEST, SECTOR, SECTOR_SHIFT};
 use crate::mapper::block_map::BlockMap;
 use crate::sync::atomic::Ordering;
 use crate::volume::inner::{Inner, Writer};
-use crate::volume::iov::{ReadCursor, Slices, copy_out, part, total};
 use crate::volume::{DataExtent, WriteFlags};
 
 /// Zeros to write from.

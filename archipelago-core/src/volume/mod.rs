@@ -15,7 +15,6 @@ pub(crate) mod freeze;
 pub(crate) mod handle;
 pub(crate) mod inner;
 mod io;
-mod iov;
 pub(crate) mod overlay;
 pub(crate) mod queue;
 pub(crate) mod stalls;

@@ -15,6 +15,7 @@ use super::{FileBlocker, fail, names};
 use crate::blocker::sys::{Fd, Open};
 use crate::blocker::{Inventory, Object, VolumeId};
 use crate::error::{Error, Result};
+use crate::iov::{ReadCursor, part, total};
 use crate::limits::{DATA_PART, RESERVED_SEGMENT};
 
 /// Zeros written by one call: large enough for the disk, small enough to be shared by all.
@@ -78,18 +79,6 @@ fn failed_read(object: Object, piece: &Piece, ended: io::Result<usize>) -> Error
     Error::damaged(path, detail)
 }
 
-/// Where bytes `from..from + len` of a list of buffers are: which buffers, and which range of each.
-fn ranges(lens: impl Iterator<Item = usize>, from: u64, len: u64) -> impl Iterator<Item = std::ops::Range<usize>> {
-    let (mut skip, mut left) = (from as usize, len as usize);
-    lens.map(move |buf| {
-        let start = skip.min(buf);
-        let end = start + left.min(buf - start);
-        skip -= start;
-        left -= end - start;
-        start..end
-    })
-}
-
 impl FileBlocker {
     pub(super) fn create_object(&self, object: Object, head: &[u8], len: u64) -> Result<()> {
         let path = names::object_path(object, 0);
@@ -147,10 +136,7 @@ impl FileBlocker {
 
     #[inline(always)]
     pub(super) fn read_object(&self, object: Object, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()> {
-        let len = match &*bufs {
-            [one] => one.len(),
-            _ => bufs.iter().map(|buf| buf.len()).sum(),
-        };
+        let len = total(bufs);
         match one_piece(object, offset, len as u64) {
             Some(piece) => self.read_part(object, &piece, bufs),
             None => self.read_parts(object, bufs, offset, len as u64),
@@ -158,11 +144,9 @@ impl FileBlocker {
     }
 
     fn read_parts(&self, object: Object, bufs: &mut [IoSliceMut<'_>], offset: u64, len: u64) -> Result<()> {
+        let mut cursor = ReadCursor::new(bufs);
         for piece in &pieces(object, offset, len)? {
-            let places: SmallVec<[_; 16]> = ranges(bufs.iter().map(|buf| buf.len()), piece.before, piece.len).collect();
-            let mut part: SmallVec<[IoSliceMut<'_>; 16]> =
-                bufs.iter_mut().zip(places).map(|(buf, place)| IoSliceMut::new(&mut buf[place])).collect();
-            self.read_part(object, piece, &mut part)?;
+            self.read_part(object, piece, &mut cursor.take(piece.len as usize))?;
         }
         Ok(())
     }
@@ -181,7 +165,7 @@ impl FileBlocker {
 
     /// Only of a file that is open; what fails is left to [`FileBlocker::read_object`] to explain.
     pub(super) fn read_object_at_once(&self, object: Object, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<bool> {
-        let len = bufs.iter().map(|buf| buf.len() as u64).sum();
+        let len = total(bufs) as u64;
         let Some(piece) = one_piece(object, offset, len) else { return Ok(false) };
         let Some(file) = self.files.opened(object, piece.part, Access::Read) else { return Ok(false) };
         let read = self.sys.preadv_at_once(file.fd, bufs, piece.offset);
@@ -219,10 +203,7 @@ impl FileBlocker {
 
     #[inline(always)]
     pub(super) fn write_object(&self, object: Object, bufs: &[IoSlice<'_>], offset: u64) -> Result<()> {
-        let len = match bufs {
-            [one] => one.len(),
-            _ => bufs.iter().map(|buf| buf.len()).sum(),
-        };
+        let len = total(bufs);
         match one_piece(object, offset, len as u64) {
             Some(piece) => self.write_part(object, &piece, bufs),
             None => self.write_parts(object, bufs, offset, len as u64),
@@ -231,10 +212,7 @@ impl FileBlocker {
 
     fn write_parts(&self, object: Object, bufs: &[IoSlice<'_>], offset: u64, len: u64) -> Result<()> {
         for piece in &pieces(object, offset, len)? {
-            let places = ranges(bufs.iter().map(|buf| buf.len()), piece.before, piece.len);
-            let part: SmallVec<[IoSlice<'_>; 16]> =
-                bufs.iter().zip(places).map(|(buf, place)| IoSlice::new(&buf[place])).collect();
-            self.write_part(object, piece, &part)?;
+            self.write_part(object, piece, &part(bufs, piece.before as usize, piece.len as usize))?;
         }
         Ok(())
     }
