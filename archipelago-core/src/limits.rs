@@ -37,6 +37,15 @@ pub const MAX_EXTENTS: usize = 255;
 /// Extents of one block past which the block is composed in the background. Well below what can be stored, so that a fold
 /// hardly ever has to compose a block while writes are stopped.
 pub const COMPOSE_EXTENTS: usize = 64;
+/// Extents of one block past which it is composed before it is folded while writers wait for that: down to two thirds of it, for which the
+/// shortest gaps are copied, a small part of the block. The rest is composed when nobody waits. As far below what can be stored as
+/// writers may go on meanwhile.
+pub const PRESSED_EXTENTS: usize = 192;
+/// Bytes that are copied in one round of composing when nobody waits: who wants to fold or to close the volume meanwhile waits for it,
+/// some 100 ms.
+pub const COMPOSE_ROUND: u64 = 64 << 20;
+/// Blocks that wait to be composed, about 16 bytes each. Those past it stay in pieces until they are written again.
+pub const MAX_OVERFULL: usize = 64 << 10;
 /// Bytes that composing copies at once. Writers of the block, and whoever stops changes, wait for one such piece, which takes
 /// some 50 us; smaller ones would cost more in calls than in copying.
 pub const COMPOSE_PIECE: usize = 128 << 10;

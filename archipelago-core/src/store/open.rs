@@ -10,7 +10,7 @@ use crate::digest;
 use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind, LogPos};
 use crate::format::log::RECORD_HEAD;
-use crate::limits::COMPOSE_EXTENTS;
+use crate::limits::{COMPOSE_EXTENTS, MAX_EXTENTS};
 use crate::mapper::journal::{Journal, Tail};
 use crate::mapper::provisional::Unconfirmed;
 use crate::mapper::replay::{self, Replayed};
@@ -80,10 +80,12 @@ fn writer(shared: &Arc<Shared>, name: &str, receives: bool) -> Result<Handle> {
             journal.mark_dirty(segment);
         }
     }
-    let overfull: BTreeSet<u64> =
-        view.overlay.iter().filter(|(_, m)| m.extents().len() > COMPOSE_EXTENTS).map(|(b, _)| *b).collect();
+    let with_more = |most: usize| -> BTreeSet<u64> {
+        view.overlay.iter().filter(|(_, map)| map.extents().len() > most).map(|(block, _)| *block).collect()
+    };
+    let (overfull, overlong) = (with_more(COMPOSE_EXTENTS), with_more(MAX_EXTENTS));
     let unsynced = unsynced.into_iter().map(|epoch| Object::Data(header.id, epoch)).collect();
-    let writer = Box::new(Writer::new(journal, overfull, unsynced));
+    let writer = Box::new(Writer::new(journal, overfull, overlong, unsynced));
     let inner = Inner::new(shared, HeaderState { header, version }, view, epoch, Access::Write { writer, lock })?;
     shared.open.lock().insert(inner.id, Arc::downgrade(&inner));
     Ok(Handle::new(inner))

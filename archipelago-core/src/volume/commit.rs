@@ -14,6 +14,7 @@ use crate::planted::{self, Bug};
 use crate::store::Background;
 use crate::sync::atomic::Ordering;
 use crate::sync::{MutexGuard, Plant, planted};
+use crate::volume::compose::Occasion;
 use crate::volume::inner::{CommitState, FoldJob, Inner, Writer};
 
 /// Times that a checkpoint composes without stopping writers before it stops them for it.
@@ -149,7 +150,12 @@ impl Inner {
 
     /// Whether [`Inner::throttle`] might have something to do, or to wait for.
     pub fn slows_writers(&self, writer: &Writer) -> bool {
-        writer.journal.needs_segment() || self.pressure(writer) >= self.shared.options.max_unfolded / 2
+        writer.journal.needs_segment() || self.wants_fold(writer)
+    }
+
+    /// Whether so much is not folded that it should be soon, lest writers have to wait for it.
+    pub(super) fn wants_fold(&self, writer: &Writer) -> bool {
+        self.pressure(writer) >= self.shared.options.max_unfolded / 2
     }
 
     /// The map as it is, to be folded later. Changes are stopped by the caller.
@@ -198,16 +204,20 @@ impl Inner {
 
     /// Folds what the journal holds into the tree.
     pub fn checkpoint(&self) -> Result<()> {
+        self.checkpoint_for(Occasion::Fold)
+    }
+
+    fn checkpoint_for(&self, why: Occasion) -> Result<()> {
         let writer = self.writer()?;
         let _operation = self.shared.operations.begin();
         let _fold = writer.fold.lock();
         self.check()?;
-        let result = self.checkpoint_locked(writer);
+        let result = self.checkpoint_locked(writer, why);
         writer.no_room.store(matches!(result, Err(Error::NoSpace(_))), Ordering::Release);
         result
     }
 
-    fn checkpoint_locked(&self, writer: &Writer) -> Result<()> {
+    fn checkpoint_locked(&self, writer: &Writer, why: Occasion) -> Result<()> {
         self.fold_jobs(writer)?;
         // What is captured from here on is newer than all that was folded, and older than what is queued later.
         let mut composed = false;
@@ -215,11 +225,15 @@ impl Inner {
             if writer.overfull.lock().is_empty() {
                 break;
             }
-            composed = true;
-            match self.compose(writer) {
+            match self.compose(writer, why) {
                 // A full disk must not keep what can be stored from being folded, however many pieces it is in.
-                Err(Error::NoSpace(_)) => break,
-                done => done?,
+                Err(Error::NoSpace(_)) => {
+                    composed = true;
+                    break;
+                }
+                Err(error) => return Err(error),
+                Ok(0) => break,
+                Ok(_) => composed = true,
             }
         }
         if composed {
@@ -369,17 +383,17 @@ impl Inner {
             worked = true;
         }
         let jobs = !writer.jobs.lock().is_empty();
-        let long = self.pressure(writer) >= self.shared.options.max_unfolded / 2;
+        let long = self.wants_fold(writer);
         let scattered = !writer.overfull.lock().is_empty();
         if jobs || long || scattered {
             if long {
-                self.checkpoint()?;
+                self.checkpoint_for(Occasion::Pressed)?;
             } else {
                 let _operation = self.shared.operations.begin();
                 let _fold = writer.fold.lock();
                 self.check()?;
                 self.fold_jobs(writer)?;
-                self.compose(writer)?;
+                self.compose(writer, Occasion::Idle)?;
             }
             worked = true;
         }

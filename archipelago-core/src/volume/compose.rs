@@ -17,13 +17,26 @@ use smallvec::SmallVec;
 use crate::blocker::Object;
 use crate::error::Result;
 use crate::format::node::{Extent, Source};
-use crate::limits::{COMPOSE_EXTENTS, COMPOSE_PIECE, MAX_EXTENTS, SECTOR_SHIFT};
+use crate::limits::{
+    COMPOSE_EXTENTS, COMPOSE_PIECE, COMPOSE_ROUND, MAX_EXTENTS, MAX_OVERFULL, PRESSED_EXTENTS, SECTOR_SHIFT,
+};
 use crate::mapper::block_map::{self, BlockMap};
 use crate::sync::atomic::Ordering;
 use crate::volume::inner::{Inner, Writer};
 
 /// Most sectors of a piece.
 const PIECE: u16 = (COMPOSE_PIECE >> SECTOR_SHIFT) as u16;
+
+/// Why blocks are composed, and so which and how far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Occasion {
+    /// Writers wait for what was changed to be folded: only of that, and only what is in very many pieces.
+    Pressed,
+    /// What was changed is about to be folded: that, and a round of the others.
+    Fold,
+    /// Nobody waits: a round, unless writers need a fold meanwhile.
+    Idle,
+}
 
 /// Which sectors of a block are gathered, of those that are not in the live data object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,8 +104,8 @@ impl Piece {
     }
 }
 
-/// The shortest runs whose gathering leaves a block with these extents half as many as it may have.
-fn short_enough(extents: &[Extent], live: Source) -> Gather<'static> {
+/// The shortest runs whose gathering leaves a block with these extents no more than `goal` of them.
+fn short_enough(extents: &[Extent], live: Source, goal: usize) -> Gather<'static> {
     let Some((first, last)) = extents.first().zip(extents.last()) else { return Gather::Short(0) };
     let runs = || block_map::runs(extents, first.start, last.start + last.len - first.start);
     let left = |most: u16| {
@@ -107,7 +120,7 @@ fn short_enough(extents: &[Extent], live: Source) -> Gather<'static> {
     };
     let mut lens: SmallVec<[u16; 64]> = runs().filter(|run| run.source != live).map(|run| run.len).collect();
     lens.sort_unstable();
-    let enough = lens.partition_point(|most| left(*most) > COMPOSE_EXTENTS / 2);
+    let enough = lens.partition_point(|most| left(*most) > goal);
     Gather::Short(lens.get(enough).or(lens.last()).copied().unwrap_or(0))
 }
 
@@ -117,54 +130,87 @@ impl Inner {
         Source::Data { owner: self.id, epoch: self.epoch.load(Ordering::Acquire) }
     }
 
-    /// Composes overfull blocks while writers go on.
-    pub(super) fn compose(&self, writer: &Writer) -> Result<()> {
+    /// Composes overfull blocks while writers go on. Returns the bytes copied: where that is 0, nothing is left for this occasion.
+    pub(super) fn compose(&self, writer: &Writer, why: Occasion) -> Result<u64> {
         // What writers make overfull again meanwhile is left for the next time.
         let blocks = std::mem::take(&mut *writer.overfull.lock());
+        let mut copied = 0;
         for block in &blocks {
-            if let Err(error) = self.compose_block(writer, *block) {
+            if why == Occasion::Idle && (copied >= COMPOSE_ROUND || self.wants_fold(writer)) {
                 writer.overfull.lock().extend(blocks.range(block..));
-                return Err(error);
+                break;
+            }
+            match self.compose_block(writer, *block, why, copied) {
+                Ok(bytes) => copied += bytes,
+                Err(error) => {
+                    writer.overfull.lock().extend(blocks.range(block..));
+                    return Err(error);
+                }
             }
         }
-        Ok(())
+        Ok(copied)
     }
 
-    fn compose_block(&self, writer: &Writer, block: u64) -> Result<()> {
+    /// Composes a block, unless that can wait; `before` bytes were copied for others. Returns the bytes copied.
+    fn compose_block(&self, writer: &Writer, block: u64, why: Occasion, before: u64) -> Result<u64> {
         // What a shrink cut off is not composed.
         let exists = || block < self.size.load(Ordering::Acquire).div_ceil(1 << self.block_shift);
+        let later = || {
+            let mut overfull = writer.overfull.lock();
+            if overfull.len() < MAX_OVERFULL {
+                overfull.insert(block);
+            }
+        };
         let what = {
             let shard = self.overlay.shard(block).read();
-            // With the map of a snapshot it may have been folded since.
-            let found = self.locate(&shard, block)?;
-            if found.extents().len() <= COMPOSE_EXTENTS || !exists() {
-                return Ok(());
+            // What is not there was folded in many pieces since, with the map of a snapshot or because it had to wait.
+            let folded = shard.get(&block).is_none();
+            if folded && (why == Occasion::Pressed || before >= COMPOSE_ROUND) {
+                later();
+                return Ok(0);
             }
-            short_enough(found.extents(), self.live_data())
+            let found = self.locate(&shard, block)?;
+            let extents = found.extents();
+            if extents.len() <= COMPOSE_EXTENTS || !exists() {
+                return Ok(0);
+            }
+            if why != Occasion::Pressed {
+                short_enough(extents, self.live_data(), COMPOSE_EXTENTS / 2)
+            } else if extents.len() > PRESSED_EXTENTS {
+                short_enough(extents, self.live_data(), PRESSED_EXTENTS / 3 * 2)
+            } else {
+                later();
+                return Ok(0);
+            }
         };
-        self.gather(writer, block, what)?;
-        // An epoch that ended in between leaves two kinds of pieces.
+        let copied = self.gather(writer, block, what)?;
+        // What was left, and an epoch that ended in between, which leaves two kinds of pieces.
         let shard = self.overlay.shard(block).read();
         if self.locate(&shard, block)?.extents().len() > COMPOSE_EXTENTS && exists() {
-            writer.overfull.lock().insert(block);
+            later();
         }
         drop(shard);
-        self.after_change(writer)
+        self.after_change(writer).map(|()| copied)
     }
 
     /// Composes the blocks that cannot be stored as they are. Changes are stopped by the caller.
     pub(super) fn compose_longest(&self, writer: &Writer) -> Result<()> {
-        let overfull: Vec<u64> = writer.overfull.lock().iter().copied().collect();
-        for block in overfull {
+        // Nobody puts anything in meanwhile.
+        let overlong: Vec<u64> = writer.overlong.lock().iter().copied().collect();
+        for block in overlong {
             let what = match self.overlay.shard(block).read().get(&block) {
-                Some(map) if map.extents().len() > MAX_EXTENTS => short_enough(map.extents(), self.live_data()),
-                _ => continue,
+                Some(map) if map.extents().len() > MAX_EXTENTS => {
+                    Some(short_enough(map.extents(), self.live_data(), PRESSED_EXTENTS / 3 * 2))
+                }
+                _ => None,
             };
             let mut from = 0;
-            while let Some((end, _)) = self.gather_piece(writer, block, from, what, None)? {
+            while let Some(what) = what
+                && let Some((end, _)) = self.gather_piece(writer, block, from, what, None)?
+            {
                 from = end;
             }
-            writer.overfull.lock().remove(&block);
+            writer.overlong.lock().remove(&block);
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use crate::blocker::{Blocker, LockGuard, Object, RecordKey, VolumeId};
 use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind, LogStart};
 use crate::format::node::{Extent, Source};
-use crate::limits::{COMPOSE_EXTENTS, MAX_OVERLAY, MAX_ZEROED_BLOCKS, SECTOR_SHIFT};
+use crate::limits::{COMPOSE_EXTENTS, MAX_EXTENTS, MAX_OVERLAY, MAX_ZEROED_BLOCKS, SECTOR_SHIFT};
 use crate::mapper::block_map::{self, BlockMap, Runs};
 use crate::mapper::fold::Changed;
 use crate::mapper::journal::Journal;
@@ -46,8 +46,10 @@ pub struct Writer {
     pub jobs: Mutex<VecDeque<FoldJob>>,
     /// Held while a snapshot is published whose map is queued already.
     pub publish: Mutex<()>,
-    /// Blocks with more extents than a node takes.
+    /// Blocks with more extents than [`COMPOSE_EXTENTS`], which are to be composed.
     pub overfull: Mutex<BTreeSet<u64>>,
+    /// Those of them that had more than a node takes when they were last changed.
+    pub overlong: Mutex<BTreeSet<u64>>,
     /// The live data object has writes that no sync covered.
     pub data_dirty: AtomicBool,
     /// Numbers the callers of flush.
@@ -57,9 +59,9 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// The part of a writer whose journal goes on behind what was replayed; `overfull` are blocks with more extents than
-    /// [`COMPOSE_EXTENTS`] among it, `unsynced` data of sealed epochs that a former owner may have left unsynced.
-    pub fn new(journal: Journal, overfull: BTreeSet<u64>, unsynced: Vec<Object>) -> Writer {
+    /// The part of a writer whose journal goes on behind what was replayed; `overfull` and `overlong` are blocks among it that have more
+    /// extents than [`COMPOSE_EXTENTS`] and [`MAX_EXTENTS`], `unsynced` data of sealed epochs that a former owner may have left unsynced.
+    pub fn new(journal: Journal, overfull: BTreeSet<u64>, overlong: BTreeSet<u64>, unsynced: Vec<Object>) -> Writer {
         Writer {
             journal,
             pack: Mutex::new(None),
@@ -68,6 +70,7 @@ impl Writer {
             jobs: Mutex::new(VecDeque::new()),
             publish: Mutex::new(()),
             overfull: Mutex::new(overfull),
+            overlong: Mutex::new(overlong),
             // What a former owner wrote and did not sync is read as if it were safe.
             data_dirty: AtomicBool::new(true),
             flush_ticket: AtomicU64::new(0),
@@ -349,6 +352,9 @@ impl Inner {
             && let Some(writer) = &self.writer
         {
             writer.overfull.lock().insert(block);
+            if map.extents().len() > MAX_EXTENTS {
+                writer.overlong.lock().insert(block);
+            }
         }
         shard.insert(block, Arc::new(map));
     }

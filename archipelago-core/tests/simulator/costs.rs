@@ -58,8 +58,8 @@ pub struct Memory {
     flushed: BTreeMap<VolumeId, LogPos>,
     /// Packs that a collection closed, with their lengths.
     closed: BTreeMap<Object, u64>,
-    /// Volumes that were open while the disk was full: a block may have been folded in however many pieces it was, and who opens such a
-    /// volume anew does not look for it.
+    /// Volumes that were open while the disk was full or background work was cut short: a block may have been folded in however many
+    /// pieces it was, and who opens such a volume anew does not look for it.
     crowded: BTreeSet<VolumeId>,
 }
 
@@ -70,7 +70,7 @@ impl Memory {
         self.flushed.clear();
     }
 
-    /// A volume is open while the disk is full.
+    /// A volume of which blocks may be left in many pieces.
     pub fn crowd(&mut self, volume: VolumeId) {
         self.crowded.insert(volume);
     }

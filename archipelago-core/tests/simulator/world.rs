@@ -156,7 +156,7 @@ impl World {
         self.full = false;
     }
 
-    /// The volumes that are open while the disk is full.
+    /// Volumes that are open while the disk is full, or while background work is cut short.
     fn note_crowded(&mut self) {
         let open: BTreeSet<String> = (0..PROCESSES).flat_map(|p| self.held(p)).collect();
         for name in open {
@@ -176,7 +176,7 @@ impl World {
         self.rng = Random::new(mix(mix(self.seed, 3), u64::from(step.stamp)));
         self.stamp = step.stamp;
         self.counts.operations += 1;
-        if self.full {
+        if self.full || (step.op == Op::Background && step.fault.is_some()) {
             self.note_crowded();
         }
         match step.op {

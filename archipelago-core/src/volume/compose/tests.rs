@@ -48,7 +48,7 @@ fn the_shortest_runs_are_gathered_until_half_of_the_extents_are_left() {
             at += 1;
         }
         assert!(map.extents().len() > COMPOSE_EXTENTS);
-        let (after, copied) = gathered(&map, short_enough(map.extents(), LIVE));
+        let (after, copied) = gathered(&map, short_enough(map.extents(), LIVE, COMPOSE_EXTENTS / 2));
         let left = after.extents().len();
         assert!(left <= COMPOSE_EXTENTS / 2 && left + 2 >= COMPOSE_EXTENTS / 2, "{left} extents");
         // The gap before the first write is none.
