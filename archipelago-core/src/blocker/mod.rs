@@ -225,6 +225,11 @@ pub trait Blocker: Send + Sync {
     /// Creates an object of `len` bytes, durable on return: `head` (at most `len` bytes), then written (not sparse) zeros.
     /// `Exists` if it is there already.
     fn create(&self, object: Object, head: &[u8], len: u64) -> Result<()>;
+    /// As [`Blocker::create`], of zeros that need not be written now where the backend can see to it that there is room for them. Syncs of
+    /// what is written over them may take longer then.
+    fn create_reserved(&self, object: Object, head: &[u8], len: u64) -> Result<()> {
+        self.create(object, head, len)
+    }
     /// Fills `bufs` from `offset`; what was never written inside an object reads as zeros. An object that is missing or
     /// ends within the range is [`Damaged`](crate::Error::Damaged) ("cut short"), data as well as logs and packs: callers
     /// read only what a map names, and a map names only what was written. Asking for no bytes of a data object succeeds.

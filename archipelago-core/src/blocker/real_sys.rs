@@ -268,6 +268,12 @@ impl Sys for RealSys {
         check(|| unsafe { libc::ftruncate(fd.0, len) })
     }
 
+    fn reserve(&self, fd: Fd, len: u64) -> io::Result<()> {
+        let len = off(len)?;
+        // SAFETY: takes no pointer.
+        check(|| unsafe { libc::fallocate(fd.0, 0, 0, len) })
+    }
+
     fn punch(&self, fd: Fd, offset: u64, len: u64) -> io::Result<()> {
         let (offset, len) = (off(offset)?, off(len)?);
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;

@@ -64,6 +64,12 @@ pub trait Sys: Send + Sync {
     fn pwritev(&self, fd: Fd, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
     /// Sets the length, sparse when it grows.
     fn ftruncate(&self, fd: Fd, len: u64) -> io::Result<()>;
+    /// Makes the file `len` bytes long, with room for all of it and zeros where nothing was written. EOPNOTSUPP of a file system that
+    /// cannot.
+    fn reserve(&self, fd: Fd, len: u64) -> io::Result<()> {
+        let _ = (fd, len);
+        Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP))
+    }
     /// Makes a range inside the file a hole that reads as zeros, keeping the length.
     fn punch(&self, fd: Fd, offset: u64, len: u64) -> io::Result<()>;
     /// Whether a write to this range might need room that the file does not have yet. Asked only when the file system

@@ -22,6 +22,10 @@ use crate::sync::{Mutex, MutexGuard};
 /// more than what was written so far.
 const GROWTH: u64 = 2;
 
+/// Bytes of records for each flush past which the zeros of the next segment are not written but reserved. To write and sync 16 MiB of
+/// zeros costs what some hundred syncs of reserved ones cost more, and writers who hardly flush, but write much, wait for it.
+const RARE_FLUSHES: u64 = 256 << 10;
+
 /// The place of a position in a segment as one number that orders like it.
 pub fn pack_pos(pos: LogPos) -> u64 {
     u64::from(pos.segment) << 32 | u64::from(pos.offset)
@@ -80,6 +84,15 @@ pub struct State {
     disowned: Option<u64>,
     /// Length of the next segment to be made.
     grow: u32,
+    /// Flushes since the current segment was begun.
+    flushes: u32,
+}
+
+impl State {
+    /// Whether flushes are so rare that zeros ahead of them are not worth being written.
+    fn flushes_rarely(&self) -> bool {
+        self.segment_len != 0 && u64::from(self.flushes) * RARE_FLUSHES < u64::from(self.next.pos.offset)
+    }
 }
 
 /// A record without payload at the end of the journal.
@@ -131,6 +144,7 @@ impl Journal {
                 unconfirmed: believed,
                 disowned: None,
                 grow: grow.min(SEGMENT_SIZE) as u32,
+                flushes: 0,
             }),
             appended: AtomicU64::new(tail.bytes),
             folded: AtomicU64::new(0),
@@ -199,14 +213,14 @@ impl Journal {
 
     /// Makes the next segment ahead of need, outside every lock that a writer takes.
     pub fn prepare_segment(&self, blocker: &dyn Blocker) -> Result<()> {
-        let (number, len) = {
+        let (number, len, reserved) = {
             let state = self.state.lock();
-            (state.next.pos.segment + u32::from(state.segment_len != 0), state.grow)
+            (state.next.pos.segment + u32::from(state.segment_len != 0), state.grow, state.flushes_rarely())
         };
         let mut ahead = self.ahead.lock();
         // Writers may have come here meanwhile, and made it themselves.
         if !ahead.ended && number >= ahead.next {
-            self.make_segment(blocker, number, len)?;
+            self.make_segment(blocker, number, len, reserved)?;
             ahead.made = Some((number, len));
             ahead.next = number + 1;
             self.made_ahead.store(number, Ordering::Relaxed);
@@ -217,14 +231,18 @@ impl Journal {
     }
 
     /// A segment full of zeros with its head, durable.
-    fn make_segment(&self, blocker: &dyn Blocker, number: u32, len: u32) -> Result<()> {
+    fn make_segment(&self, blocker: &dyn Blocker, number: u32, len: u32, reserved: bool) -> Result<()> {
         let object = Object::Log(self.owner, number);
         let head = SegmentHead { owner: self.owner, segment: number, len }.encode();
-        match blocker.create(object, &head, u64::from(len)) {
+        let create = || match reserved {
+            true => blocker.create_reserved(object, &head, u64::from(len)),
+            false => blocker.create(object, &head, u64::from(len)),
+        };
+        match create() {
             // An earlier attempt that ended early; nothing refers to it.
             Err(Error::Exists(_)) => {
                 blocker.remove(object)?;
-                blocker.create(object, &head, u64::from(len))
+                create()
             }
             other => other,
         }
@@ -232,10 +250,10 @@ impl Journal {
 
     /// As [`Journal::make_segment`]; where there is no room, and the record that wants it has no data, a small one that may
     /// use what is kept in reserve. Returns the length.
-    fn make_fitting(&self, blocker: &dyn Blocker, number: u32, len: u32, data: bool) -> Result<u32> {
-        match self.make_segment(blocker, number, len) {
+    fn make_fitting(&self, blocker: &dyn Blocker, number: u32, len: u32, data: bool, reserved: bool) -> Result<u32> {
+        match self.make_segment(blocker, number, len, reserved) {
             Err(Error::NoSpace(_)) if !data => {
-                self.make_segment(blocker, number, RESERVED_SEGMENT as u32)?;
+                self.make_segment(blocker, number, RESERVED_SEGMENT as u32, reserved)?;
                 Ok(RESERVED_SEGMENT as u32)
             }
             other => other.map(|()| len),
@@ -243,11 +261,11 @@ impl Journal {
     }
 
     /// The segment of this number, made ahead or now. Returns its length.
-    fn take_ahead(&self, blocker: &dyn Blocker, number: u32, len: u32, data: bool) -> Result<u32> {
+    fn take_ahead(&self, blocker: &dyn Blocker, number: u32, len: u32, data: bool, reserved: bool) -> Result<u32> {
         let mut ahead = self.ahead.lock();
         let len = match ahead.made.take() {
             Some((n, len)) if n == number => len,
-            _ => self.make_fitting(blocker, number, len, data)?,
+            _ => self.make_fitting(blocker, number, len, data, reserved)?,
         };
         ahead.next = number + 1;
         Ok(len)
@@ -265,7 +283,7 @@ impl Journal {
     ) -> Result<()> {
         if state.segment_len == 0 {
             let number = state.next.pos.segment;
-            let size = self.take_ahead(blocker, number, state.grow, data)?;
+            let size = self.take_ahead(blocker, number, state.grow, data, false)?;
             let pos = LogPos { segment: number, offset: SEGMENT_HEAD };
             started(LogStart { pos, ..state.next })?;
             state.next.pos = pos;
@@ -280,10 +298,11 @@ impl Journal {
         let reserved = u64::from(state.segment_len) <= RESERVED_SEGMENT;
         if state.next.pos.offset + len + marker > state.segment_len || (data && reserved) {
             let number = state.next.pos.segment + 1;
-            let len = self.take_ahead(blocker, number, state.grow, data)?;
+            let len = self.take_ahead(blocker, number, state.grow, data, state.flushes_rarely())?;
             self.put(blocker, state, 0, Body::Next, &[])?;
             state.next.pos = LogPos { segment: number, offset: SEGMENT_HEAD };
             state.segment_len = len;
+            state.flushes = 0;
             state.grow = (u64::from(len) * GROWTH).min(SEGMENT_SIZE) as u32;
             // What was wanted is here.
             self.wants_segment.store(false, Ordering::Relaxed);
@@ -504,6 +523,7 @@ impl Journal {
         let mut state = self.state.lock();
         if pos > state.synced {
             state.synced = pos;
+            state.flushes = state.flushes.saturating_add(1);
         }
     }
 

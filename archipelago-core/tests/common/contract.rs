@@ -98,7 +98,14 @@ fn a_created_object_holds_the_zeros_asked_for(b: &Arc<dyn Blocker>) {
         let mut want = vec![0; len as usize];
         want[..512].fill(7);
         assert_eq!(read(b, object, 0, len as usize).unwrap(), want, "a head of 512 bytes in {len}");
+        let reserved = Object::Log(V, 10 + number);
+        b.create_reserved(reserved, &[7; 512], len).unwrap();
+        assert_eq!(b.len(reserved).unwrap(), Some(len));
+        assert_eq!(read(b, reserved, 0, len as usize).unwrap(), want, "reserved: a head of 512 bytes in {len}");
+        assert!(matches!(b.create_reserved(reserved, &[], len), Err(Error::Exists(_))));
     }
+    b.create_reserved(Object::Log(V, 20), &[], 0).unwrap();
+    assert_eq!(b.len(Object::Log(V, 20)).unwrap(), Some(0));
     assert!(matches!(b.create(Object::Log(V, 8), &[7; 512], 511), Err(Error::InvalidArgument(_))));
     b.create(Object::Pack(V, 2), &[], 0).unwrap();
     assert_eq!(b.len(Object::Pack(V, 2)).unwrap(), Some(0));

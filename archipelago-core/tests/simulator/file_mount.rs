@@ -162,6 +162,11 @@ impl Sys for FileMount {
         self.disk.ftruncate(fd, len)
     }
 
+    fn reserve(&self, fd: Fd, len: u64) -> io::Result<()> {
+        self.change("reserve", &|| format!("{} {len}", self.path(fd)))?;
+        self.disk.reserve(fd, len)
+    }
+
     fn punch(&self, fd: Fd, offset: u64, len: u64) -> io::Result<()> {
         self.change("punch", &|| format!("{} {offset}+{len}", self.path(fd)))?;
         self.disk.punch(fd, offset, len)

@@ -128,7 +128,11 @@ impl FileBlocker {
 
 impl Blocker for FileBlocker {
     fn create(&self, object: Object, head: &[u8], len: u64) -> Result<()> {
-        self.create_object(object, head, len)
+        self.create_object(object, head, len, false)
+    }
+
+    fn create_reserved(&self, object: Object, head: &[u8], len: u64) -> Result<()> {
+        self.create_object(object, head, len, true)
     }
 
     fn read(&self, object: Object, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()> {

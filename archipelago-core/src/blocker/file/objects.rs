@@ -80,7 +80,8 @@ fn failed_read(object: Object, piece: &Piece, ended: io::Result<usize>) -> Error
 }
 
 impl FileBlocker {
-    pub(super) fn create_object(&self, object: Object, head: &[u8], len: u64) -> Result<()> {
+    /// With zeros behind the head that are `reserved` only, or written.
+    pub(super) fn create_object(&self, object: Object, head: &[u8], len: u64, reserved: bool) -> Result<()> {
         let path = names::object_path(object, 0);
         if len > DATA_PART || head.len() as u64 > len {
             return Err(Error::InvalidArgument(format!(
@@ -96,7 +97,7 @@ impl FileBlocker {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Err(Error::Exists(path)),
             fd => fd.map_err(|e| fail("create", &path, e))?,
         };
-        let made = self.fill(fd, head, len, &path).and_then(|()| self.sync_object_dir(dir));
+        let made = self.fill(fd, head, len, reserved, &path).and_then(|()| self.sync_object_dir(dir));
         match made {
             Ok(()) => {
                 self.files.adopt(object, 0, fd);
@@ -111,9 +112,19 @@ impl FileBlocker {
         made
     }
 
-    /// Writes the head and zeros behind it, and syncs. Real zeros and not `fallocate`: the first write to an unwritten extent changes the
-    /// file's metadata, so that its sync would wait for a commit of the file system's journal each time.
-    fn fill(&self, fd: Fd, head: &[u8], len: u64, path: &str) -> Result<()> {
+    /// Writes the head and zeros behind it, and syncs. Real zeros unless they are to be `reserved` only: the first write to an extent of
+    /// reserved ones changes the file's metadata, so that its sync waits for a commit of the file system's journal each time.
+    fn fill(&self, fd: Fd, head: &[u8], len: u64, reserved: bool, path: &str) -> Result<()> {
+        if reserved && len > 0 {
+            match self.sys.reserve(fd, len) {
+                Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+                done => {
+                    done.map_err(|e| fail("reserve room for", path, e))?;
+                    self.sys.pwritev(fd, &[IoSlice::new(head)], 0).map_err(|e| fail("write", path, e))?;
+                    return self.sys.fdatasync(fd).map_err(|e| fail("sync", path, e));
+                }
+            }
+        }
         let first = (len - head.len() as u64).min(ZEROS.len() as u64);
         if len > 0 {
             let start = [IoSlice::new(head), IoSlice::new(&ZEROS[..first as usize])];

@@ -19,7 +19,7 @@ struct Recorder {
     calls: Mutex<Vec<String>>,
     /// Paths of open files.
     paths: Mutex<std::collections::BTreeMap<i32, String>>,
-    /// Refuses to punch, as some file systems do.
+    /// Refuses to punch and to reserve, as some file systems do.
     no_holes: AtomicBool,
     /// Lets a sync of a file take long enough for other threads to wait for it.
     slow: AtomicBool,
@@ -61,6 +61,13 @@ impl Sys for Recorder {
     fn ftruncate(&self, fd: Fd, len: u64) -> io::Result<()> {
         self.call_fd("truncate", fd);
         self.disk.ftruncate(fd, len)
+    }
+    fn reserve(&self, fd: Fd, len: u64) -> io::Result<()> {
+        if self.no_holes.load(Ordering::Relaxed) {
+            return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+        }
+        self.call_fd("reserve", fd);
+        self.disk.reserve(fd, len)
     }
     fn punch(&self, fd: Fd, offset: u64, len: u64) -> io::Result<()> {
         if self.no_holes.load(Ordering::Relaxed) {
@@ -337,6 +344,22 @@ fn a_created_object_survives_whole() {
     let b = on(&disk.crash_at(u64::MAX, 0));
     assert_eq!(b.len(LOG).unwrap(), Some((1 << 20) + 4096));
     assert_eq!(b.objects(V).unwrap(), [LOG]);
+}
+
+#[test]
+fn zeros_are_reserved_by_one_call_or_written_where_that_cannot_be_and_survive_whole() {
+    for refused in [false, true] {
+        let (b, calls) = recorded();
+        calls.no_holes.store(refused, Ordering::Relaxed);
+        calls.take();
+        b.create_reserved(LOG, b"head", 4096).unwrap();
+        let made = calls.take();
+        assert_eq!(made.iter().any(|call| call.starts_with("reserve ")), !refused, "{made:?}");
+        let b = on(&calls.disk.crash_at(u64::MAX, 0));
+        assert_eq!(b.len(LOG).unwrap(), Some(4096));
+        assert_eq!(read(&b, LOG, 0, 8).unwrap(), b"head\0\0\0\0");
+        assert!(matches!(b.create_reserved(LOG, &[], 4096), Err(Error::Exists(_))));
+    }
 }
 
 #[test]

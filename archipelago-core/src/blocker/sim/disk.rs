@@ -345,6 +345,13 @@ impl Sys for SimDisk {
         inner.step(Op::Change { ino, change: Change::Truncate(len) }, Op::Nothing)
     }
 
+    /// As written zeros: what a power cut leaves of the one can be left of the other.
+    fn reserve(&self, fd: Fd, len: u64) -> io::Result<()> {
+        let from = self.len(fd)?;
+        let zeros = vec![0; len.saturating_sub(from) as usize];
+        self.pwritev(fd, &[IoSlice::new(&zeros)], from)
+    }
+
     fn punch(&self, fd: Fd, offset: u64, len: u64) -> io::Result<()> {
         let mut inner = self.inner.lock();
         let ino = inner.writable(fd)?;
