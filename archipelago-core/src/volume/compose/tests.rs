@@ -140,3 +140,49 @@ fn a_block_that_was_folded_with_the_map_of_a_snapshot_is_composed_too() {
     let extents = volume.inner.locate(&shard, 0).unwrap().extents().len();
     assert!(extents <= COMPOSE_EXTENTS / 2, "{extents} extents");
 }
+
+#[test]
+fn while_writers_wait_for_a_fold_only_what_is_in_very_many_pieces_is_composed_and_the_rest_later() {
+    const LARGE: u64 = 8 << 20;
+    let blocker = MemoryBlocker::new();
+    Store::init_on(blocker.clone(), &InitOptions { block_size: LARGE, ..InitOptions::default() }).unwrap();
+    let options = StoreOptions {
+        background: Background::Manual,
+        max_unfolded: 2 << 20,
+        seed: Some(1),
+        ..StoreOptions::default()
+    };
+    let store = Store::open_on(blocker, options).unwrap();
+    store.create("volume", &CreateOptions { size: 2 * LARGE, block_size: None }).unwrap();
+    let volume = store.open_volume("volume", Mode::ReadWrite).unwrap();
+    let mut expected = vec![0; 2 * LARGE as usize];
+    // The first block gets more pieces than a fold lets be, the second fewer, and both together as many bytes as want one.
+    let places = (0..PRESSED_EXTENTS as u64 + 8).scan(0, |at, n| {
+        *at += (2 + n * 7 % 13) * 4096;
+        Some(*at)
+    });
+    for at in places.chain((0..100).map(|n| LARGE + n * 5 * 4096)) {
+        volume.write_at(&[at as u8 | 1; 4096], at).unwrap();
+        expected[at as usize..][..4096].fill(at as u8 | 1);
+    }
+    let pieces = |block: u64| {
+        let shard = volume.inner.overlay.shard(block).read();
+        volume.inner.locate(&shard, block).unwrap().extents().len()
+    };
+    let inner = &volume.inner;
+    assert!(inner.wants_fold(inner.writer().unwrap()) && pieces(0) > PRESSED_EXTENTS);
+    let second = pieces(1);
+    assert!(inner.background().unwrap());
+    assert!(!inner.wants_fold(inner.writer().unwrap()), "folded");
+    assert!((COMPOSE_EXTENTS + 1..=PRESSED_EXTENTS / 3 * 2 + 1).contains(&pieces(0)), "{} extents", pieces(0));
+    assert_eq!(pieces(1), second, "what can wait is left");
+    let mut rounds = 0;
+    while inner.background().unwrap() {
+        rounds += 1;
+        assert!(rounds < 4, "the background comes to an end");
+    }
+    assert!(pieces(0) <= COMPOSE_EXTENTS && pieces(1) <= COMPOSE_EXTENTS, "{} and {}", pieces(0), pieces(1));
+    let mut bytes = vec![0; expected.len()];
+    volume.read_at(&mut bytes, 0).unwrap();
+    assert!(bytes == expected);
+}
