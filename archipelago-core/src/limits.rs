@@ -86,6 +86,12 @@ pub const MAX_CAPTURED: u64 = 2 * MAX_OVERLAY;
 pub const DATA_PART: u64 = 8 << 40;
 /// Payload of one record slot (header, lock, process, superblock).
 pub const MAX_RECORD: usize = 8 * 484;
+/// Largest unit of a file system in which the file blocker makes requests past the page cache: sixteen times what any has that is in use.
+pub const MAX_DIRECT_UNIT: usize = 64 << 10;
+/// Bytes of a buffer through which go requests past the page cache that do not lie as the disk wants them: as much as a write is cut into.
+pub const BOUNCE: usize = ADMITTED;
+/// Such buffers of one store: as many requests go through them at once, others wait. 16 MiB if all of each was used.
+pub const BOUNCES: usize = 64;
 /// Descriptors that the file blocker keeps open when idle.
 pub const MAX_OPEN_FILES: usize = 512;
 /// Default byte limit of the node cache.

@@ -233,6 +233,11 @@ pub trait Blocker: Send + Sync {
     fn read_at_once(&self, object: Object, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<bool> {
         self.read(object, bufs, offset).map(|()| true)
     }
+    /// Whether each read and write of this object waits for a disk, because nothing of it is kept in memory.
+    fn waits_for_disk(&self, object: Object) -> bool {
+        let _ = object;
+        false
+    }
     /// Fills the front of `buf` with what there is from `offset` on, and returns how much that is: all of it, unless the object ends
     /// before, or is missing. What was never written inside an object reads as zeros. `buf` must not cross 8 TiB.
     fn read_some(&self, object: Object, buf: &mut [u8], offset: u64) -> Result<usize>;

@@ -46,6 +46,15 @@ pub enum Open {
     CreateNew,
 }
 
+/// What a read or write past the system's memory has to be made of, in bytes; both are powers of two.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Units {
+    /// Addresses of buffers are multiples of this.
+    pub memory: usize,
+    /// Offsets in the file, and the length of each buffer, are multiples of this.
+    pub file: usize,
+}
+
 /// System calls of the file backend. Errors are what the system reports; nothing is retried but EINTR, and short reads
 /// and writes are completed.
 pub trait Sys: Send + Sync {
@@ -53,6 +62,12 @@ pub trait Sys: Send + Sync {
     fn open(&self, path: &str, how: Open) -> io::Result<Fd>;
     /// Closes a file.
     fn close(&self, fd: Fd);
+    /// From now on reads and writes of an open file go to the disk, past what the system keeps in memory, and have to be made of
+    /// these units. `None` if that cannot be, and then nothing was changed.
+    fn bypass(&self, fd: Fd) -> io::Result<Option<Units>> {
+        let _ = fd;
+        Ok(None)
+    }
     /// Reads until `bufs` are full or the file ends; returns the bytes read.
     fn preadv(&self, fd: Fd, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize>;
     /// As [`Sys::preadv`], as far as no disk has to be waited for; `None` if one has to be, or the system cannot tell. A system

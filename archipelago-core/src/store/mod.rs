@@ -121,8 +121,12 @@ impl Store {
         }
         let plain = FileBlocker::open(path, FileOptions::default())?;
         let superblock = read_superblock(&plain)?;
-        let file = FileOptions { mode: superblock.mode, group: superblock.group, ..FileOptions::default() };
-        let blocker = Arc::new(FileBlocker::open(path, file)?);
+        if options.direct && !plain.bypasses()? {
+            let text = format!("{here}: its file system cannot read and write past the page cache; open it without `direct`");
+            return Err(Error::InvalidArgument(text));
+        }
+        let (mode, group, direct) = (superblock.mode, superblock.group, options.direct);
+        let blocker = Arc::new(FileBlocker::open(path, FileOptions { mode, group, direct, ..FileOptions::default() })?);
         let store = Store::assemble(blocker, options, superblock, Some(path.clone()))?;
         let superblock = &store.shared.superblock;
         let group = Some(superblock.group).filter(|g| *g != u32::MAX);

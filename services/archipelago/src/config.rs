@@ -35,6 +35,8 @@ pub struct Config {
     pub node_cache: Option<u64>,
     /// `max_unfolded`: journal bytes of a volume that may wait to be folded.
     pub max_unfolded: Option<u64>,
+    /// `direct`: data is read and written past the page cache.
+    pub direct: Option<bool>,
     /// `serve.nbd`: where to listen.
     pub nbd: Vec<String>,
     /// `serve.vhost_user`: what to attach to virtual machines, and where.
@@ -155,6 +157,10 @@ impl Config {
                 "store" => self.store = Some(file.text(key, value)?),
                 "node_cache" => self.node_cache = Some(file.size(key, value)?),
                 "max_unfolded" => self.max_unfolded = Some(file.size(key, value)?),
+                "direct" => match value {
+                    Value::Boolean(direct) => self.direct = Some(*direct),
+                    _ => return Err(file.wrong(key, "true or false")),
+                },
                 "limits" => match value {
                     Value::Table(volumes) => self.merge_limits(&file, volumes, warn)?,
                     _ => return Err(file.wrong(key, "a table")),

@@ -90,6 +90,20 @@ fn ranges(lens: impl Iterator<Item = usize>, from: u64, len: u64) -> impl Iterat
     })
 }
 
+fn write_zeros(
+    offset: u64,
+    len: u64,
+    write: impl Fn(&[IoSlice<'_>], u64) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut done = 0;
+    while done < len {
+        let step = (len - done).min(ZEROS.len() as u64);
+        write(&[IoSlice::new(&ZEROS[..step as usize])], offset + done)?;
+        done += step;
+    }
+    Ok(())
+}
+
 impl FileBlocker {
     pub(super) fn create_object(&self, object: Object, head: &[u8], len: u64) -> Result<()> {
         let path = names::object_path(object, 0);
@@ -131,18 +145,9 @@ impl FileBlocker {
             self.sys.pwritev(fd, &start, 0).map_err(|e| fail("write", path, e))?;
         }
         let written = head.len() as u64 + first;
-        self.write_zeros(fd, written, len - written).map_err(|e| fail("write", path, e))?;
+        write_zeros(written, len - written, |bufs, at| self.sys.pwritev(fd, bufs, at))
+            .map_err(|e| fail("write", path, e))?;
         self.sys.fdatasync(fd).map_err(|e| fail("sync", path, e))
-    }
-
-    fn write_zeros(&self, fd: Fd, offset: u64, len: u64) -> io::Result<()> {
-        let mut done = 0;
-        while done < len {
-            let step = (len - done).min(ZEROS.len() as u64);
-            self.sys.pwritev(fd, &[IoSlice::new(&ZEROS[..step as usize])], offset + done)?;
-            done += step;
-        }
-        Ok(())
     }
 
     #[inline(always)]
@@ -173,7 +178,7 @@ impl FileBlocker {
             Some(file) => file,
             None => self.open_to_read(object, piece.part)?,
         };
-        match self.sys.preadv(file.fd, bufs, piece.offset) {
+        match file.read(bufs, piece.offset) {
             Ok(read) if read as u64 == piece.len => Ok(()),
             ended => Err(failed_read(object, piece, ended)),
         }
@@ -184,7 +189,7 @@ impl FileBlocker {
         let len = bufs.iter().map(|buf| buf.len() as u64).sum();
         let Some(piece) = one_piece(object, offset, len) else { return Ok(false) };
         let Some(file) = self.files.opened(object, piece.part, Access::Read) else { return Ok(false) };
-        let read = self.sys.preadv_at_once(file.fd, bufs, piece.offset);
+        let read = file.read_at_once(bufs, piece.offset);
         Ok(matches!(read, Ok(Some(read)) if read as u64 == len))
     }
 
@@ -202,7 +207,7 @@ impl FileBlocker {
         let file = self.files.get(object, part, Access::Read).map_err(|e| fail("open", path(), e))?;
         match file {
             Some(file) => {
-                self.sys.preadv(file.fd, &mut [IoSliceMut::new(buf)], offset).map_err(|e| fail("read", path(), e))
+                file.read(&mut [IoSliceMut::new(buf)], offset).map_err(|e| fail("read", path(), e))
             }
             None => Ok(0),
         }
@@ -262,7 +267,7 @@ impl FileBlocker {
             None if sparse => get(Access::Create)?.ok_or_else(|| Error::damaged(path(), "was removed meanwhile"))?,
             None => return Err(Error::damaged(path(), "cut short: the file is missing")),
         };
-        let written = self.sys.pwritev(file.fd, bufs, piece.offset);
+        let written = file.write(bufs, piece.offset);
         file.mark_dirty();
         written.map_err(|e| fail("write", path(), e))
     }
@@ -279,7 +284,9 @@ impl FileBlocker {
             }
             let punched = match self.sys.punch(file.fd, piece.offset, len) {
                 // Zeros are what the caller needs; the room is a courtesy.
-                Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => self.write_zeros(file.fd, piece.offset, len),
+                Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                    write_zeros(piece.offset, len, |bufs, at| file.write(bufs, at))
+                }
                 other => other,
             };
             file.mark_dirty();
