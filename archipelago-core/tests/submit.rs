@@ -11,6 +11,15 @@ use random::{Random, bytes};
 const BLOCK: u64 = 64 << 10;
 const SIZE: u64 = 24 * BLOCK;
 
+/// Needs TMPDIR on a disk.
+#[test]
+fn what_is_submitted_is_what_is_there_past_the_page_cache() {
+    let dir = tempfile::tempdir().unwrap();
+    let location = Location::File(dir.path().join("store"));
+    Store::init(&location, &InitOptions { block_size: BLOCK, ..InitOptions::default() }).unwrap();
+    history(&Store::open(&location, StoreOptions { direct: true, ..options() }).unwrap(), 5);
+}
+
 fn options() -> StoreOptions {
     StoreOptions {
         background: Background::Manual,

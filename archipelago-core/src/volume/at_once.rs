@@ -59,6 +59,7 @@ impl Inner {
         let source = self.one_run(&shard, block, first, count)?.filter(|source| self.is_live(source));
         let start = from & !(SECTOR - 1);
         match source.and_then(|source| Some((source, self.place(&source, block, start, from - start)?))) {
+            Some((_, (object, _))) if self.blocker().waits_for_disk(object) => Ok(false),
             Some((source, at)) => self.write_in_place(writer, &source, at, &[IoSlice::new(buf)]).map(|()| true),
             None => Ok(false),
         }
