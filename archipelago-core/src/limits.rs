@@ -139,6 +139,12 @@ pub const MAX_REQUEST: u64 = 64 << 20;
 /// Longest request that is carried out in the thread that submits it, in bytes: copying more takes longer than handing it to a thread
 /// that may do it meanwhile.
 pub const AT_ONCE: usize = 64 << 10;
+/// Requests of one thread that are under way together past the page cache: more than keep a fast disk busy, and as many as the ring of a
+/// virtual machine holds.
+pub const MAX_TOGETHER: usize = 128;
+/// Threads that carry out submitted operations of a store past the page cache where the kernel has no io_uring: each waits for the disk with
+/// one, and eight keep most disks half busy.
+pub const DIRECT_THREADS: usize = 8;
 /// Requests queued for the completion interface of one store.
 pub const MAX_QUEUE: usize = 1024;
 /// Clones made by one call.

@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use parking_lot::RwLock;
 use smallvec::SmallVec;
 
+use super::ring::{Ring, Uring};
 use super::sys::{Fd, Open, Sys, Units, cannot_share};
 use super::{Boot, LockMode, Space};
 use crate::limits::MAX_DIRECT_UNIT;
@@ -261,6 +262,10 @@ impl Sys for RealSys {
         let (_, ended) =
             unsafe { transfer(list, bufs.len(), offset, |iov, count, at| libc::pwritev(fd.0, iov, count, at))? };
         if ended { Err(io::ErrorKind::WriteZero.into()) } else { Ok(()) }
+    }
+
+    fn ring(&self, requests: usize) -> io::Result<Option<Box<dyn Ring>>> {
+        Ok(Uring::new(requests)?.map(|ring| Box::new(ring) as Box<dyn Ring>))
     }
 
     fn forget(&self, fd: Fd, offset: u64, len: u64) {

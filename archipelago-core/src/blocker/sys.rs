@@ -7,6 +7,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use super::ring::Ring;
 use super::{Boot, LockMode, Space};
 
 /// An open file. Closed by [`Sys::close`].
@@ -77,6 +78,11 @@ pub trait Sys: Send + Sync {
     }
     /// Writes all of `bufs`.
     fn pwritev(&self, fd: Fd, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
+    /// A ring for the thread that calls this, with room for so many requests; `None` where there are none.
+    fn ring(&self, requests: usize) -> io::Result<Option<Box<dyn Ring>>> {
+        let _ = requests;
+        Ok(None)
+    }
     /// Sets the length, sparse when it grows.
     fn ftruncate(&self, fd: Fd, len: u64) -> io::Result<()>;
     /// Makes a range inside the file a hole that reads as zeros, keeping the length.

@@ -192,7 +192,8 @@ impl Store {
         {
             return Err(Error::InvalidArgument("a first segment has 64 KiB to 16 MiB, in steps of 4 KiB".into()));
         }
-        let pool = WorkerPool::new(*PROCESSORS, limits::MAX_QUEUE);
+        let threads = if options.direct { limits::DIRECT_THREADS.max(*PROCESSORS) } else { *PROCESSORS };
+        let pool = WorkerPool::new(threads, limits::MAX_QUEUE);
         let manual = options.background == Background::Manual;
         let shared = Arc::new(Shared::new(blocker, options, superblock, root, pool));
         if !manual {

@@ -66,7 +66,7 @@ impl Inner {
     }
 
     /// Where a range in a block is, if it is one run and nobody is changing the block.
-    fn source_at_once(&self, block: u64, from: u64, len: usize) -> Result<Option<Source>> {
+    pub(super) fn source_at_once(&self, block: u64, from: u64, len: usize) -> Result<Option<Source>> {
         let Some(shard) = self.overlay.shard(block).try_read() else { return Ok(None) };
         let (first, count) = sectors(from, len);
         self.one_run(&shard, block, first, count)

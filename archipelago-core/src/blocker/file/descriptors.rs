@@ -32,7 +32,7 @@ pub(super) struct OpenFile {
     sys: Arc<dyn Sys>,
     pub(super) fd: Fd,
     /// How it is read and written, if that is past the page cache.
-    direct: Option<Direct>,
+    pub(super) direct: Option<Direct>,
     writable: bool,
     /// Written since the last sync. Set after each write, and before the writer drops its reference.
     dirty: AtomicBool,
@@ -215,6 +215,11 @@ impl Descriptors {
     pub(super) fn new(sys: Arc<dyn Sys>, max: usize, direct: bool) -> Descriptors {
         let bounces = direct.then(|| Arc::new(Bounces::default()));
         Descriptors { sys, shards: Default::default(), open: AtomicUsize::new(0), max: max.max(1), bounces }
+    }
+
+    /// Whether anything goes past the page cache.
+    pub(super) fn goes_direct(&self) -> bool {
+        self.bounces.is_some()
     }
 
     /// Whether reads and writes of this object go past the page cache.

@@ -8,7 +8,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::ops::Deref;
 use std::sync::Arc;
 
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
 
 use crate::blocker::sys::{Fd, Sys, Units};
 use crate::limits::{BOUNCE, BOUNCES};
@@ -27,6 +27,29 @@ pub(super) struct Direct {
 impl Direct {
     pub(super) fn new(units: Units, bounces: Arc<Bounces>) -> Direct {
         Direct { units, bounces, parts: RwLock::new(()) }
+    }
+
+    /// How a read can be under way with others: as it is, or through a buffer.
+    pub(super) fn way_of_read(&self, bufs: &[IoSliceMut<'_>], offset: u64, len: u64) -> Option<Way> {
+        if self.units.fit(bufs, offset) {
+            return Some(Way::AsItIs);
+        }
+        let end = offset.checked_add(len)?;
+        let from = offset - offset % self.units.file as u64;
+        let to = self.units.round_up(end);
+        if to - from <= BOUNCE as u64 { self.bounces.try_take().map(|bounce| Way::Through(bounce, from, to)) } else { None }
+    }
+
+    /// The same of a write, which begins with nobody changing parts of units, and holds that up until it ends.
+    pub(super) fn way_of_write(&self, bufs: &[IoSlice<'_>], offset: u64, len: u64) -> Option<(Way, RwLockReadGuard<'_, ()>)> {
+        let end = offset.checked_add(len).filter(|end| self.units.divide(*end) && self.units.divide(offset))?;
+        let whole = self.parts.try_read()?;
+        if self.units.fit(bufs, offset) {
+            return Some((Way::AsItIs, whole));
+        }
+        let mut bounce = (len <= BOUNCE as u64).then(|| self.bounces.try_take()).flatten()?;
+        gather(bufs, 0, bounce.area(offset, end));
+        Some((Way::Through(bounce, offset, end), whole))
     }
 
     /// As [`Sys::preadv`].
@@ -84,7 +107,7 @@ impl Direct {
         fd: Fd,
         bufs: &[IoSlice<'_>],
         (offset, end): (u64, u64),
-        bounce: &mut Bounce<'_>,
+        bounce: &mut Bounce,
     ) -> io::Result<()> {
         let unit = self.units.file;
         let mut at = offset;
@@ -105,6 +128,14 @@ impl Direct {
         }
         Ok(())
     }
+}
+
+/// How a request that is under way gets to the disk.
+pub(super) enum Way {
+    /// From and to its own buffers.
+    AsItIs,
+    /// Through this one, which stands for a range of the file.
+    Through(Bounce, u64, u64),
 }
 
 impl Units {
@@ -144,7 +175,7 @@ fn read_unit(sys: &dyn Sys, fd: Fd, unit: &mut [u8], offset: u64) -> io::Result<
 }
 
 /// Copies bytes to those from `at` on of a list of buffers.
-fn scatter(mut bytes: &[u8], bufs: &mut [IoSliceMut<'_>], mut at: usize) {
+pub(super) fn scatter(mut bytes: &[u8], bufs: &mut [IoSliceMut<'_>], mut at: usize) {
     for buf in bufs {
         if at >= buf.len() {
             at -= buf.len();
@@ -192,39 +223,49 @@ struct Free {
 }
 
 /// A buffer in use.
-struct Bounce<'a> {
-    pool: &'a Bounces,
+pub(super) struct Bounce {
+    pool: Arc<Bounces>,
     buffer: Vec<u8>,
 }
 
 impl Bounces {
     /// A buffer; waits for one if all are in use. Who has one waits for the disk alone.
-    fn take(&self) -> Bounce<'_> {
+    fn take(self: &Arc<Self>) -> Bounce {
         let mut state = self.state.lock();
         loop {
-            if let Some(buffer) = state.buffers.pop() {
-                return Bounce { pool: self, buffer };
-            }
-            if state.made < BOUNCES {
-                state.made += 1;
-                state.buffers.reserve(BOUNCES);
-                drop(state);
-                return Bounce { pool: self, buffer: vec![0; BOUNCE + ALIGNMENT] };
+            if let Some(buffer) = state.next() {
+                return Bounce { pool: self.clone(), buffer };
             }
             self.given_back.wait(&mut state);
         }
     }
+
+    /// A buffer, if one is free.
+    fn try_take(self: &Arc<Self>) -> Option<Bounce> {
+        self.state.lock().next().map(|buffer| Bounce { pool: self.clone(), buffer })
+    }
 }
 
-impl Bounce<'_> {
+impl Free {
+    fn next(&mut self) -> Option<Vec<u8>> {
+        if self.buffers.is_empty() && self.made < BOUNCES {
+            self.made += 1;
+            self.buffers.reserve(BOUNCES);
+            return Some(vec![0; BOUNCE + ALIGNMENT]);
+        }
+        self.buffers.pop()
+    }
+}
+
+impl Bounce {
     /// Room for a range of a file.
-    fn area(&mut self, from: u64, to: u64) -> &mut [u8] {
+    pub(super) fn area(&mut self, from: u64, to: u64) -> &mut [u8] {
         let start = self.buffer.as_ptr().align_offset(ALIGNMENT);
         &mut self.buffer[start..start + (to - from) as usize]
     }
 }
 
-impl Drop for Bounce<'_> {
+impl Drop for Bounce {
     fn drop(&mut self) {
         self.pool.state.lock().buffers.push(std::mem::take(&mut self.buffer));
         self.pool.given_back.notify_one();

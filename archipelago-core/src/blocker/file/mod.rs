@@ -7,6 +7,7 @@
 //! | `adopt` | content objects of files outside, without copying where that can be |
 //! | `objects` | reads, writes and syncs of logs, packs and data |
 //! | `direct` | reads and writes past the page cache |
+//! | `flights` | such reads and writes that are under way together |
 //! | `descriptors` | the cache of open files and what is known of their durability |
 //! | `reserve` | the room that data writes leave |
 //! | `records` | headers, the superblock, and the names that lead to them |
@@ -20,6 +21,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::flights::Flights;
 use super::real_sys::{LEAVE, RealSys};
 use super::sys::{Open, Outside, Sys};
 use super::{
@@ -33,6 +35,7 @@ mod adopt;
 mod contents;
 mod descriptors;
 mod direct;
+mod flights;
 mod locks;
 mod mend;
 mod names;
@@ -66,8 +69,8 @@ impl Default for FileOptions {
 /// this value lives: what the kernel holds in memory may not be what the disk holds.
 pub struct FileBlocker {
     sys: Arc<dyn Sys>,
-    files: descriptors::Descriptors,
-    reserve: reserve::Reserve,
+    files: Arc<descriptors::Descriptors>,
+    reserve: Arc<reserve::Reserve>,
     known: records::Known,
     dirs: DurableDirs,
     /// Numbers the content objects that are being written.
@@ -80,9 +83,9 @@ impl FileBlocker {
     /// A backend over any system calls. Makes nothing; see [`FileBlocker::make_layout`].
     pub fn new(sys: Arc<dyn Sys>, options: FileOptions) -> FileBlocker {
         FileBlocker {
-            files: descriptors::Descriptors::new(sys.clone(), options.max_open_files, options.direct),
+            files: Arc::new(descriptors::Descriptors::new(sys.clone(), options.max_open_files, options.direct)),
             sys,
-            reserve: reserve::Reserve::default(),
+            reserve: Arc::default(),
             known: records::Known::default(),
             dirs: DurableDirs::default(),
             unfinished: AtomicU64::new(0),
@@ -162,6 +165,10 @@ impl Blocker for FileBlocker {
 
     fn waits_for_disk(&self, object: Object) -> bool {
         self.files.is_direct(object)
+    }
+
+    fn flights(&self, requests: usize) -> Result<Option<Box<dyn Flights>>> {
+        self.open_flights(requests)
     }
 
     fn read_some(&self, object: Object, buf: &mut [u8], offset: u64) -> Result<usize> {

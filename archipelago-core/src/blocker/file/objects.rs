@@ -21,20 +21,20 @@ use crate::limits::{DATA_PART, RESERVED_SEGMENT};
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
 /// A piece of a request that lies in one part.
-struct Piece {
-    part: u32,
+pub(super) struct Piece {
+    pub(super) part: u32,
     /// Offset in the part.
-    offset: u64,
+    pub(super) offset: u64,
     /// Bytes of the request before this piece.
     before: u64,
-    len: u64,
+    pub(super) len: u64,
 }
 
 /// An object that waits for the sync of its directory, with its files whose entries are new.
 type Waiting = (Object, SmallVec<[Arc<OpenFile>; 1]>);
 
 /// A request that stays inside one part, as nearly every one does.
-fn one_piece(object: Object, offset: u64, len: u64) -> Option<Piece> {
+pub(super) fn one_piece(object: Object, offset: u64, len: u64) -> Option<Piece> {
     let end = offset.checked_add(len)?;
     if !matches!(object, Object::Data(..)) {
         return Some(Piece { part: 0, offset, before: 0, len });
@@ -67,7 +67,7 @@ fn pieces(object: Object, offset: u64, len: u64) -> Result<SmallVec<[Piece; 2]>>
 /// The error of a read that failed, or ended early. Never zeros instead: whoever reads was told by a map that something was written
 /// here.
 #[cold]
-fn failed_read(object: Object, piece: &Piece, ended: io::Result<usize>) -> Error {
+pub(super) fn failed_read(object: Object, piece: &Piece, ended: io::Result<usize>) -> Error {
     let path = names::object_path(object, piece.part);
     let read = match ended {
         Ok(read) => read as u64,

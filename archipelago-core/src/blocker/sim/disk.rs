@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::files::{Files, Inode, Node, Op, ROOT};
 use super::{Change, Content, Crashable, PAGE, Room, Syncs, Taken, Timeline, UNLIMITED};
+use crate::blocker::ring::{InTurn, Ring};
 use crate::blocker::sys::{Fd, Open, Sys, Units};
 use crate::blocker::{Boot, LockMode, Space};
 
@@ -318,6 +319,10 @@ impl Sys for SimDisk {
         let handle = inner.fds.get_mut(&fd.0).ok_or_else(|| errno(libc::EBADF))?;
         handle.direct = true;
         Ok(Some(UNITS))
+    }
+
+    fn ring(&self, requests: usize) -> io::Result<Option<Box<dyn Ring>>> {
+        Ok(Some(Box::new(InTurn::new(requests))))
     }
 
     fn preadv(&self, fd: Fd, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {

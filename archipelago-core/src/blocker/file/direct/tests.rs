@@ -88,7 +88,7 @@ fn writes_to_parts_of_one_unit_at_once_lose_nothing() {
 
 #[test]
 fn who_finds_no_buffer_waits_for_one() {
-    let pool = Bounces::default();
+    let pool = Arc::new(Bounces::default());
     let mut held: Vec<_> = (0..BOUNCES).map(|_| pool.take()).collect();
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| drop(pool.take()));
