@@ -50,6 +50,11 @@ pub trait Ring {
 #[derive(Clone, Debug)]
 pub struct Waker(Option<Arc<OwnedFd>>);
 
+/// Whether this process may use io_uring.
+pub fn is_there() -> bool {
+    matches!(Uring::new(1), Ok(Some(_)))
+}
+
 /// A ring of the kernel.
 pub(super) struct Uring {
     ring: IoUring,
@@ -65,7 +70,8 @@ impl Uring {
         let entries = (requests as u32 + 1).next_power_of_two();
         // What has ended is brought in when this thread asks for it, and does not interrupt it (Linux 6.1).
         let quiet = IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(entries);
-        let made = quiet.or_else(|e| if e.raw_os_error() == Some(libc::EINVAL) { IoUring::new(entries) } else { Err(e) });
+        let made =
+            quiet.or_else(|e| if e.raw_os_error() == Some(libc::EINVAL) { IoUring::new(entries) } else { Err(e) });
         let ring = match made {
             Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EACCES)) => return Ok(None),
             made => made?,

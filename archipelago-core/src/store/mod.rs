@@ -44,7 +44,7 @@ use crate::format::superblock::Superblock;
 use crate::limits;
 use crate::volume::inner::Inner;
 use crate::volume::queue::WorkerPool;
-use crate::volume::{CompactReport, Mode, Volume};
+use crate::volume::{CompactReport, Mode, Together, Volume};
 
 pub use check::{
     Affected, ByteRange, CheckOptions, CheckProgress, CheckReport, ContentFigures, DataReport, Finding, FindingKind,
@@ -122,7 +122,8 @@ impl Store {
         let plain = FileBlocker::open(path, FileOptions::default())?;
         let superblock = read_superblock(&plain)?;
         if options.direct && !plain.bypasses()? {
-            let text = format!("{here}: its file system cannot read and write past the page cache; open it without `direct`");
+            let text =
+                format!("{here}: its file system cannot read and write past the page cache; open it without `direct`");
             return Err(Error::InvalidArgument(text));
         }
         let (mode, group, direct) = (superblock.mode, superblock.group, options.direct);
@@ -176,6 +177,12 @@ impl Store {
     /// that was opened without any.
     pub fn process(&self) -> Option<&str> {
         self.shared.peers.get().map(|peers| peers.own())
+    }
+
+    /// Room for so many requests that one thread has under way together, in a store that is open past the page cache: for whoever keeps many, and
+    /// has no thread for each. `None` where requests do not wait for a disk, or the kernel has no io_uring: then calls do.
+    pub fn together(&self, requests: usize) -> Result<Option<Together>> {
+        Together::new(&self.shared, requests.clamp(1, limits::MAX_TOGETHER))
     }
 
     fn assemble(

@@ -223,7 +223,8 @@ impl queue::Executor for Volume {
     }
 
     fn rides(&self, operation: &Operation) -> bool {
-        let short = matches!(operation, Operation::Read { .. } | Operation::Write { flags: WriteFlags { fua: false }, .. });
+        let short =
+            matches!(operation, Operation::Read { .. } | Operation::Write { flags: WriteFlags { fua: false }, .. });
         short && self.inner.blocker().waits_for_disk(Object::Data(self.inner.id, 0))
     }
 

@@ -19,10 +19,10 @@ use crate::store::operations::Operation;
 use crate::store::shared::Shared;
 use crate::sync::RwLockReadGuard;
 use crate::sync::atomic::Ordering;
-use crate::volume::{Operation as Submitted, Volume, WriteFlags};
 use crate::volume::inner::Inner;
 use crate::volume::iov::total;
 use crate::volume::overlay::Shard;
+use crate::volume::{Operation as Submitted, Volume, WriteFlags};
 
 /// What became of a request that was to be begun.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -149,13 +149,7 @@ impl Together {
     /// # Safety
     ///
     /// If it gets under way, the buffers stay, and nobody changes them, until its end was told or this value was dropped.
-    pub unsafe fn write(
-        &mut self,
-        volume: &Volume,
-        number: usize,
-        bufs: &[IoSlice<'_>],
-        offset: u64,
-    ) -> Result<Begun> {
+    pub unsafe fn write(&mut self, volume: &Volume, number: usize, bufs: &[IoSlice<'_>], offset: u64) -> Result<Begun> {
         volume.writable()?;
         let inner = volume.inner.keep();
         let writer = inner.writer()?;
@@ -282,3 +276,6 @@ impl Inner {
         self.blocker().waits_for_disk(object).then_some(Place { source, object, at })
     }
 }
+
+#[cfg(test)]
+mod tests;

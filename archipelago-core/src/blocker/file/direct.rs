@@ -37,11 +37,20 @@ impl Direct {
         let end = offset.checked_add(len)?;
         let from = offset - offset % self.units.file as u64;
         let to = self.units.round_up(end);
-        if to - from <= BOUNCE as u64 { self.bounces.try_take().map(|bounce| Way::Through(bounce, from, to)) } else { None }
+        if to - from <= BOUNCE as u64 {
+            self.bounces.try_take().map(|bounce| Way::Through(bounce, from, to))
+        } else {
+            None
+        }
     }
 
     /// The same of a write, which begins with nobody changing parts of units, and holds that up until it ends.
-    pub(super) fn way_of_write(&self, bufs: &[IoSlice<'_>], offset: u64, len: u64) -> Option<(Way, RwLockReadGuard<'_, ()>)> {
+    pub(super) fn way_of_write(
+        &self,
+        bufs: &[IoSlice<'_>],
+        offset: u64,
+        len: u64,
+    ) -> Option<(Way, RwLockReadGuard<'_, ()>)> {
         let end = offset.checked_add(len).filter(|end| self.units.divide(*end) && self.units.divide(offset))?;
         let whole = self.parts.try_read()?;
         if self.units.fit(bufs, offset) {
@@ -53,13 +62,7 @@ impl Direct {
     }
 
     /// As [`Sys::preadv`].
-    pub(super) fn read(
-        &self,
-        sys: &dyn Sys,
-        fd: Fd,
-        bufs: &mut [IoSliceMut<'_>],
-        offset: u64,
-    ) -> io::Result<usize> {
+    pub(super) fn read(&self, sys: &dyn Sys, fd: Fd, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
         if self.units.fit(bufs, offset) {
             return sys.preadv(fd, bufs, offset);
         }

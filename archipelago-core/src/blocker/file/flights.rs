@@ -119,7 +119,11 @@ impl Flights for FileFlights {
         let len = bufs.iter().map(|buf| buf.len() as u64).sum();
         let Some(piece) = one_piece(object, offset, len) else { return false };
         let Some(file) = self.files.opened(object, piece.part, Access::Write) else { return false };
-        if !self.reserve.has_credit(len) {
+        let path = || names::object_path(object, piece.part);
+        let room = || self.sys.space().map_err(|e| fail("look into", names::ROOT, e));
+        let may_allocate =
+            || self.sys.may_allocate(file.fd, piece.offset, piece.len).map_err(|e| fail("look into", path(), e));
+        if self.reserve.admit(path, len, room, may_allocate).is_err() {
             return false;
         }
         let way = file.direct.as_ref().and_then(|direct| direct.way_of_write(bufs, piece.offset, len));

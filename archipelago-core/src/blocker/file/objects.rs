@@ -90,11 +90,7 @@ fn ranges(lens: impl Iterator<Item = usize>, from: u64, len: u64) -> impl Iterat
     })
 }
 
-fn write_zeros(
-    offset: u64,
-    len: u64,
-    write: impl Fn(&[IoSlice<'_>], u64) -> io::Result<()>,
-) -> io::Result<()> {
+fn write_zeros(offset: u64, len: u64, write: impl Fn(&[IoSlice<'_>], u64) -> io::Result<()>) -> io::Result<()> {
     let mut done = 0;
     while done < len {
         let step = (len - done).min(ZEROS.len() as u64);
@@ -206,9 +202,7 @@ impl FileBlocker {
         let path = || names::object_path(object, part);
         let file = self.files.get(object, part, Access::Read).map_err(|e| fail("open", path(), e))?;
         match file {
-            Some(file) => {
-                file.read(&mut [IoSliceMut::new(buf)], offset).map_err(|e| fail("read", path(), e))
-            }
+            Some(file) => file.read(&mut [IoSliceMut::new(buf)], offset).map_err(|e| fail("read", path(), e)),
             None => Ok(0),
         }
     }

@@ -19,12 +19,6 @@ pub(super) struct Reserve {
 }
 
 impl Reserve {
-    /// Lets `len` bytes be written if that needs no look at the free room.
-    pub(super) fn has_credit(&self, len: u64) -> bool {
-        let take = |credit: u64| credit.checked_sub(len);
-        self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
-    }
-
     /// Lets `len` bytes be written to `object`, or refuses with [`Error::NoSpace`]. On a full store only what
     /// `may_allocate` is refused: overwriting takes no room.
     pub(super) fn admit(
@@ -34,7 +28,8 @@ impl Reserve {
         space: impl FnOnce() -> Result<Space>,
         may_allocate: impl FnOnce() -> Result<bool>,
     ) -> Result<()> {
-        if self.has_credit(len) {
+        let take = |credit: u64| credit.checked_sub(len);
+        if self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok() {
             return Ok(());
         }
         let above = above_reserve(space()?);

@@ -181,9 +181,8 @@ impl Inner {
 
     /// Refuses what a file that is open past the page cache does not take.
     fn check_units<B: Deref<Target = [u8]>>(&self, fd: Fd, bufs: &[B], offset: u64) -> io::Result<()> {
-        let fits = |buf: &B| {
-            (buf.as_ptr() as usize).is_multiple_of(UNITS.memory) && buf.len().is_multiple_of(UNITS.file)
-        };
+        let fits =
+            |buf: &B| (buf.as_ptr() as usize).is_multiple_of(UNITS.memory) && buf.len().is_multiple_of(UNITS.file);
         let whole = offset.is_multiple_of(UNITS.file as u64) && bufs.iter().all(fits);
         if self.handle(fd)?.direct && !whole { Err(errno(libc::EINVAL)) } else { Ok(()) }
     }
