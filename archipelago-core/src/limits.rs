@@ -142,8 +142,8 @@ pub const AT_ONCE: usize = 64 << 10;
 /// Requests of one thread that are under way together past the page cache: more than keep a fast disk busy, and as many as the ring of a
 /// virtual machine holds.
 pub const MAX_TOGETHER: usize = 128;
-/// Threads that carry out submitted operations of a store past the page cache where the kernel has no io_uring: each waits for the disk with
-/// one, and eight keep most disks half busy.
+/// Threads that carry out submitted operations of a store past the page cache which are not under way together, all of them where the kernel
+/// has no io_uring: each waits for the disk with one, and has a stack.
 pub const DIRECT_THREADS: usize = 8;
 /// Requests queued for the completion interface of one store.
 pub const MAX_QUEUE: usize = 1024;

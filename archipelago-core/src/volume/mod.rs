@@ -193,7 +193,8 @@ impl Volume {
     }
 
     /// Queues an operation; its completion arrives in `queue` with `tag`. A short read of bytes that the system has in memory, and a
-    /// short overwrite, which goes there, are carried out before this returns; nothing else is waited for. `TooBusy` when the
+    /// short overwrite, which goes there, are carried out before this returns; nothing else is waited for. In a store that is open past the
+    /// page cache both are under way together with all others. `TooBusy` when the
     /// store's queue is full: the buffer comes back with the error.
     pub fn submit(
         &self,

@@ -35,7 +35,9 @@ pub enum Begun {
     ByCall,
 }
 
-/// Requests of one thread that are under way together. Dropped, it waits for all.
+/// Requests of one thread that are under way together, in a store that is open with [`direct`](crate::StoreOptions::direct). Each has a
+/// number, below [`Together::room`], that no other one under way has. Before that thread calls anything else of the engine that may wait for others,
+/// it ends all that is under way: an overwrite keeps snapshots, checkpoints and closing waiting. Dropped, it waits for all.
 pub struct Together {
     // Before what is under way, whose locks go when nothing moves any more.
     flights: Box<dyn Flights>,
