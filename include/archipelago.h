@@ -99,6 +99,11 @@
 #define ARCHIP_INIT_GROUP 1
 
 /**
+ * `archip_store_options.flags`: data is read and written past the page cache (`O_DIRECT`); `EINVAL` where the file system cannot.
+ */
+#define ARCHIP_STORE_DIRECT 1
+
+/**
  * Version of the interface that the header describes: major * 65536 + minor. A program may ask for what was added later than 1.0 if
  * `archip_version()` is at least that.
  */
@@ -445,7 +450,7 @@ typedef struct archip_store_options {
    */
   uint64_t max_unfolded;
   /**
-   * 0: no flags are defined.
+   * `ARCHIP_STORE_DIRECT`.
    */
   uint32_t flags;
   /**

@@ -44,6 +44,6 @@ pub use store::{
     SpaceByKind, Store, StoreOptions, StoreStatus, ThinOptions, Usage, VolumeInfo,
 };
 pub use volume::{
-    CompactOptions, CompactReport, Completion, CompletionQueue, DataExtent, Mode, Operation, StallStats, Volume,
-    WriteFlags,
+    Begun, CompactOptions, CompactReport, Completion, CompletionQueue, DataExtent, Mode, Operation, StallStats,
+    Together, Volume, WriteFlags,
 };

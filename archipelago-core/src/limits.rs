@@ -95,6 +95,12 @@ pub const MAX_CAPTURED: u64 = 2 * MAX_OVERLAY;
 pub const DATA_PART: u64 = 8 << 40;
 /// Payload of one record slot (header, lock, process, superblock).
 pub const MAX_RECORD: usize = 8 * 484;
+/// Largest unit of a file system in which the file blocker makes requests past the page cache: sixteen times what any has that is in use.
+pub const MAX_DIRECT_UNIT: usize = 64 << 10;
+/// Bytes of a buffer through which go requests past the page cache that do not lie as the disk wants them: as much as a write is cut into.
+pub const BOUNCE: usize = ADMITTED;
+/// Such buffers of one store: as many requests go through them at once, others wait. 16 MiB if all of each was used.
+pub const BOUNCES: usize = 64;
 /// Descriptors that the file blocker keeps open when idle.
 pub const MAX_OPEN_FILES: usize = 512;
 /// Default byte limit of the node cache.
@@ -142,6 +148,12 @@ pub const MAX_REQUEST: u64 = 64 << 20;
 /// Longest request that is carried out in the thread that submits it, in bytes: copying more takes longer than handing it to a thread
 /// that may do it meanwhile.
 pub const AT_ONCE: usize = 64 << 10;
+/// Requests of one thread that are under way together past the page cache: more than keep a fast disk busy, and as many as the ring of a
+/// virtual machine holds.
+pub const MAX_TOGETHER: usize = 128;
+/// Threads that carry out submitted operations of a store past the page cache which are not under way together, all of them where the kernel
+/// has no io_uring: each waits for the disk with one, and has a stack.
+pub const DIRECT_THREADS: usize = 8;
 /// Requests queued for the completion interface of one store.
 pub const MAX_QUEUE: usize = 1024;
 /// Clones made by one call.

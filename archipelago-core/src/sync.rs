@@ -8,14 +8,14 @@
 mod model;
 
 #[cfg(not(feature = "shuttle"))]
-pub use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockWriteGuard};
+pub use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 #[cfg(not(feature = "shuttle"))]
 pub use std::sync::atomic;
 #[cfg(not(feature = "shuttle"))]
 pub use std::thread::sleep;
 
 #[cfg(feature = "shuttle")]
-pub use model::{Condvar, Mutex, MutexGuard, RwLock, RwLockWriteGuard, plant, sleep};
+pub use model::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, plant, sleep};
 #[cfg(feature = "shuttle")]
 pub use shuttle::sync::atomic;
 

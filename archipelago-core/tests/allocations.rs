@@ -77,9 +77,13 @@ fn overwrites(volume: &Volume, len: usize, shift: u64) -> u64 {
 }
 
 fn store(dir: &std::path::Path) -> Store {
+    opened(dir, StoreOptions::default())
+}
+
+fn opened(dir: &std::path::Path, options: StoreOptions) -> Store {
     let location = Location::File(dir.join("store"));
     Store::init(&location, &InitOptions { block_size: BLOCK, ..InitOptions::default() }).unwrap();
-    Store::open(&location, StoreOptions { background: Background::Manual, ..StoreOptions::default() }).unwrap()
+    Store::open(&location, StoreOptions { background: Background::Manual, ..options }).unwrap()
 }
 
 fn written(store: &Store) -> Volume {
@@ -118,6 +122,28 @@ fn reads_and_overwrites_take_nothing() {
         }
     });
     assert_eq!(many, 0, "of several buffers");
+}
+
+/// Needs TMPDIR on a disk.
+#[test]
+fn reads_and_overwrites_past_the_page_cache_take_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = opened(dir.path(), StoreOptions { direct: true, ..StoreOptions::default() });
+    let volume = written(&store);
+    let mut memory = vec![0; 3 * SECTOR as usize];
+    let start = memory.as_ptr().align_offset(SECTOR as usize);
+    let counts = |memory: &mut [u8], shift: u64| {
+        taken(|| {
+            for at in places().take(200) {
+                let at = (at + shift).min(SIZE - memory.len() as u64);
+                volume.read_at(memory, at).unwrap();
+                volume.write_at(memory, at).unwrap();
+            }
+        })
+    };
+    assert_eq!(counts(&mut memory[start..start + 4096], 0), 0, "as they are");
+    assert_eq!(counts(&mut memory[start + 7..start + 7 + 4096], 0), 0, "of memory that lies elsewhere");
+    assert_eq!(counts(&mut memory[start + 7..start + 7 + 1000], 333), 0, "of parts of sectors");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use archipelago_core::blocker::file::{FileBlocker, FileOptions};
+use archipelago_core::blocker::sim::Random;
 use archipelago_core::blocker::{Adopted, Blocker, LockMode, LockOutcome, MAX_OWNER, Object, RecordKey, VolumeId};
 use archipelago_core::limits::MAX_RECORD;
 use archipelago_core::{Digest, Error, Result};
@@ -580,4 +581,52 @@ fn on_a_file_system_with_reflinks_nothing_is_copied() {
         assert!(read(&b, Object::Content(digest), 0, content.len()).unwrap() == content);
     }
     assert!(free < 8 << 20, "{free} bytes were taken for 96 MiB that are shared");
+}
+
+/// Needs TMPDIR on a disk.
+#[test]
+fn past_the_page_cache_and_through_it_the_same_bytes_are_seen() {
+    const SPACE: u64 = 1 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    store(&path).create_record(RecordKey::Store, b"superblock").unwrap();
+    let direct = FileBlocker::open(&path, FileOptions { direct: true, ..FileOptions::default() }).unwrap();
+    assert!(direct.bypasses().unwrap(), "run this with TMPDIR on a disk");
+    let others = [direct, reopen(&path), reopen(&path)];
+    assert!(others[0].waits_for_disk(Object::Data(V, 1)) && !others[0].waits_for_disk(Object::Log(V, 1)));
+    assert!(!others[1].waits_for_disk(Object::Data(V, 1)));
+    let (data, mut model, mut random) = (Object::Data(V, 1), vec![0; SPACE as usize], Random::new(3));
+    write(&others[1], data, 0, &model).unwrap();
+    for round in 0..1500u64 {
+        let b = &others[random.below(3) as usize];
+        let unit = [1, 512, 4096][random.below(3) as usize];
+        let len = (1 + random.below(20_000)).next_multiple_of(unit);
+        let from = random.below(SPACE - len) / unit * unit;
+        let range = from as usize..(from + len) as usize;
+        match random.below(9) {
+            0..=3 => {
+                let bytes: Vec<u8> = (0..len).map(|at| (at ^ round) as u8).collect();
+                write(b, data, from, &bytes).unwrap();
+                model[range].copy_from_slice(&bytes);
+            }
+            4 => {
+                b.punch(data, from, len).unwrap();
+                model[range].fill(0);
+            }
+            5 => b.sync(&[data]).unwrap(),
+            _ => assert!(read(b, data, from, len as usize).unwrap() == model[range], "round {round}: {len} at {from}"),
+        }
+    }
+    assert_eq!(others[0].len(data).unwrap(), Some(SPACE));
+}
+
+#[test]
+fn a_file_system_in_memory_is_past_no_page_cache() {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let b = FileBlocker::init(dir.path(), FileOptions { direct: true, ..FileOptions::default() }).unwrap();
+    b.create_record(RecordKey::Store, b"superblock").unwrap();
+    assert!(!b.bypasses().unwrap());
+    // A file that cannot be is used as any other.
+    write(&b, Object::Data(V, 1), 5, b"bytes").unwrap();
+    assert_eq!(read(&b, Object::Data(V, 1), 5, 5).unwrap(), b"bytes");
 }

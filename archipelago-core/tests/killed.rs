@@ -5,8 +5,10 @@
 
 use std::sync::Arc;
 
+use archipelago_core::blocker::Blocker;
+use archipelago_core::blocker::file::{FileBlocker, FileOptions};
 use archipelago_core::blocker::memory::MemoryBlocker;
-use archipelago_core::blocker::sim::SimDisk;
+use archipelago_core::blocker::sim::{Crashable, SimDisk, Syncs};
 use archipelago_core::planted::{Bug, plant};
 use archipelago_core::*;
 
@@ -38,6 +40,48 @@ fn try_read(volume: &Volume) -> Result<Vec<u8>> {
 
 fn read(volume: &Volume) -> Vec<u8> {
     try_read(volume).unwrap()
+}
+
+/// The same files, of which data goes past the page cache.
+struct Direct(Arc<SimDisk>);
+
+impl Crashable for Direct {
+    fn steps(&self) -> u64 {
+        self.0.steps()
+    }
+    fn crash_at(&self, step: u64, seed: u64) -> Arc<Self> {
+        Arc::new(Direct(self.0.crash_at(step, seed)))
+    }
+    fn kill_at(&self, step: u64) -> Arc<Self> {
+        Arc::new(Direct(self.0.kill_at(step)))
+    }
+    fn evict_at(&self, step: u64) -> Arc<Self> {
+        Arc::new(Direct(self.0.evict_at(step)))
+    }
+    fn fail_at(&self, step: u64, errno: i32) {
+        self.0.fail_at(step, errno);
+    }
+    fn clear_failures(&self) {
+        self.0.clear_failures();
+    }
+    fn drop_syncs(&self, what: Syncs) {
+        self.0.drop_syncs(what);
+    }
+    fn forget_history(&self) {
+        self.0.forget_history();
+    }
+    fn set_space(&self, total: u64, free: u64) {
+        self.0.set_space(total, free);
+    }
+}
+
+impl Seam for Direct {
+    fn fresh() -> Arc<Self> {
+        Arc::new(Direct(SimDisk::fresh()))
+    }
+    fn blocker(self: &Arc<Self>) -> Arc<dyn Blocker> {
+        Arc::new(FileBlocker::new(self.0.clone(), FileOptions { direct: true, ..FileOptions::default() }))
+    }
 }
 
 /// What is done to the volume, one after the other.
@@ -242,6 +286,11 @@ fn a_kill_at_any_call_loses_nothing_that_was_answered_on_files() {
 }
 
 /// Others look at what a killed process left, and collect, before anybody opens it.
+#[test]
+fn a_kill_at_any_call_loses_nothing_that_was_answered_past_the_page_cache() {
+    a_kill_at_any_call::<Direct>();
+}
+
 fn others_beside<S: Seam>() {
     let done = Done::<S>::all();
     for call in done.ends[0]..=done.disk.steps() {

@@ -17,6 +17,7 @@ fn a_volume_is_written_folded_snapshotted_cloned_and_read_back() {
         background: Background::Manual,
         max_unfolded: 1 << 20,
         first_segment: 64 << 10,
+        direct: false,
         seed: Some(7),
     };
     let store = Store::open_on(blocker.clone(), options.clone()).unwrap();

@@ -69,6 +69,7 @@ fn options() -> StoreOptions {
         background: Background::Manual,
         max_unfolded: 32 << 20,
         first_segment: 64 << 10,
+        direct: false,
         seed: Some(7),
     }
 }

@@ -1,7 +1,11 @@
 //! Submitted operations do what calls do, whether they are carried out where they are submitted or by a thread of the store.
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
+
+use archipelago_core::blocker::file::{FileBlocker, FileOptions};
 use archipelago_core::blocker::memory::MemoryBlocker;
+use archipelago_core::blocker::sim::SimDisk;
 use archipelago_core::*;
 
 #[path = "common/random.rs"]
@@ -110,4 +114,112 @@ fn what_is_submitted_is_what_is_there_in_memory() {
         Store::init_on(blocker.clone(), &InitOptions { block_size: BLOCK, ..InitOptions::default() }).unwrap();
         history(&Store::open_on(blocker, options()).unwrap(), seed);
     }
+}
+
+/// A store past the page cache of a disk; TMPDIR has to be on one.
+fn direct(dir: &std::path::Path) -> Store {
+    let location = Location::File(dir.join("store"));
+    Store::init(&location, &InitOptions { block_size: BLOCK, ..InitOptions::default() }).unwrap();
+    Store::open(&location, StoreOptions { direct: true, ..options() }).unwrap()
+}
+
+/// The same of a simulated disk, on which what is under way ends in another order than it began.
+fn direct_simulated() -> Store {
+    let blocker = FileBlocker::new(SimDisk::new(), FileOptions { direct: true, ..FileOptions::default() });
+    blocker.make_layout().unwrap();
+    let blocker = Arc::new(blocker);
+    Store::init_on(blocker.clone(), &InitOptions { block_size: BLOCK, ..InitOptions::default() }).unwrap();
+    Store::open_on(blocker, options()).unwrap()
+}
+
+#[test]
+fn what_is_submitted_is_what_is_there_past_the_page_cache() {
+    let dir = tempfile::tempdir().unwrap();
+    history(&direct(dir.path()), 5);
+    history(&direct_simulated(), 6);
+}
+
+/// Many operations are under way at once, and a snapshot is taken among them by who did not collect their ends.
+fn together(store: &Store, seed: u64) {
+    const SECTOR: u64 = 4096;
+    const MANY: u64 = 60;
+    store.create("volume-a", &CreateOptions { size: SIZE, block_size: None }).unwrap();
+    let volume = store.open_volume("volume-a", Mode::ReadWrite).unwrap();
+    let mut content = bytes(seed, SIZE as usize);
+    volume.write_at(&content, 0).unwrap();
+    let (queue, mut random, mut ended) = (CompletionQueue::new(), Random(seed), Vec::new());
+    let mut snapshots: Vec<(String, Vec<u8>)> = Vec::new();
+    for round in 0..60u64 {
+        let mut written = vec![None; MANY as usize];
+        let first = random.below(SIZE / SECTOR - 4 * MANY);
+        let mut taken = None;
+        for n in 0..MANY {
+            // Places that do not overlap; some lie badly, some are of several sectors.
+            let (shift, len) = [(0, 4096), (0, 8192), (512, 1024), (100, 700)][random.below(4) as usize];
+            let offset = (first + 3 * n) * SECTOR + shift;
+            let operation = if random.below(2) == 0 {
+                let buf = bytes(seed ^ round ^ n << 32, len);
+                written[n as usize] = Some((offset, buf.clone()));
+                Operation::Write { buf, offset, flags: WriteFlags::default() }
+            } else {
+                Operation::Read { buf: vec![0xee; len], offset }
+            };
+            volume.submit(operation, offset, &queue).unwrap();
+            if n == MANY / 2 && round % 6 == 0 {
+                taken = Some(format!("snap-{round}"));
+                volume.snapshot(&format!("snap-{round}")).unwrap();
+            }
+            if n % 16 == 0 && round % 7 == 0 {
+                volume.checkpoint().unwrap();
+            }
+        }
+        while queue.outstanding() > 0 {
+            queue.wait(&mut ended, 1, None);
+        }
+        let old = content.clone();
+        for (offset, buf) in written.into_iter().flatten() {
+            content[offset as usize..][..buf.len()].copy_from_slice(&buf);
+        }
+        for Completion { tag, buf, result } in ended.drain(..) {
+            result.unwrap();
+            assert!(content[tag as usize..][..buf.len()] == buf, "round {round}: {} bytes at {tag}", buf.len());
+        }
+        if let Some(name) = taken {
+            let found = read(&store.open_volume(&name, Mode::ReadOnly).unwrap(), 0, SIZE as usize);
+            let mut each = found.iter().zip(old.iter().zip(&content));
+            assert!(each.all(|(found, (old, new))| found == old || found == new), "round {round}");
+            snapshots.push((name, found));
+        }
+    }
+    assert!(read(&volume, 0, SIZE as usize) == content);
+    for (name, found) in snapshots {
+        let snapshot = store.open_volume(&name, Mode::ReadOnly).unwrap();
+        assert!(read(&snapshot, 0, SIZE as usize) == found, "{name} changed");
+    }
+    volume.close().unwrap();
+    assert!(read(&store.open_volume("volume-a", Mode::ReadWrite).unwrap(), 0, SIZE as usize) == content);
+}
+
+#[test]
+fn what_is_under_way_together_is_what_is_there_and_no_snapshot_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    together(&direct(dir.path()), 1);
+    together(&direct_simulated(), 2);
+}
+
+#[test]
+fn a_volume_is_closed_when_the_last_of_what_was_submitted_to_it_ended() {
+    let store = direct_simulated();
+    store.create("volume-a", &CreateOptions { size: SIZE, block_size: None }).unwrap();
+    let volume = store.open_volume("volume-a", Mode::ReadWrite).unwrap();
+    volume.write_at(&bytes(1, SIZE as usize), 0).unwrap();
+    let (queue, mut ended) = (CompletionQueue::new(), Vec::new());
+    for n in 0..32 {
+        let write = Operation::Write { buf: vec![n as u8; 4096], offset: n * 4096, flags: WriteFlags::default() };
+        volume.submit(write, n, &queue).unwrap();
+    }
+    drop(volume);
+    queue.wait(&mut ended, 32, None);
+    assert!(ended.iter().all(|end| end.result.is_ok()));
+    store.remove("volume-a").unwrap();
 }

@@ -323,3 +323,14 @@ fn compaction_that_is_stopped_leaves_the_volume_as_it_reads() {
         Err(Error::ReadOnly(_))
     ));
 }
+
+#[test]
+fn a_store_that_cannot_be_past_the_page_cache_says_so() {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let location = Location::File(dir.path().join("store"));
+    Store::init(&location, &InitOptions::default()).unwrap();
+    let refused = Store::open(&location, StoreOptions { direct: true, ..StoreOptions::default() });
+    let text = refused.map(drop).unwrap_err().to_string();
+    assert!(text.contains("without `direct`"), "{text}");
+    Store::open(&location, StoreOptions::default()).unwrap();
+}

@@ -50,11 +50,14 @@ pub struct archip_store_options {
     pub node_cache: u64,
     /// Bytes of a volume's journal that may wait to be folded, 128 KiB to 1 GiB. 0: 32 MiB.
     pub max_unfolded: u64,
-    /// 0: no flags are defined.
+    /// `ARCHIP_STORE_DIRECT`.
     pub flags: u32,
     /// 0.
     pub reserved: u32,
 }
+
+/// `archip_store_options.flags`: data is read and written past the page cache (`O_DIRECT`); `EINVAL` where the file system cannot.
+pub const ARCHIP_STORE_DIRECT: u32 = 1;
 
 growing!(archip_init_options: 32, archip_store_options: 32);
 
@@ -111,10 +114,11 @@ pub unsafe extern "C" fn archip_store_open(
         let (location, given) = unsafe { (text(location, "location")?, take(options)?) };
         required(store, "store")?;
         let location: Location = location.parse()?;
-        crate::arguments::flags(given.flags, 0)?;
+        crate::arguments::flags(given.flags, ARCHIP_STORE_DIRECT)?;
         reserved(given.reserved)?;
         handle::check_process()?;
-        let mut options = StoreOptions::default();
+        let direct = given.flags & ARCHIP_STORE_DIRECT != 0;
+        let mut options = StoreOptions { direct, ..StoreOptions::default() };
         if given.node_cache > MAX_NODE_CACHE {
             return Err(Error::Invalid(format!(
                 "a node cache of {} bytes; at most {MAX_NODE_CACHE}",

@@ -5,9 +5,9 @@
 //! million digests), `check` and `gc` (map entries that are checked, or walked by a collection, per second), `send` (what an incremental
 //! send reads), `sums` (what comparing checksums costs a read, and how fast a scrub goes), `freeze` (how long snapshots stop writes) ,
 //! `space` (what snapshots that come and go leave behind), `io` (reads and overwrites beside plain calls and io_uring, and what a
-//! request costs in instructions), `nbd` (the server of network block devices beside others), `volumes` (the same server with many
+//! request costs in instructions), `direct` (the same past the page cache, beside io_uring), `nbd` (the server of network block devices beside others), `volumes` (the same server with many
 //! volumes), `vhost` (the server of virtual machines beside another) and `fuse` (volumes as files and block devices); all of them without
-//! any. `--seconds` is how long each turn of the last five takes.
+//! any. `--seconds` is how long each turn of the last six takes.
 
 mod bars;
 mod count;
@@ -62,8 +62,9 @@ fn main() {
         ("freeze", bars::freeze::run),
         ("space", bars::space::run),
     ];
-    let interleaved: [(&str, Interleaved); 5] = [
+    let interleaved: [(&str, Interleaved); 6] = [
         ("io", bars::io::run),
+        ("direct", bars::io::direct::run),
         ("nbd", bars::nbd::run),
         ("volumes", bars::nbd::volumes),
         ("vhost", bars::vhost::run),

@@ -17,11 +17,14 @@ use std::str::FromStr;
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use flights::Flights;
 use sys::Outside;
 
 pub mod file;
+pub mod flights;
 pub mod memory;
 pub mod real_sys;
+pub mod ring;
 pub mod sim;
 pub mod sys;
 
@@ -237,6 +240,16 @@ pub trait Blocker: Send + Sync {
     /// As [`Blocker::read`], if no disk has to be waited for; `false` if one might, and then `bufs` hold anything.
     fn read_at_once(&self, object: Object, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<bool> {
         self.read(object, bufs, offset).map(|()| true)
+    }
+    /// Whether each read and write of this object waits for a disk, because nothing of it is kept in memory.
+    fn waits_for_disk(&self, object: Object) -> bool {
+        let _ = object;
+        false
+    }
+    /// For the thread that calls this: room for so many reads and writes under way together. `None` where that is no use, or cannot be.
+    fn flights(&self, requests: usize) -> Result<Option<Box<dyn Flights>>> {
+        let _ = requests;
+        Ok(None)
     }
     /// Fills the front of `buf` with what there is from `offset` on, and returns how much that is: all of it, unless the object ends
     /// before, or is missing. What was never written inside an object reads as zeros. `buf` must not cross 8 TiB.

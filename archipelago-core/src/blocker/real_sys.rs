@@ -17,9 +17,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use parking_lot::RwLock;
 use smallvec::SmallVec;
 
-use super::sys::{Fd, Open, Sys, cannot_share};
+use super::ring::{Ring, Uring};
+use super::sys::{Fd, Open, Sys, Units, cannot_share};
 use super::{Boot, LockMode, Space};
 use crate::iov::{part, total};
+use crate::limits::MAX_DIRECT_UNIT;
 
 /// Stands for a mode or a group that is left to the system.
 pub const LEAVE: u32 = u32::MAX;
@@ -37,6 +39,8 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const FUSE_SUPER_MAGIC: libc::c_long = 0x6573_5546;
 /// Directories below the root whose descriptors are kept, since most calls go through them.
 const KEPT: [&str; 4] = ["catalog", "trash", "data", "procs"];
+/// Bytes of a page on the machines that this runs on; buffers of our own begin with one.
+const PAGE: usize = 4096;
 /// Longest text of a symbolic link on Linux (PATH_MAX without its NUL).
 const MAX_LINK: usize = 4095;
 /// More than the time for which file systems give all that is made the same time of birth: a tick of the kernel, 10 ms at most.
@@ -207,6 +211,26 @@ impl Sys for RealSys {
         drop(unsafe { OwnedFd::from_raw_fd(fd.0) });
     }
 
+    fn bypass(&self, fd: Fd) -> io::Result<Option<Units>> {
+        // Some versions of tmpfs take the flag and ignore it: then nothing would be what was asked for.
+        if self.in_memory {
+            return Ok(None);
+        }
+        // SAFETY: takes no pointer.
+        let flags = retry(|| unsafe { libc::fcntl(fd.0, libc::F_GETFL) as isize })? as i32;
+        // SAFETY: takes no pointer.
+        let set = |flags: i32| check(|| unsafe { libc::fcntl(fd.0, libc::F_SETFL, flags) });
+        match set(flags | libc::O_DIRECT) {
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => return Ok(None),
+            other => other?,
+        }
+        let units = direct_units(fd)?;
+        if units.is_none() {
+            set(flags)?;
+        }
+        Ok(units)
+    }
+
     fn preadv(&self, fd: Fd, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
         // The system takes one buffer faster than a list of one.
         if let [buf] = bufs {
@@ -253,6 +277,14 @@ impl Sys for RealSys {
         in_calls(offset, len).try_for_each(|(before, len)| {
             write_list(fd, &part(bufs, before, len), offset.saturating_add(before as u64))
         })
+    }
+
+    fn pwritev_past(&self, fd: Fd, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        if let [buf] = bufs { write_one(fd, buf, offset) } else { write_list(fd, bufs, offset) }
+    }
+
+    fn ring(&self, requests: usize) -> io::Result<Option<Box<dyn Ring>>> {
+        Ok(Uring::new(requests)?.map(|ring| Box::new(ring) as Box<dyn Ring>))
     }
 
     fn forget(&self, fd: Fd, offset: u64, len: u64) {
@@ -517,11 +549,21 @@ fn read_one(fd: Fd, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         // By its number: the C library's function is a point at which a thread can be cancelled, and arranges for that each time.
         // SAFETY: `rest` is borrowed mutably for the whole call, and its length is given.
         let moved =
-            retry(|| unsafe { libc::syscall(libc::SYS_pread64, fd.0, rest.as_mut_ptr(), rest.len(), at) as isize })?;
+            retry(|| unsafe { libc::syscall(libc::SYS_pread64, fd.0, rest.as_mut_ptr(), rest.len(), at) as isize });
+        let moved = if done > 0 { ended(moved)? } else { moved? };
         done += moved;
         if moved == 0 || done == buf.len() {
             return Ok(done);
         }
+    }
+}
+
+/// What a call moved that goes on where one before it ended short. With `O_DIRECT` that can be inside a unit, where the file ends; some
+/// file systems refuse to look there.
+fn ended(moved: io::Result<usize>) -> io::Result<usize> {
+    match moved {
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(0),
+        other => other,
     }
 }
 
@@ -566,6 +608,22 @@ fn file_system(file: &File) -> io::Result<libc::c_long> {
     // SAFETY: `stat` is valid for writing for the whole call.
     check(|| unsafe { libc::fstatfs(file.as_raw_fd(), &mut stat) })?;
     Ok(stat.f_type)
+}
+
+/// What a file open with `O_DIRECT` wants; `None` if it takes no such requests.
+fn direct_units(fd: Fd) -> io::Result<Option<Units>> {
+    // SAFETY: all zeros is a valid `statx`.
+    let mut found: libc::statx = unsafe { std::mem::zeroed() };
+    let pointer: *mut libc::statx = &mut found;
+    // SAFETY: the path is a NUL-terminated string, and `found` valid for writing, for the whole call.
+    check(|| unsafe { libc::statx(fd.0, c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN, pointer) })?;
+    if found.stx_mask & libc::STATX_DIOALIGN == 0 {
+        // Before Linux 6.1, or of a file system that does not say: pages are what every disk takes.
+        return Ok(Some(Units { memory: PAGE, file: PAGE }));
+    }
+    let units = Units { memory: found.stx_dio_mem_align as usize, file: found.stx_dio_offset_align as usize };
+    let usable = units.memory.is_power_of_two() && units.file.is_power_of_two();
+    Ok((usable && units.memory <= PAGE && units.file <= MAX_DIRECT_UNIT).then_some(units))
 }
 
 /// What the system knows of an open file.

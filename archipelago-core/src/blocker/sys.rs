@@ -7,6 +7,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use super::ring::Ring;
 use super::{Boot, LockMode, Space};
 
 /// An open file. Closed by [`Sys::close`].
@@ -46,6 +47,15 @@ pub enum Open {
     CreateNew,
 }
 
+/// What a read or write past the system's memory has to be made of, in bytes; both are powers of two.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Units {
+    /// Addresses of buffers are multiples of this.
+    pub memory: usize,
+    /// Offsets in the file, and the length of each buffer, are multiples of this.
+    pub file: usize,
+}
+
 /// System calls of the file backend. Errors are what the system reports; nothing is retried but EINTR, and short reads
 /// and writes are completed.
 pub trait Sys: Send + Sync {
@@ -53,6 +63,12 @@ pub trait Sys: Send + Sync {
     fn open(&self, path: &str, how: Open) -> io::Result<Fd>;
     /// Closes a file.
     fn close(&self, fd: Fd);
+    /// From now on reads and writes of an open file go to the disk, past what the system keeps in memory, and have to be made of
+    /// these units. `None` if that cannot be, and then nothing was changed.
+    fn bypass(&self, fd: Fd) -> io::Result<Option<Units>> {
+        let _ = fd;
+        Ok(None)
+    }
     /// Reads until `bufs` are full or the file ends; returns the bytes read.
     fn preadv(&self, fd: Fd, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize>;
     /// As [`Sys::preadv`], as far as no disk has to be waited for; `None` if one has to be, or the system cannot tell. A system
@@ -62,6 +78,15 @@ pub trait Sys: Send + Sync {
     }
     /// Writes all of `bufs`.
     fn pwritev(&self, fd: Fd, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
+    /// As [`Sys::pwritev`], of a file after [`Sys::bypass`]: in as few calls as the system takes.
+    fn pwritev_past(&self, fd: Fd, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.pwritev(fd, bufs, offset)
+    }
+    /// A ring for the thread that calls this, with room for so many requests; `None` where there are none.
+    fn ring(&self, requests: usize) -> io::Result<Option<Box<dyn Ring>>> {
+        let _ = requests;
+        Ok(None)
+    }
     /// Sets the length, sparse when it grows.
     fn ftruncate(&self, fd: Fd, len: u64) -> io::Result<()>;
     /// Makes the file `len` bytes long, with room for all of it and zeros where nothing was written. EOPNOTSUPP of a file system that

@@ -44,7 +44,7 @@ use crate::format::superblock::Superblock;
 use crate::limits;
 use crate::volume::inner::Inner;
 use crate::volume::queue::WorkerPool;
-use crate::volume::{CompactReport, Mode, Volume};
+use crate::volume::{CompactReport, Mode, Together, Volume};
 
 pub use check::{
     Affected, ByteRange, CheckOptions, CheckProgress, CheckReport, ContentFigures, DataReport, Finding, FindingKind,
@@ -121,8 +121,13 @@ impl Store {
         }
         let plain = FileBlocker::open(path, FileOptions::default())?;
         let superblock = read_superblock(&plain)?;
-        let file = FileOptions { mode: superblock.mode, group: superblock.group, ..FileOptions::default() };
-        let blocker = Arc::new(FileBlocker::open(path, file)?);
+        if options.direct && !plain.bypasses()? {
+            let text =
+                format!("{here}: its file system cannot read and write past the page cache; open it without `direct`");
+            return Err(Error::InvalidArgument(text));
+        }
+        let (mode, group, direct) = (superblock.mode, superblock.group, options.direct);
+        let blocker = Arc::new(FileBlocker::open(path, FileOptions { mode, group, direct, ..FileOptions::default() })?);
         let store = Store::assemble(blocker, options, superblock, Some(path.clone()))?;
         let superblock = &store.shared.superblock;
         let group = Some(superblock.group).filter(|g| *g != u32::MAX);
@@ -174,6 +179,12 @@ impl Store {
         self.shared.peers.get().map(|peers| peers.own())
     }
 
+    /// Room for so many requests that one thread has under way together, in a store that is open past the page cache: for whoever keeps many, and
+    /// has no thread for each. `None` where requests do not wait for a disk, or the kernel has no io_uring: then calls do.
+    pub fn together(&self, requests: usize) -> Result<Option<Together>> {
+        Together::new(&self.shared, requests.clamp(1, limits::MAX_TOGETHER))
+    }
+
     fn assemble(
         blocker: Arc<dyn Blocker>,
         options: StoreOptions,
@@ -188,7 +199,8 @@ impl Store {
         {
             return Err(Error::InvalidArgument("a first segment has 64 KiB to 16 MiB, in steps of 4 KiB".into()));
         }
-        let pool = WorkerPool::new(*PROCESSORS, limits::MAX_QUEUE);
+        let threads = if options.direct { limits::DIRECT_THREADS.max(*PROCESSORS) } else { *PROCESSORS };
+        let pool = WorkerPool::new(threads, limits::MAX_QUEUE);
         let manual = options.background == Background::Manual;
         let shared = Arc::new(Shared::new(blocker, options, superblock, root, pool));
         if !manual {

@@ -69,6 +69,9 @@ pub struct StoreOptions {
     pub max_unfolded: u64,
     /// Length of the first journal segment of a volume in bytes; later ones grow to 16 MiB.
     pub first_segment: u64,
+    /// Reads and writes of data go past the page cache (`O_DIRECT`), which the file system has to be able to; journals, maps, headers and content
+    /// stay in it. For this process alone: nothing of it is stored.
+    pub direct: bool,
     /// Seed of volume ids and generations; `None` takes the system's randomness. For simulation.
     pub seed: Option<u64>,
 }
@@ -272,6 +275,7 @@ impl Default for StoreOptions {
             background: Background::Thread,
             max_unfolded: limits::MAX_UNFOLDED,
             first_segment: limits::FIRST_SEGMENT_SIZE,
+            direct: false,
             seed: None,
         }
     }

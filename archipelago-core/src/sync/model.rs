@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use shuttle::sync as model;
-pub use shuttle::sync::RwLockWriteGuard;
+pub use shuttle::sync::{RwLockReadGuard, RwLockWriteGuard};
 
 use super::Plant;
 

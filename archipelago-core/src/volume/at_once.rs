@@ -59,13 +59,14 @@ impl Inner {
         let source = self.one_run(&shard, block, first, count)?.filter(|source| self.is_live(source));
         let start = from & !(SECTOR - 1);
         match source.and_then(|source| Some((source, self.place(&source, block, start, from - start)?))) {
+            Some((_, (object, _))) if self.blocker().waits_for_disk(object) => Ok(false),
             Some((source, at)) => self.write_in_place(writer, &source, at, &[IoSlice::new(buf)]).map(|()| true),
             None => Ok(false),
         }
     }
 
     /// Where a range in a block is, if it is one run and nobody is changing the block.
-    fn source_at_once(&self, block: u64, from: u64, len: usize) -> Result<Option<Source>> {
+    pub(super) fn source_at_once(&self, block: u64, from: u64, len: usize) -> Result<Option<Source>> {
         let Some(shard) = self.overlay.shard(block).try_read() else { return Ok(None) };
         let (first, count) = sectors(from, len);
         self.one_run(&shard, block, first, count)

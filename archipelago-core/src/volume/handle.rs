@@ -20,6 +20,11 @@ impl Handle {
         inner.handles.fetch_add(1, Ordering::AcqRel);
         Handle { inner }
     }
+
+    /// Keeps the volume in memory, and not open.
+    pub fn keep(&self) -> Arc<Inner> {
+        self.inner.clone()
+    }
 }
 
 impl Clone for Handle {

@@ -429,7 +429,7 @@ impl Inner {
         Ok(())
     }
 
-    fn mark_unsynced(&self, writer: &Writer, source: &Source) {
+    pub(super) fn mark_unsynced(&self, writer: &Writer, source: &Source) {
         match *source {
             Source::Log { segment, .. } => writer.journal.mark_dirty(segment),
             _ => writer.data_dirty.store(true, Ordering::Release),

@@ -2,7 +2,9 @@
 
 use std::io::{IoSlice, IoSliceMut};
 
+use crate::blocker::Object;
 use crate::error::{Error, Result};
+use crate::limits::MAX_TOGETHER;
 use crate::store::VolumeInfo;
 use crate::sync::atomic::Ordering;
 
@@ -18,6 +20,7 @@ mod io;
 pub(crate) mod overlay;
 pub(crate) mod queue;
 pub(crate) mod stalls;
+pub(crate) mod together;
 mod verified;
 
 use handle::Handle;
@@ -26,6 +29,7 @@ use inner::Inner;
 pub use compact::{CompactOptions, CompactReport};
 pub use queue::CompletionQueue;
 pub use stalls::StallStats;
+pub use together::{Begun, Together};
 
 /// How a volume is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,7 +192,8 @@ impl Volume {
     }
 
     /// Queues an operation; its completion arrives in `queue` with `tag`. A short read of bytes that the system has in memory, and a
-    /// short overwrite, which goes there, are carried out before this returns; nothing else is waited for. `TooBusy` when the
+    /// short overwrite, which goes there, are carried out before this returns; nothing else is waited for. In a store that is open past the
+    /// page cache both are under way together with all others. `TooBusy` when the
     /// store's queue is full: the buffer comes back with the error.
     pub fn submit(
         &self,
@@ -215,6 +220,23 @@ impl queue::Executor for Volume {
             Ok(false) => None,
             Err(error) => Some(Err(error)),
         }
+    }
+
+    fn rides(&self, operation: &Operation) -> bool {
+        let short =
+            matches!(operation, Operation::Read { .. } | Operation::Write { flags: WriteFlags { fua: false }, .. });
+        short && self.inner.blocker().waits_for_disk(Object::Data(self.inner.id, 0))
+    }
+
+    fn together(&self) -> Option<Together> {
+        // Without it the threads of the store carry out what it would have.
+        Together::new(&self.inner.shared, MAX_TOGETHER).ok().flatten()
+    }
+
+    #[allow(unsafe_code)]
+    unsafe fn begin(&self, together: &mut Together, number: usize, operation: &mut Operation) -> Result<Begun> {
+        // SAFETY: by the caller's promise.
+        unsafe { together.begin(self, number, operation) }
     }
 
     fn execute(&self, operation: &mut Operation) -> Result<()> {

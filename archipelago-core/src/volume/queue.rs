@@ -5,6 +5,8 @@
 //! Everything is bounded: the operations that wait in the pool, its threads, and per completion queue the operations
 //! that were submitted and not collected yet. A full queue gives the operation back; nothing blocks in `submit`.
 
+mod driver;
+
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
@@ -15,7 +17,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::together::{Begun, Together};
 use super::{Completion, Operation};
+use crate::blocker::ring::Waker;
 use crate::error::{Error, Result};
 use crate::limits::MAX_QUEUE;
 
@@ -26,6 +30,28 @@ pub(crate) trait Executor: Clone + Send + Sync + 'static {
     fn at_once(&self, operation: &mut Operation) -> Option<Result<()>> {
         let _ = operation;
         None
+    }
+
+    /// Whether an operation may be carried out together with others, by one thread that waits for a disk with all of them.
+    fn rides(&self, operation: &Operation) -> bool {
+        let _ = operation;
+        false
+    }
+
+    /// Room for operations that are under way together, for the thread that calls this; `None` where there is none.
+    fn together(&self) -> Option<Together> {
+        None
+    }
+
+    /// Begins an operation that [`rides`](Executor::rides), under this number.
+    ///
+    /// # Safety
+    ///
+    /// If it gets under way, nobody touches its buffer, or drops it, until its end was told.
+    #[allow(unsafe_code)]
+    unsafe fn begin(&self, together: &mut Together, number: usize, operation: &mut Operation) -> Result<Begun> {
+        let _ = (together, number, operation);
+        Ok(Begun::ByCall)
     }
 
     /// Carries out one operation, in a thread of the pool.
@@ -121,8 +147,12 @@ impl Collected {
     }
 
     fn push(&self, completion: Completion) {
+        self.push_all(std::iter::once(completion));
+    }
+
+    fn push_all(&self, completions: impl Iterator<Item = Completion>) {
         let mut state = self.state.lock();
-        state.ready.push_back(completion);
+        state.ready.extend(completions);
         debug_assert!(state.ready.len() <= state.outstanding, "every completion has its room");
         if state.waiters > 0 && state.ready.len() >= state.wanted {
             // All of them: a waiter that wants more than there is must not swallow the signal of one that has enough.
@@ -154,11 +184,17 @@ impl<E: Executor> Job<E> {
     }
 
     fn end(self, result: Result<()>) {
+        let (queue, completion) = self.ended(result);
+        queue.push(completion);
+    }
+
+    /// Its completion, and where that goes.
+    fn ended(self, result: Result<()>) -> (Arc<Collected>, Completion) {
         let Job { executor, operation, tag, queue } = self;
         // Before the completion is seen: its reader may drop the last other handle and count on the volume being closed.
         // Closing may fail in ways of its own, which must cost neither the completion nor the thread.
         let _ = catch_unwind(AssertUnwindSafe(move || drop(executor)));
-        queue.push(Completion { tag, buf: operation.into_buf(), result });
+        (queue, Completion { tag, buf: operation.into_buf(), result })
     }
 }
 
@@ -179,15 +215,17 @@ impl Operation {
 /// last handle of its store.
 pub(crate) struct WorkerPool<E: Executor> {
     shared: Arc<Pool<E>>,
-    workers: Mutex<Vec<JoinHandle<()>>>,
-    threads: usize,
     capacity: usize,
 }
 
 struct Pool<E> {
+    threads: usize,
+    workers: Mutex<Vec<JoinHandle<()>>>,
     state: Mutex<Waiting<E>>,
     /// Signalled when a job was added, or the pool ends.
     work: Condvar,
+    /// The same for the thread whose jobs are under way together, when none is.
+    ride: Condvar,
 }
 
 struct Waiting<E> {
@@ -196,15 +234,39 @@ struct Waiting<E> {
     idle: usize,
     /// Threads that were started.
     started: usize,
+    /// Jobs for the one thread that has many under way together.
+    rides: VecDeque<Job<E>>,
+    driver: Driver,
     closed: bool,
+}
+
+/// The thread whose jobs are under way together.
+enum Driver {
+    /// It was not needed yet.
+    None,
+    /// There can be none here: the other threads carry out its jobs.
+    Impossible,
+    /// It looks for jobs before it waits.
+    Awake,
+    /// It waits for one; with `ride`.
+    Idle,
+    /// It waits for the end of one, and can be woken.
+    InRing(Waker),
 }
 
 impl<E: Executor> WorkerPool<E> {
     /// A pool of at most `threads` threads (at least one) and `capacity` operations that wait for one.
     pub(crate) fn new(threads: usize, capacity: usize) -> WorkerPool<E> {
-        let state = Waiting { jobs: VecDeque::new(), idle: 0, started: 0, closed: false };
-        let shared = Arc::new(Pool { state: Mutex::new(state), work: Condvar::new() });
-        WorkerPool { shared, workers: Mutex::new(Vec::new()), threads: threads.max(1), capacity }
+        let (jobs, rides) = (VecDeque::new(), VecDeque::new());
+        let state = Waiting { jobs, idle: 0, started: 0, rides, driver: Driver::None, closed: false };
+        let shared = Arc::new(Pool {
+            threads: threads.max(1),
+            workers: Mutex::new(Vec::new()),
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            ride: Condvar::new(),
+        });
+        WorkerPool { shared, capacity }
     }
 
     /// Carries out an operation at once, or queues it; its completion arrives in `queue` with `tag`. With `TooBusy`, because the pool or the queue is
@@ -219,7 +281,8 @@ impl<E: Executor> WorkerPool<E> {
         if !queue.shared.reserve() {
             return Err((Error::TooBusy("completion queue; collect completions first".into()), operation));
         }
-        if let Some(result) = caught(|| executor.at_once(&mut operation), Some) {
+        let rides = executor.rides(&operation);
+        if !rides && let Some(result) = caught(|| executor.at_once(&mut operation), Some) {
             queue.shared.push(Completion { tag, buf: operation.into_buf(), result });
             return Ok(());
         }
@@ -228,32 +291,23 @@ impl<E: Executor> WorkerPool<E> {
             Err((Error::TooBusy(text.into()), operation))
         };
         let mut state = self.shared.state.lock();
-        if state.jobs.len() >= self.capacity {
+        if state.jobs.len() + state.rides.len() >= self.capacity {
             drop(state);
             return refuse("operations of the store; wait for completions", operation);
         }
-        // Woken threads count as idle until they have run, so look at whether all jobs find one.
-        if state.idle <= state.jobs.len() && state.started < self.threads {
-            match self.start() {
-                Ok(()) => state.started += 1,
-                // Another thread will do it, if there is one.
-                Err(_) if state.started > 0 => {}
-                Err(_) => {
-                    drop(state);
-                    return refuse("threads of this process", operation);
-                }
-            }
+        let job = |operation| Job { executor: executor.clone(), operation, tag, queue: queue.shared.clone() };
+        if rides && self.shared.has_driver(&mut state) {
+            state.rides.push_back(job(operation));
+            self.shared.call_driver(state);
+            return Ok(());
         }
-        state.jobs.push_back(Job { executor: executor.clone(), operation, tag, queue: queue.shared.clone() });
+        if !self.shared.has_worker(&mut state) {
+            drop(state);
+            return refuse("threads of this process", operation);
+        }
+        state.jobs.push_back(job(operation));
         drop(state);
         self.shared.work.notify_one();
-        Ok(())
-    }
-
-    fn start(&self) -> io::Result<()> {
-        let shared = self.shared.clone();
-        let worker = thread::Builder::new().name("volume-io".into()).spawn(move || shared.work())?;
-        self.workers.lock().push(worker);
         Ok(())
     }
 }
@@ -263,14 +317,19 @@ impl<E: Executor> Drop for WorkerPool<E> {
         let waiting = {
             let mut state = self.shared.state.lock();
             state.closed = true;
-            mem::take(&mut state.jobs)
+            let rides = mem::take(&mut state.rides);
+            let mut waiting = mem::take(&mut state.jobs);
+            waiting.extend(rides);
+            self.shared.work.notify_all();
+            self.shared.call_driver(state);
+            waiting
         };
-        self.shared.work.notify_all();
         for job in waiting {
             job.end(Err(Error::NotOpen("the store".into())));
         }
         let own = thread::current().id();
-        for worker in self.workers.get_mut().drain(..) {
+        let workers = mem::take(&mut *self.shared.workers.lock());
+        for worker in workers {
             // A thread cannot wait for itself; it ends when it comes back from here.
             if worker.thread().id() != own {
                 let _ = worker.join();
@@ -280,6 +339,23 @@ impl<E: Executor> Drop for WorkerPool<E> {
 }
 
 impl<E: Executor> Pool<E> {
+    /// Whether there is a thread for one more job; one is started if need be, and can be.
+    fn has_worker(self: &Arc<Self>, state: &mut Waiting<E>) -> bool {
+        // Woken threads count as idle until they have run, so look at whether all jobs find one.
+        if state.idle <= state.jobs.len() && state.started < self.threads {
+            let shared = self.clone();
+            match thread::Builder::new().name("volume-io".into()).spawn(move || shared.work()) {
+                Ok(worker) => {
+                    self.workers.lock().push(worker);
+                    state.started += 1;
+                }
+                // Another thread will do it, if there is one.
+                Err(_) => return state.started > 0,
+            }
+        }
+        true
+    }
+
     /// Carries out jobs until the pool is closed.
     fn work(&self) {
         let mut state = self.state.lock();

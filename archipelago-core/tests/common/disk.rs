@@ -42,6 +42,7 @@ impl Disk {
             background: Background::Manual,
             max_unfolded: 1 << 20,
             first_segment: 64 << 10,
+            direct: false,
             seed: Some(seed),
         };
         Store::open_on(self.blocker(), options).unwrap()

@@ -168,6 +168,7 @@ pub fn store_options(seed: u64) -> StoreOptions {
         background: Background::Manual,
         max_unfolded: 1 << 20,
         first_segment: 64 << 10,
+        direct: false,
         seed: Some(seed),
     }
 }

@@ -32,6 +32,7 @@ pub fn options() -> StoreOptions {
         background: Background::Thread,
         max_unfolded: 4 << 20,
         first_segment: 1 << 20,
+        direct: false,
         seed: None,
     }
 }

@@ -138,6 +138,7 @@ fn store_options(seed: u64, history: u64) -> StoreOptions {
         background: Background::Manual,
         max_unfolded: if history.is_multiple_of(5) { 1 << 20 } else { 128 << 10 },
         first_segment: 64 << 10,
+        direct: false,
         seed: Some(seed),
     }
 }

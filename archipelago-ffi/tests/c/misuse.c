@@ -117,7 +117,7 @@ static void lengths_and_flags(void) {
   options.node_cache = UINT64_MAX;
   GIVES(-EINVAL, archip_store_open(where, &options, &other));
   options.node_cache = 0;
-  options.flags = 1;
+  options.flags = 2;
   GIVES(-EINVAL, archip_store_open(where, &options, &other));
   GIVES(-EINVAL, archip_store_open(where, (archip_store_options *)&(size_t){3}, &other));
   OK(archip_volume_close(volume));

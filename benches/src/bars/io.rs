@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::{Numbers, Options, Outcome, Scratch, quartiles};
 
+pub mod direct;
 mod instructions;
 mod library;
 pub mod peers;
@@ -120,7 +121,7 @@ pub fn run(dir: &Path, options: &Options) -> Outcome {
 
 /// All kinds and depths on one file system. `goals` against plain calls and against io_uring.
 fn side(dir: &Path, name: &str, goals: (f64, f64), options: &Options) -> Outcome {
-    let volume = volume(dir)?;
+    let volume = volume(dir, StoreOptions::default())?.1;
     let path = dir.join("peer");
     prepare(&path, SIZE)?;
     let time = options.turn.unwrap_or(TURN);
@@ -181,15 +182,15 @@ fn side(dir: &Path, name: &str, goals: (f64, f64), options: &Options) -> Outcome
 }
 
 /// A volume with its bytes in place, in a store of its own.
-fn volume(dir: &Path) -> Result<Volume, super::Failure> {
+fn volume(dir: &Path, options: StoreOptions) -> Result<(Store, Volume), super::Failure> {
     let location = Location::File(dir.join("store"));
     Store::init(&location, &InitOptions::default())?;
-    let store = Store::open(&location, StoreOptions::default())?;
+    let store = Store::open(&location, options)?;
     store.create("volume", &CreateOptions { size: SIZE, block_size: None })?;
     let volume = store.open_volume("volume", Mode::ReadWrite)?;
     for at in (0..SIZE).step_by(4 << 20) {
         volume.write_at(&vec![7; 4 << 20], at)?;
     }
     volume.checkpoint()?;
-    Ok(volume)
+    Ok((store, volume))
 }

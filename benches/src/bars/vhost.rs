@@ -1,5 +1,5 @@
 //! A volume in shared memory beside `qemu-storage-daemon` with a raw file: both serve vhost-user-blk, and one small machine of our own asks, with
-//! one queue, woken by its descriptor as a guest is. Then first writes into a clone beside qcow2 overlays of the same raw file, with clusters of
+//! one queue, woken by its descriptor as a guest is; on the page cache, and past it. Then first writes into a clone beside qcow2 overlays of the same raw file, with clusters of
 //! 64 KiB, and with extended L2 entries.
 //!
 //! Rounds are interleaved; processor time is the server's alone, as the scheduler counts it.
@@ -31,8 +31,9 @@ pub fn run(dir: &Path, options: &Options) -> Outcome {
     println!(
         "requests per second, and microseconds of the server's processor time for each (median); then ratios (quartiles)"
     );
-    {
-        let servers = [ours(dir, EXPORT)?, qemu(dir, &raw(dir))?];
+    for direct in [false, true] {
+        println!("{}", if direct { "past the page cache" } else { "cached" });
+        let servers = [ours(dir, EXPORT, direct)?, qemu(dir, &raw(dir, direct))?];
         for write in [false, true] {
             for depth in [1, 32] {
                 case(&servers, Case { write, len: REQUEST, depth }, options)?;
@@ -57,16 +58,18 @@ fn store(dir: &Path) -> Result<Store, Failure> {
     Ok(store)
 }
 
-fn ours(dir: &Path, name: &str) -> Result<Server, Failure> {
+fn ours(dir: &Path, name: &str, direct: bool) -> Result<Server, Failure> {
     let socket = dir.join("ours.sock");
     let mut command = command(&dir.join("store"))?;
     command.arg("serve").arg("--vhost-user").arg(format!("unix:{}={name}", socket.display()));
+    command.args(direct.then_some("--direct"));
     Server::start("archipelago", socket, &mut command)
 }
 
-/// A file on the page cache, in the words of `qemu-storage-daemon`.
-fn raw(dir: &Path) -> Vec<String> {
-    let file = format!("driver=file,node-name=file,filename={}", dir.join("raw").display());
+/// A file on the page cache or past it, in the words of `qemu-storage-daemon`.
+fn raw(dir: &Path, direct: bool) -> Vec<String> {
+    let way = if direct { ",cache.direct=on,aio=io_uring" } else { "" };
+    let file = format!("driver=file,node-name=file,filename={}{way}", dir.join("raw").display());
     vec!["--blockdev".into(), file, "--blockdev".into(), "driver=raw,node-name=disk,file=file".into()]
 }
 
@@ -124,7 +127,7 @@ fn first(dir: &Path, store: &Store) -> Outcome {
     for round in 0..ROUNDS {
         let name = format!("clone-{round}");
         store.clone_snapshot("origin-1", &name, &CloneOptions::default())?;
-        turns[0].push(writes(&ours(dir, &name)?)?);
+        turns[0].push(writes(&ours(dir, &name, false)?)?);
         for (turns, (_, options, _)) in turns[1..].iter_mut().zip(kinds) {
             let overlay = overlay(dir, options)?;
             let file = format!("driver=file,node-name=file,filename={}", overlay.display());

@@ -194,6 +194,7 @@ fn store() -> (Arc<MemoryBlocker>, Store) {
         background: Background::Manual,
         max_unfolded: 1 << 20,
         first_segment: 64 << 10,
+        direct: false,
         seed: Some(7),
     };
     let store = Store::open_on(blocker.clone(), options).expect("a new store");

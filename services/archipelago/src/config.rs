@@ -35,6 +35,8 @@ pub struct Config {
     pub node_cache: Option<u64>,
     /// `max_unfolded`: journal bytes of a volume that may wait to be folded.
     pub max_unfolded: Option<u64>,
+    /// `direct`: data is read and written past the page cache.
+    pub direct: Option<bool>,
     /// `serve.nbd`: where to listen.
     pub nbd: Vec<String>,
     /// `serve.vhost_user`: what to attach to virtual machines, and where.
@@ -155,6 +157,10 @@ impl Config {
                 "store" => self.store = Some(file.text(key, value)?),
                 "node_cache" => self.node_cache = Some(file.size(key, value)?),
                 "max_unfolded" => self.max_unfolded = Some(file.size(key, value)?),
+                "direct" => match value {
+                    Value::Boolean(direct) => self.direct = Some(*direct),
+                    _ => return Err(file.wrong(key, "true or false")),
+                },
                 "limits" => match value {
                     Value::Table(volumes) => self.merge_limits(&file, volumes, warn)?,
                     _ => return Err(file.wrong(key, "a table")),
@@ -277,7 +283,7 @@ mod tests {
 
     #[test]
     fn every_key_is_read() {
-        let text = "store = 'file:/srv/store'\nnode_cache = '128M'\nmax_unfolded = 33554432\n\
+        let text = "store = 'file:/srv/store'\nnode_cache = '128M'\nmax_unfolded = 33554432\ndirect = true\n\
             [serve]\nnbd = ['unix:/run/a.sock', 'tcp:127.0.0.1:10809']\nvhost_user = 'unix:/run/b.sock=disk-1'\npid_file = '/run/a.pid'\n\
             gc_interval = 600\ngc_rate = '8M'\nscrub_interval = 86400\nscrub_rate = '1M'\n\
             hash_interval = 60\nhash_rate = '4M'\nhash_age = 30\nslow_io = 250\n\
@@ -288,6 +294,7 @@ mod tests {
             store: Some("file:/srv/store".into()),
             node_cache: Some(128 << 20),
             max_unfolded: Some(32 << 20),
+            direct: Some(true),
             nbd: vec!["unix:/run/a.sock".into(), "tcp:127.0.0.1:10809".into()],
             vhost_user: vec!["unix:/run/b.sock=disk-1".into()],
             tls_cert: Some("/etc/c.pem".into()),
@@ -328,6 +335,7 @@ mod tests {
             "store = 1",
             "node_cache = '10KB'",
             "node_cache = -1",
+            "direct = 'yes'",
             "serve = 1",
             "[serve]\nnbd = [1]",
             "[serve]\ngc_interval = -1",

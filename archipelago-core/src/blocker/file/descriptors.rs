@@ -6,13 +6,14 @@
 //! ever synced behind its back.
 
 use std::collections::{BTreeSet, HashMap};
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use smallvec::SmallVec;
 
+use super::direct::{Bounces, Direct};
 use super::names;
 use crate::blocker::sys::{Fd, Open, Sys};
 use crate::blocker::{Object, VolumeId};
@@ -30,6 +31,8 @@ const DIR_ROUNDS: usize = 8;
 pub(super) struct OpenFile {
     sys: Arc<dyn Sys>,
     pub(super) fd: Fd,
+    /// How it is read and written, if that is past the page cache.
+    pub(super) direct: Option<Direct>,
     writable: bool,
     /// Written since the last sync. Set after each write, and before the writer drops its reference.
     dirty: AtomicBool,
@@ -51,6 +54,30 @@ pub(super) enum SyncFailure {
 }
 
 impl OpenFile {
+    /// Reads until `bufs` are full or the file ends; returns the bytes read.
+    #[inline(always)]
+    pub(super) fn read(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
+        match &self.direct {
+            None => self.sys.preadv(self.fd, bufs, offset),
+            Some(direct) => direct.read(&*self.sys, self.fd, bufs, offset),
+        }
+    }
+
+    /// Reads if no disk has to be waited for, otherwise `None`.
+    #[inline(always)]
+    pub(super) fn read_at_once(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<Option<usize>> {
+        if self.direct.is_some() { Ok(None) } else { self.sys.preadv_at_once(self.fd, bufs, offset) }
+    }
+
+    /// Writes all of `bufs`.
+    #[inline(always)]
+    pub(super) fn write(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        match &self.direct {
+            None => self.sys.pwritev(self.fd, bufs, offset),
+            Some(direct) => direct.write(&*self.sys, self.fd, bufs, offset),
+        }
+    }
+
     /// To be called after every attempt to change the file, failed ones included.
     pub(super) fn mark_dirty(&self) {
         self.dirty.store(true, Ordering::Release);
@@ -179,11 +206,33 @@ pub(super) struct Descriptors {
     open: AtomicUsize,
     /// Idle files kept open.
     max: usize,
+    /// Where requests go through that do not lie as a disk wants them; `None` if nothing goes past the page cache.
+    bounces: Option<Arc<Bounces>>,
 }
 
 impl Descriptors {
-    pub(super) fn new(sys: Arc<dyn Sys>, max: usize) -> Descriptors {
-        Descriptors { sys, shards: Default::default(), open: AtomicUsize::new(0), max: max.max(1) }
+    /// With `direct`, data goes past the page cache.
+    pub(super) fn new(sys: Arc<dyn Sys>, max: usize, direct: bool) -> Descriptors {
+        let bounces = direct.then(|| Arc::new(Bounces::default()));
+        Descriptors { sys, shards: Default::default(), open: AtomicUsize::new(0), max: max.max(1), bounces }
+    }
+
+    /// Whether anything goes past the page cache.
+    pub(super) fn goes_direct(&self) -> bool {
+        self.bounces.is_some()
+    }
+
+    /// Whether reads and writes of this object go past the page cache.
+    pub(super) fn is_direct(&self, object: Object) -> bool {
+        self.bounces.is_some() && matches!(object, Object::Data(..))
+    }
+
+    /// From now on a file of this object is read and written past the page cache, if it is to be, and can.
+    fn bypass(&self, object: Object, fd: Fd) -> Option<Direct> {
+        let bounces = self.bounces.as_ref().filter(|_| self.is_direct(object))?;
+        // What fails here is that the file cannot be asked; through the page cache it can be used all the same.
+        let units = self.sys.bypass(fd).ok().flatten()?;
+        Some(Direct::new(units, bounces.clone()))
     }
 
     fn shard(&self, object: Object) -> &Shard {
@@ -285,6 +334,7 @@ impl Descriptors {
         let file = Arc::new(OpenFile {
             sys: self.sys.clone(),
             fd,
+            direct: self.bypass(object, fd),
             writable,
             dirty: AtomicBool::new(false),
             new_entry: AtomicBool::new(new_entry),

@@ -6,6 +6,8 @@
 //! | `contents` | content objects, which get their name when they are whole |
 //! | `adopt` | content objects of files outside, without copying where that can be |
 //! | `objects` | reads, writes and syncs of logs, packs and data |
+//! | `direct` | reads and writes past the page cache |
+//! | `flights` | such reads and writes that are under way together |
 //! | `descriptors` | the cache of open files and what is known of their durability |
 //! | `reserve` | the room that data writes leave |
 //! | `records` | headers, the superblock, and the names that lead to them |
@@ -19,18 +21,21 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::flights::Flights;
 use super::real_sys::{LEAVE, RealSys};
-use super::sys::{Outside, Sys};
+use super::sys::{Open, Outside, Sys};
 use super::{
     Adopted, Blocker, Boot, Inventory, LockMode, LockOutcome, Mend, Object, Record, RecordKey, Space, VolumeId,
 };
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::limits::MAX_OPEN_FILES;
+use crate::limits::{MAX_DIRECT_UNIT, MAX_OPEN_FILES};
 
 mod adopt;
 mod contents;
 mod descriptors;
+mod direct;
+mod flights;
 mod locks;
 mod mend;
 mod names;
@@ -48,11 +53,13 @@ pub struct FileOptions {
     pub group: u32,
     /// Idle files kept open. Files with unsynced writes are kept open beyond it.
     pub max_open_files: usize,
+    /// Data objects are read and written past the page cache (`O_DIRECT`), each file that can be. See [`FileBlocker::bypasses`].
+    pub direct: bool,
 }
 
 impl Default for FileOptions {
     fn default() -> FileOptions {
-        FileOptions { mode: LEAVE, group: LEAVE, max_open_files: MAX_OPEN_FILES }
+        FileOptions { mode: LEAVE, group: LEAVE, max_open_files: MAX_OPEN_FILES, direct: false }
     }
 }
 
@@ -62,8 +69,8 @@ impl Default for FileOptions {
 /// this value lives: what the kernel holds in memory may not be what the disk holds.
 pub struct FileBlocker {
     sys: Arc<dyn Sys>,
-    files: descriptors::Descriptors,
-    reserve: reserve::Reserve,
+    files: Arc<descriptors::Descriptors>,
+    reserve: Arc<reserve::Reserve>,
     known: records::Known,
     dirs: DurableDirs,
     /// Numbers the content objects that are being written.
@@ -76,9 +83,9 @@ impl FileBlocker {
     /// A backend over any system calls. Makes nothing; see [`FileBlocker::make_layout`].
     pub fn new(sys: Arc<dyn Sys>, options: FileOptions) -> FileBlocker {
         FileBlocker {
-            files: descriptors::Descriptors::new(sys.clone(), options.max_open_files),
+            files: Arc::new(descriptors::Descriptors::new(sys.clone(), options.max_open_files, options.direct)),
             sys,
-            reserve: reserve::Reserve::default(),
+            reserve: Arc::default(),
             known: records::Known::default(),
             dirs: DurableDirs::default(),
             unfinished: AtomicU64::new(0),
@@ -121,6 +128,23 @@ impl FileBlocker {
         self.sys.sync_dir(names::ROOT).map_err(|e| fail("sync", names::ROOT, e))
     }
 
+    /// Whether requests can go past the page cache here, by the file system's word and a read of the superblock's file, which has to be there.
+    pub fn bypasses(&self) -> Result<bool> {
+        let path = names::record_path(RecordKey::Store);
+        let fd = self.sys.open(&path, Open::Read).map_err(|e| fail("open", &path, e))?;
+        let file = locks::Handle::new(&self.sys, fd);
+        let Some(units) = self.sys.bypass(file.fd).map_err(|e| fail("look into", &path, e))? else {
+            return Ok(false);
+        };
+        let direct = direct::Direct::new(units, Arc::default());
+        let mut unit = [0; MAX_DIRECT_UNIT];
+        let read = direct.read(&*self.sys, file.fd, &mut [IoSliceMut::new(&mut unit[..units.file])], 0);
+        match read {
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+            read => read.map(|_| true).map_err(|e| fail("read", path, e)),
+        }
+    }
+
     fn room(&self) -> Result<Space> {
         self.sys.space().map_err(|e| fail("look into", names::ROOT, e))
     }
@@ -141,6 +165,14 @@ impl Blocker for FileBlocker {
 
     fn read_at_once(&self, object: Object, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<bool> {
         self.read_object_at_once(object, bufs, offset)
+    }
+
+    fn waits_for_disk(&self, object: Object) -> bool {
+        self.files.is_direct(object)
+    }
+
+    fn flights(&self, requests: usize) -> Result<Option<Box<dyn Flights>>> {
+        self.open_flights(requests)
     }
 
     fn read_some(&self, object: Object, buf: &mut [u8], offset: u64) -> Result<usize> {

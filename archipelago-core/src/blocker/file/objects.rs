@@ -22,20 +22,20 @@ use crate::limits::{DATA_PART, RESERVED_SEGMENT};
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
 /// A piece of a request that lies in one part.
-struct Piece {
-    part: u32,
+pub(super) struct Piece {
+    pub(super) part: u32,
     /// Offset in the part.
-    offset: u64,
+    pub(super) offset: u64,
     /// Bytes of the request before this piece.
     before: u64,
-    len: u64,
+    pub(super) len: u64,
 }
 
 /// An object that waits for the sync of its directory, with its files whose entries are new.
 type Waiting = (Object, SmallVec<[Arc<OpenFile>; 1]>);
 
 /// A request that stays inside one part, as nearly every one does.
-fn one_piece(object: Object, offset: u64, len: u64) -> Option<Piece> {
+pub(super) fn one_piece(object: Object, offset: u64, len: u64) -> Option<Piece> {
     let end = offset.checked_add(len)?;
     if !matches!(object, Object::Data(..)) {
         return Some(Piece { part: 0, offset, before: 0, len });
@@ -68,7 +68,7 @@ fn pieces(object: Object, offset: u64, len: u64) -> Result<SmallVec<[Piece; 2]>>
 /// The error of a read that failed, or ended early. Never zeros instead: whoever reads was told by a map that something was written
 /// here.
 #[cold]
-fn failed_read(object: Object, piece: &Piece, ended: io::Result<usize>) -> Error {
+pub(super) fn failed_read(object: Object, piece: &Piece, ended: io::Result<usize>) -> Error {
     let path = names::object_path(object, piece.part);
     let read = match ended {
         Ok(read) => read as u64,
@@ -77,6 +77,16 @@ fn failed_read(object: Object, piece: &Piece, ended: io::Result<usize>) -> Error
     let end = piece.offset + read;
     let detail = format!("cut short: {} bytes wanted at offset {}, ends at {end}", piece.len, piece.offset);
     Error::damaged(path, detail)
+}
+
+fn write_zeros(offset: u64, len: u64, write: impl Fn(&[IoSlice<'_>], u64) -> io::Result<()>) -> io::Result<()> {
+    let mut done = 0;
+    while done < len {
+        let step = (len - done).min(ZEROS.len() as u64);
+        write(&[IoSlice::new(&ZEROS[..step as usize])], offset + done)?;
+        done += step;
+    }
+    Ok(())
 }
 
 impl FileBlocker {
@@ -131,18 +141,9 @@ impl FileBlocker {
             self.sys.pwritev(fd, &start, 0).map_err(|e| fail("write", path, e))?;
         }
         let written = head.len() as u64 + first;
-        self.write_zeros(fd, written, len - written).map_err(|e| fail("write", path, e))?;
+        write_zeros(written, len - written, |bufs, at| self.sys.pwritev(fd, bufs, at))
+            .map_err(|e| fail("write", path, e))?;
         self.sys.fdatasync(fd).map_err(|e| fail("sync", path, e))
-    }
-
-    fn write_zeros(&self, fd: Fd, offset: u64, len: u64) -> io::Result<()> {
-        let mut done = 0;
-        while done < len {
-            let step = (len - done).min(ZEROS.len() as u64);
-            self.sys.pwritev(fd, &[IoSlice::new(&ZEROS[..step as usize])], offset + done)?;
-            done += step;
-        }
-        Ok(())
     }
 
     #[inline(always)]
@@ -168,7 +169,7 @@ impl FileBlocker {
             Some(file) => file,
             None => self.open_to_read(object, piece.part)?,
         };
-        match self.sys.preadv(file.fd, bufs, piece.offset) {
+        match file.read(bufs, piece.offset) {
             Ok(read) if read as u64 == piece.len => Ok(()),
             ended => Err(failed_read(object, piece, ended)),
         }
@@ -179,7 +180,7 @@ impl FileBlocker {
         let len = total(bufs) as u64;
         let Some(piece) = one_piece(object, offset, len) else { return Ok(false) };
         let Some(file) = self.files.opened(object, piece.part, Access::Read) else { return Ok(false) };
-        let read = self.sys.preadv_at_once(file.fd, bufs, piece.offset);
+        let read = file.read_at_once(bufs, piece.offset);
         Ok(matches!(read, Ok(Some(read)) if read as u64 == len))
     }
 
@@ -196,9 +197,7 @@ impl FileBlocker {
         let path = || names::object_path(object, part);
         let file = self.files.get(object, part, Access::Read).map_err(|e| fail("open", path(), e))?;
         match file {
-            Some(file) => {
-                self.sys.preadv(file.fd, &mut [IoSliceMut::new(buf)], offset).map_err(|e| fail("read", path(), e))
-            }
+            Some(file) => file.read(&mut [IoSliceMut::new(buf)], offset).map_err(|e| fail("read", path(), e)),
             None => Ok(0),
         }
     }
@@ -251,7 +250,7 @@ impl FileBlocker {
             None if sparse => get(Access::Create)?.ok_or_else(|| Error::damaged(path(), "was removed meanwhile"))?,
             None => return Err(Error::damaged(path(), "cut short: the file is missing")),
         };
-        let written = self.sys.pwritev(file.fd, bufs, piece.offset);
+        let written = file.write(bufs, piece.offset);
         file.mark_dirty();
         written.map_err(|e| fail("write", path(), e))
     }
@@ -268,7 +267,9 @@ impl FileBlocker {
             }
             let punched = match self.sys.punch(file.fd, piece.offset, len) {
                 // Zeros are what the caller needs; the room is a courtesy.
-                Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => self.write_zeros(file.fd, piece.offset, len),
+                Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                    write_zeros(piece.offset, len, |bufs, at| file.write(bufs, at))
+                }
                 other => other,
             };
             file.mark_dirty();

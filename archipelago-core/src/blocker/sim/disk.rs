@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice, IoSliceMut};
+use std::ops::Deref;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::files::{Files, Inode, Node, Op, ROOT};
 use super::{Change, Content, Crashable, PAGE, Room, Syncs, Taken, Timeline, UNLIMITED};
-use crate::blocker::sys::{Fd, Open, Sys};
+use crate::blocker::ring::{InTurn, Ring};
+use crate::blocker::sys::{Fd, Open, Sys, Units};
 use crate::blocker::{Boot, LockMode, Space};
 
 /// Longest file, as on ext4 with pages of 4 KiB: the backend has to split what is longer.
@@ -34,7 +36,12 @@ pub struct SimDisk {
 struct Handle {
     ino: u64,
     writable: bool,
+    /// Takes whole units only; what it shows and what may be lost of it is as with any other, which is what a disk's own cache does.
+    direct: bool,
 }
+
+/// What a simulated disk wants of requests past the page cache: more than any real one in use, so that none is right by chance.
+const UNITS: Units = Units { memory: 512, file: PAGE as usize };
 
 struct Inner {
     line: Timeline<Files>,
@@ -172,6 +179,14 @@ impl Inner {
         self.fds.get(&fd.0).copied().ok_or_else(|| errno(libc::EBADF))
     }
 
+    /// Refuses what a file that is open past the page cache does not take.
+    fn check_units<B: Deref<Target = [u8]>>(&self, fd: Fd, bufs: &[B], offset: u64) -> io::Result<()> {
+        let fits =
+            |buf: &B| (buf.as_ptr() as usize).is_multiple_of(UNITS.memory) && buf.len().is_multiple_of(UNITS.file);
+        let whole = offset.is_multiple_of(UNITS.file as u64) && bufs.iter().all(fits);
+        if self.handle(fd)?.direct && !whole { Err(errno(libc::EINVAL)) } else { Ok(()) }
+    }
+
     fn writable(&self, fd: Fd) -> io::Result<u64> {
         let handle = self.handle(fd)?;
         if handle.writable { Ok(handle.ino) } else { Err(errno(libc::EBADF)) }
@@ -285,7 +300,7 @@ impl Sys for SimDisk {
         };
         let fd = inner.next_fd;
         inner.next_fd += 1;
-        inner.fds.insert(fd, Handle { ino, writable: how != Open::Read });
+        inner.fds.insert(fd, Handle { ino, writable: how != Open::Read, direct: false });
         Ok(Fd(fd))
     }
 
@@ -298,8 +313,20 @@ impl Sys for SimDisk {
         }
     }
 
+    fn bypass(&self, fd: Fd) -> io::Result<Option<Units>> {
+        let mut inner = self.inner.lock();
+        let handle = inner.fds.get_mut(&fd.0).ok_or_else(|| errno(libc::EBADF))?;
+        handle.direct = true;
+        Ok(Some(UNITS))
+    }
+
+    fn ring(&self, requests: usize) -> io::Result<Option<Box<dyn Ring>>> {
+        Ok(Some(Box::new(InTurn::new(requests))))
+    }
+
     fn preadv(&self, fd: Fd, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
         let inner = self.inner.lock();
+        inner.check_units(fd, bufs, offset)?;
         let pages = inner.content(inner.handle(fd)?.ino)?.current();
         let mut at = offset;
         for buf in bufs {
@@ -316,6 +343,7 @@ impl Sys for SimDisk {
     fn pwritev(&self, fd: Fd, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         let mut inner = self.inner.lock();
         let ino = inner.writable(fd)?;
+        inner.check_units(fd, bufs, offset)?;
         let len: u64 = bufs.iter().map(|buf| buf.len() as u64).sum();
         if len == 0 {
             return Ok(());

@@ -310,12 +310,12 @@ fn an_operation_that_holds_the_last_handle_closes_its_store_before_it_completes(
 #[test]
 fn threads_start_with_the_work_and_never_exceed_the_limit() {
     let pool = WorkerPool::new(3, MAX_QUEUE);
-    assert_eq!(pool.workers.lock().len(), 0);
+    assert_eq!(pool.shared.workers.lock().len(), 0);
     let gate = Arc::new(Gate::default());
     let queue = CompletionQueue::new();
     for (n, threads) in [(0, 1), (1, 2), (2, 3), (3, 3)] {
         pool.submit(&gate, operation(n), n, &queue).unwrap();
-        assert_eq!(pool.workers.lock().len(), threads);
+        assert_eq!(pool.shared.workers.lock().len(), threads);
     }
     let start = Instant::now();
     while gate.entered.load(Ordering::SeqCst) < 3 {

@@ -79,10 +79,16 @@ class Store(Handle):
     _close_function = "store_close"
 
     def __init__(
-        self, location: Union[str, "os.PathLike[str]"], *, node_cache: int = 0, max_unfolded: int = 0
+        self,
+        location: Union[str, "os.PathLike[str]"],
+        *,
+        node_cache: int = 0,
+        max_unfolded: int = 0,
+        direct: bool = False,
     ) -> None:
         self._location = _location(location)
-        options = lib.StoreOptions(ctypes.sizeof(lib.StoreOptions), node_cache, max_unfolded)
+        flags = lib.STORE_DIRECT if direct else 0
+        options = lib.StoreOptions(ctypes.sizeof(lib.StoreOptions), node_cache, max_unfolded, flags)
         handle = ctypes.c_uint64()
         call("store_open", self._location, ctypes.byref(options), ctypes.byref(handle))
         super().__init__(handle.value)

@@ -38,7 +38,7 @@ fn open(path: &Path, cache: Cache) -> io::Result<File> {
 /// A buffer of one request, aligned as `O_DIRECT` wants it.
 #[derive(Clone)]
 #[repr(align(4096))]
-struct Buffer([u8; REQUEST]);
+pub struct Buffer(pub [u8; REQUEST]);
 
 /// `pread` and `pwrite`, one at a time whatever the depth.
 pub struct Plain {

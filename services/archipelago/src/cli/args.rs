@@ -32,6 +32,9 @@ pub struct Global {
     /// Configuration file to read instead of the default ones
     #[arg(long, short, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Read and write data past the page cache, as `direct = true` in the configuration file asks for
+    #[arg(long, global = true)]
+    pub direct: bool,
     /// Print one JSON document, and errors as JSON, for scripts
     #[arg(long, global = true)]
     pub json: bool,

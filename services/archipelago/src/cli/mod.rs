@@ -62,6 +62,7 @@ impl Context {
             background: Background::Thread,
             max_unfolded: self.config.max_unfolded.unwrap_or(limits::MAX_UNFOLDED),
             first_segment: limits::FIRST_SEGMENT_SIZE,
+            direct: self.global.direct || self.config.direct.unwrap_or(false),
             seed: None,
         };
         Ok(Store::open(&self.location()?, options)?)
@@ -75,6 +76,9 @@ impl Context {
         }
         if let Some(store) = &self.global.store {
             arguments.extend(["--store".into(), store.clone()]);
+        }
+        if self.global.direct {
+            arguments.push("--direct".into());
         }
         arguments
     }

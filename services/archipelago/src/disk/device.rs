@@ -4,6 +4,8 @@ use std::fmt;
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
 
+use archipelago_core::Begun;
+
 /// A failed device call, as an errno of the system (`libc::EIO` and so on). Endpoints map it to their protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Errno(pub i32);
@@ -55,6 +57,29 @@ pub struct Extent {
     pub zero: bool,
 }
 
+/// Requests of one thread to a disk that are under way together, by numbers below those that room was asked for. What is under way is
+/// ended before any call of the disk that may wait for others. Dropped, it waits for all.
+pub trait Batch {
+    /// Begins a read as [`Device::read`]; what fails is left to a call, which says why.
+    ///
+    /// # Safety
+    ///
+    /// If it gets under way, the buffers stay, and nobody else of this process uses them, until its end was told or this value was dropped.
+    #[allow(unsafe_code)]
+    unsafe fn read(&mut self, number: usize, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Begun;
+    /// Begins a write as [`Device::write`]; what fails is left to a call, which says why.
+    ///
+    /// # Safety
+    ///
+    /// If it gets under way, the buffers stay until its end was told or this value was dropped.
+    #[allow(unsafe_code)]
+    unsafe fn write(&mut self, number: usize, bufs: &[IoSlice<'_>], offset: u64) -> Begun;
+    /// Waits until at least `least` have ended, or all, and tells of each that has.
+    fn wait(&mut self, least: usize, each: &mut dyn FnMut(usize, DeviceResult<()>));
+    /// Requests that are under way.
+    fn count(&self) -> usize;
+}
+
 /// An open disk. Calls come from many threads at once. Ranges were checked against [`Device::size`], and writing calls
 /// against [`Device::read_only`]; a device that shrinks meanwhile must check again.
 pub trait Device: Send + Sync {
@@ -66,6 +91,10 @@ pub trait Device: Send + Sync {
     fn read_only(&self) -> bool;
     /// One line for people; may be empty.
     fn description(&self) -> String;
+    /// Room for so many requests under way together, for the thread that calls this; `None` where that is no use.
+    fn together(&self, _requests: usize) -> Option<Box<dyn Batch>> {
+        None
+    }
     /// Fills `bufs` from `offset`, any alignment.
     fn read(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> DeviceResult<()>;
     /// Writes all of `bufs` at `offset`, any alignment; durable on return with `fua`.

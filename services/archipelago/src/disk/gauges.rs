@@ -51,6 +51,14 @@ impl Gauge {
         result
     }
 
+    /// Counts a request that was carried out otherwise.
+    pub fn ended(&self, kind: Kind, offset: u64, len: u64, took: Duration, done: bool) {
+        self.meter.count(kind, len, took, done);
+        if self.slow.is_slow(took) {
+            self.slow.note(&self.name, kind, offset, len, took);
+        }
+    }
+
     /// See [`Limiter::limited`].
     pub fn limited(&self) -> bool {
         self.limiter.limited()

@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `device` | the two traits by which endpoints know of disks |
 //! | `volumes` | volumes and snapshots of a store behind them, opened once for all |
+//! | `batch` | requests to a volume that are under way together |
 //! | `spin` | whether to look for requests for a moment before sleeping |
 //! | `gauges` | what is measured and limited of each, and questions about it |
 //! | `meter`, `slow` | counters and histograms; requests that took long |
 //! | `limiter` | requests and bytes per second |
 //! | `limits` | every bound that they share |
 
+mod batch;
 pub mod device;
 pub mod gauges;
 pub mod limiter;

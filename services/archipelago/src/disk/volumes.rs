@@ -8,7 +8,8 @@ use std::time::Instant;
 use archipelago_core::{Error, Kind, ListOptions, Mode, Store, Volume, WriteFlags};
 use parking_lot::{Condvar, Mutex};
 
-use super::device::{Device, DeviceResult, Errno, ExportError, Exports, Extent};
+use super::batch::VolumeBatch;
+use super::device::{Batch, Device, DeviceResult, Errno, ExportError, Exports, Extent};
 use super::gauges::{Gauge, Gauges, Policy};
 use super::limits::{CLOSING_TIME, MAX_LISTED};
 use super::meter::Kind as Request;
@@ -213,6 +214,13 @@ impl Device for VolumeDevice {
     fn description(&self) -> String {
         let kind = if self.volume.read_only() { "snapshot" } else { "volume" };
         format!("{kind} {}", self.volume.name())
+    }
+
+    fn together(&self, requests: usize) -> Option<Box<dyn Batch>> {
+        let (volume, gauge) = (self.volume.clone(), self.gauge.clone());
+        // Without it requests are made by calls.
+        let together = self.shared.store.together(requests).ok().flatten()?;
+        Some(Box::new(VolumeBatch::new(together, volume, gauge)))
     }
 
     fn read(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> DeviceResult<()> {

@@ -38,11 +38,18 @@ impl Host<'_> {
     fn features(&self, findings: &mut Findings) {
         let switch = fs::read_to_string(self.root.join("proc/sys/kernel/io_uring_disabled"));
         match switch.as_deref().map(str::trim) {
-            Ok("0") => {}
+            Ok("0") if archipelago_core::blocker::ring::is_there() => {}
+            Ok("0") => findings.note(
+                "io_uring",
+                "io_uring is refused to this process",
+                "look for a filter of system calls (`SystemCallFilter=` of a unit, a container's profile), if a store is opened with `direct`: \
+                 without io_uring a few threads make its requests, and fewer are under way at once",
+            ),
             Ok(value) => findings.note(
                 "io_uring",
                 format!("io_uring is switched off (kernel.io_uring_disabled = {value})"),
-                "programs that want it: `sysctl kernel.io_uring_disabled=0`; this program works without it",
+                "`sysctl kernel.io_uring_disabled=0`, if a store is opened with `direct`: without io_uring a few threads make its requests, \
+                 and fewer are under way at once",
             ),
             Err(_) => findings.note(
                 "io_uring",

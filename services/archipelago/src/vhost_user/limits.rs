@@ -25,6 +25,8 @@ pub const MAX_RANGE_SECTORS: u32 = 4 << 20;
 /// Bytes of a write that are copied at once before they are stored: their bytes may go into the journal with a checksum, and a guest may
 /// change its memory between the two. In pieces that stay in the processor's cache on their way.
 pub const COPIED: usize = 256 << 10;
+/// Requests of a queue that are under way together, where they wait for a disk: all of the usual queue of 128 descriptors.
+pub const TOGETHER: usize = 128;
 /// Time to look for requests without sleeping: as long as a guest's turn-around, as short as one wake-up's cost.
 pub const SPIN: Duration = Duration::from_micros(50);
 /// How often the size of a disk is looked at, to tell the guest of a new one.

@@ -6,11 +6,12 @@ use std::io::{IoSlice, IoSliceMut};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use archipelago_core::Begun;
 use smallvec::SmallVec;
 
 use super::limits::{COPIED, MAX_DATA, MAX_RANGE_SECTORS, MAX_RANGES};
 use super::ring::{Chain, Part};
-use crate::disk::device::{Device, Errno};
+use crate::disk::device::{Batch, Device, Errno};
 
 /// Bytes of a sector of the protocol, whatever the disk's own are.
 pub const SECTOR: u64 = 512;
@@ -77,6 +78,22 @@ pub struct Executor<'a> {
     pub copy: Vec<u8>,
 }
 
+/// A request that was begun.
+pub struct Pending {
+    status: Part,
+    written: u64,
+}
+
+impl Pending {
+    /// Says in its status how it ended; returns how many bytes were written into its buffers.
+    pub fn end(self, done: bool) -> u32 {
+        let (answer, written) = if done { (Status::Ok, self.written) } else { (Status::Failed, 0) };
+        // SAFETY: the last byte of a buffer in guest memory that the device may write.
+        unsafe { self.status.start.as_ptr().write_volatile(answer as u8) };
+        (written as u32).saturating_add(1)
+    }
+}
+
 impl Executor<'_> {
     /// Carries out a request; returns how many bytes were written into its buffers. `None` if there is no place for its status.
     pub fn execute(&mut self, chain: &mut Chain) -> Option<u32> {
@@ -89,6 +106,53 @@ impl Executor<'_> {
         // SAFETY: the last byte of a buffer in guest memory that the device may write.
         unsafe { status.start.as_ptr().write_volatile(answer as u8) };
         Some((written as u32).saturating_add(1))
+    }
+
+    /// Begins a read or write among those that are under way, if it can be; otherwise the request is as it was. Returns where its
+    /// status goes and how many bytes are written into its buffers if it succeeds, and whether it is under way or done.
+    pub fn begin(&self, chain: &Chain, batch: &mut dyn Batch, number: usize) -> Option<(Pending, bool)> {
+        if self.disk.limited() {
+            return None;
+        }
+        let (mut readable, mut writable) = (chain.readable.clone(), chain.writable.clone());
+        let status = take_last(&mut writable)?;
+        let mut head = [0; HEAD];
+        take_front(&mut readable, &mut head)?;
+        let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let sector = u64::from(word(8)) | u64::from(word(12)) << 32;
+        let len = |parts: &[Part]| parts.iter().map(|part| part.len as u64).sum::<u64>();
+        let (begun, written) = match word(0) {
+            READ => {
+                let len = len(&writable);
+                let offset = self.range(sector, len).ok()?;
+                // SAFETY: as in `carry_out`; guest memory stays mapped as long as the queue works.
+                let mut parts: SmallVec<[IoSliceMut<'_>; 32]> = writable
+                    .iter()
+                    .map(|p| IoSliceMut::new(unsafe { std::slice::from_raw_parts_mut(p.start.as_ptr(), p.len) }))
+                    .collect();
+                // SAFETY: as above, and nobody else of this process uses them.
+                (unsafe { batch.read(number, &mut parts, offset) }, len)
+            }
+            WRITE => {
+                self.writable().ok()?;
+                let offset = self.range(sector, len(&readable)).ok()?;
+                // Not copied, for nothing is computed from them: only what lies in place already is begun here.
+                // SAFETY: buffers in guest memory; the guest may write there at the same time, and then any of its bytes are written.
+                let parts: SmallVec<[IoSlice<'_>; 32]> = readable
+                    .iter()
+                    .map(|p| IoSlice::new(unsafe { std::slice::from_raw_parts(p.start.as_ptr(), p.len) }))
+                    .collect();
+                // SAFETY: as above.
+                (unsafe { batch.write(number, &parts, offset) }, 0)
+            }
+            _ => return None,
+        };
+        let pending = Pending { status, written };
+        match begun {
+            Begun::UnderWay => Some((pending, true)),
+            Begun::Done => Some((pending, false)),
+            Begun::ByCall => None,
+        }
     }
 
     /// Waits until the limits of the disk let a request through.

@@ -1,4 +1,5 @@
-//! The thread of one queue: takes requests, carries them out one after the other, gives them back, and sleeps when there are none.
+//! The thread of one queue: takes requests, carries them out one after the other, or together where each waits for a disk, gives them back,
+//! and sleeps when there are none.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -9,10 +10,10 @@ use std::thread::{Builder, JoinHandle};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::inflight::Track;
-use super::limits::SPIN;
-use super::request::{Allowed, Executor};
+use super::limits::{SPIN, TOGETHER};
+use super::request::{Allowed, Executor, Pending};
 use super::ring::{Broken, Chain, Ring};
-use crate::disk::device::Device;
+use crate::disk::device::{Batch, Device};
 use crate::disk::spin::{Spin, Spinners};
 
 /// What a queue works with.
@@ -119,6 +120,7 @@ fn serve(work: &mut Work, stop: &Stop, spin: &mut Spin<'_>) -> Result<(), Broken
     let (disk, name) = (work.disk.clone(), work.name.clone());
     let mut executor =
         Executor { disk: &*disk, name: &name, allowed: work.allowed, stop: &stop.asked, copy: Vec::new() };
+    let mut together = disk.together(TOGETHER).map(Together::new);
     let mut chain = Chain::default();
     let again = std::mem::take(&mut work.again);
     for head in again {
@@ -126,27 +128,25 @@ fn serve(work: &mut Work, stop: &Stop, spin: &mut Spin<'_>) -> Result<(), Broken
     }
     // Whoever served the queue before may have given requests back and not said so; a guest that waits for that would wait for ever.
     work.call.iter().for_each(|call| notify(call));
-    loop {
-        work.ring.notify_me(false);
-        while !stop.asked.load(Ordering::Acquire) {
-            let Some(head) = work.ring.take()? else { break };
-            if let Some(track) = &mut work.track {
-                track.begin(head);
-            }
-            work.carry_out(head, &mut executor, &mut chain)?;
-            work.call();
-        }
-        if stop.asked.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let ring = &work.ring;
-        if spin.find(|| (ring.has_more() || stop.asked.load(Ordering::Relaxed)).then_some(())).is_some() {
-            continue;
-        }
-        work.ring.notify_me(true);
-        if !work.ring.has_more() {
-            sleep(&work.kick, &stop.event);
-        }
+    let ended = work.requests(stop, spin, &mut executor, &mut together, &mut chain);
+    // What is under way is the guest's, also of a queue that is broken.
+    work.end_all(&mut together);
+    work.call();
+    ended
+}
+
+/// The requests that are under way together.
+struct Together {
+    // Before the rest: dropped, it waits for all.
+    batch: Box<dyn Batch>,
+    /// By number: the first descriptor, and what is to be said at the end.
+    begun: Vec<Option<(u16, Pending)>>,
+    free: Vec<usize>,
+}
+
+impl Together {
+    fn new(batch: Box<dyn Batch>) -> Together {
+        Together { batch, begun: (0..TOGETHER).map(|_| None).collect(), free: (0..TOGETHER).rev().collect() }
     }
 }
 
@@ -161,11 +161,103 @@ fn sleep(kick: &OwnedFd, stop: &OwnedFd) {
 }
 
 impl Work {
+    /// Takes requests until a stop is asked for.
+    fn requests(
+        &mut self,
+        stop: &Stop,
+        spin: &mut Spin<'_>,
+        executor: &mut Executor<'_>,
+        together: &mut Option<Together>,
+        chain: &mut Chain,
+    ) -> Result<(), Broken> {
+        loop {
+            self.ring.notify_me(false);
+            while !stop.asked.load(Ordering::Acquire) && together.as_ref().is_none_or(|t| !t.free.is_empty()) {
+                let Some(head) = self.ring.take()? else { break };
+                if let Some(track) = &mut self.track {
+                    track.begin(head);
+                }
+                if !self.begin(head, executor, together, chain)? {
+                    // It may wait for what is under way here.
+                    self.end_all(together);
+                    self.carry_out(head, executor, chain)?;
+                }
+                self.call();
+            }
+            if stop.asked.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            if self.end_some(together) {
+                self.call();
+                continue;
+            }
+            let ring = &self.ring;
+            if spin.find(|| (ring.has_more() || stop.asked.load(Ordering::Relaxed)).then_some(())).is_some() {
+                continue;
+            }
+            self.ring.notify_me(true);
+            if !self.ring.has_more() {
+                sleep(&self.kick, &stop.event);
+            }
+        }
+    }
+
+    /// Begins a request among those that are under way; `false` if it has to be carried out by itself.
+    fn begin(
+        &mut self,
+        head: u16,
+        executor: &Executor<'_>,
+        together: &mut Option<Together>,
+        chain: &mut Chain,
+    ) -> Result<bool, Broken> {
+        let Some(together) = together else { return Ok(false) };
+        let Some(number) = together.free.pop() else { return Ok(false) };
+        self.ring.gather(head, chain)?;
+        match executor.begin(chain, &mut *together.batch, number) {
+            Some((pending, true)) => {
+                together.begun[number] = Some((head, pending));
+                return Ok(true);
+            }
+            Some((pending, false)) => self.give_back(head, pending.end(true)),
+            None => {
+                together.free.push(number);
+                return Ok(false);
+            }
+        }
+        together.free.push(number);
+        Ok(true)
+    }
+
+    /// Waits for one of the requests under way, and gives back all that have ended; `false` if none is under way.
+    fn end_some(&mut self, together: &mut Option<Together>) -> bool {
+        let Some(Together { batch, begun, free }) = together else { return false };
+        if batch.count() == 0 {
+            return false;
+        }
+        batch.wait(1, &mut |number, result| {
+            if let Some((head, pending)) = begun[number].take() {
+                free.push(number);
+                self.give_back(head, pending.end(result.is_ok()));
+            }
+        });
+        true
+    }
+
+    fn end_all(&mut self, together: &mut Option<Together>) {
+        while self.end_some(together) {}
+    }
+
     /// Carries out a request that was taken, and shows the guest that it is given back.
     fn carry_out(&mut self, head: u16, executor: &mut Executor<'_>, chain: &mut Chain) -> Result<(), Broken> {
         self.ring.gather(head, chain)?;
         // One without a place for its status is given back as it is.
         let written = executor.execute(chain).unwrap_or(0);
+        self.give_back(head, written);
+        Ok(())
+    }
+
+    /// Gives a request back that was carried out, and shows the guest.
+    fn give_back(&mut self, head: u16, written: u32) {
         if let Some(track) = &self.track {
             track.ending(head);
         }
@@ -174,7 +266,6 @@ impl Work {
         if let Some(track) = &self.track {
             track.ended(head, self.ring.next_used());
         }
-        Ok(())
     }
 
     /// Notifies the guest of what was published, if it wants that.

@@ -54,6 +54,7 @@ impl Site {
             background: Background::Thread,
             max_unfolded: limits::MAX_UNFOLDED,
             first_segment: limits::FIRST_SEGMENT_SIZE,
+            direct: false,
             seed: None,
         };
         Store::open(&Location::from_str(&self.location()).unwrap(), options).unwrap()

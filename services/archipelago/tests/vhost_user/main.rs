@@ -16,6 +16,8 @@ mod site;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 
+use archipelago_core::{Mode, Store, StoreOptions};
+
 use crate::front_end::{DATA, DISCARD, FLUSH, FrontEnd, GET_ID, WRITE, WRITE_ZEROES};
 use crate::history::Random;
 use crate::site::Site;
@@ -28,9 +30,14 @@ struct Server(Child);
 
 impl Server {
     fn start(site: &Site, name: &str) -> Server {
+        Server::start_with(site, name, &[])
+    }
+
+    fn start_with(site: &Site, name: &str, options: &[&str]) -> Server {
         let log = std::fs::File::options().create(true).append(true).open(site.path("log")).unwrap();
         let address = format!("unix:{}={name}", site.text("vhost"));
         let mut command = site.command(&["serve", "--json", "--vhost-user", &address]);
+        command.args(options);
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -66,9 +73,22 @@ fn bytes(random: &mut Random, len: usize) -> Vec<u8> {
 
 /// A store with a disk of 16 MiB, its server, and a machine.
 fn machine(queues: usize) -> (Site, Server, FrontEnd) {
+    machine_with(queues, &[])
+}
+
+/// Past the page cache, where requests are under way together. TMPDIR has to be on a disk.
+const DIRECT: [&str; 1] = ["--direct"];
+
+fn machine_with(queues: usize, options: &[&str]) -> (Site, Server, FrontEnd) {
     let site = Site::new();
     site.ok(&["create", "disk-1", "--size", "16M"]);
-    let server = Server::start(&site, "disk-1");
+    if !options.is_empty() {
+        // All in place, so that short writes are overwrites.
+        let location = format!("file:{}", site.text("store")).parse().unwrap();
+        let volume = Store::open(&location, StoreOptions::default()).unwrap().open_volume("disk-1", Mode::ReadWrite);
+        volume.unwrap().write_at(&vec![0; 16 << 20], 0).unwrap();
+    }
+    let server = Server::start_with(&site, "disk-1", options);
     let mut machine = FrontEnd::new(queues);
     machine.connect(&site.path("vhost"));
     (site, server, machine)
@@ -76,7 +96,16 @@ fn machine(queues: usize) -> (Site, Server, FrontEnd) {
 
 #[test]
 fn a_guest_reads_what_it_wrote_and_others_do_so_too() {
-    let (site, mut server, mut guest) = machine(2);
+    reads_what_it_wrote(&[]);
+}
+
+#[test]
+fn a_guest_reads_past_the_page_cache_what_it_wrote_and_others_do_so_too() {
+    reads_what_it_wrote(&DIRECT);
+}
+
+fn reads_what_it_wrote(options: &[&str]) {
+    let (site, mut server, mut guest) = machine_with(2, options);
     assert_eq!(guest.capacity(), 32768);
     let mut random = Random(7);
     let mut disk = vec![0u8; 16 << 20];
@@ -236,7 +265,16 @@ fn a_guest_is_notified_when_its_disk_is_back_though_nothing_was_given_back() {
 
 #[test]
 fn a_guest_goes_on_when_its_server_was_killed_and_started_again() {
-    let (site, mut server, mut guest) = machine(1);
+    goes_on_after_kills(&[]);
+}
+
+#[test]
+fn a_guest_goes_on_when_its_server_was_killed_with_requests_under_way_past_the_page_cache() {
+    goes_on_after_kills(&DIRECT);
+}
+
+fn goes_on_after_kills(options: &[&str]) {
+    let (site, mut server, mut guest) = machine_with(1, options);
     let mut writes = Writes::new();
     for _ in 0..6 {
         for n in 0..300 {
@@ -250,7 +288,7 @@ fn a_guest_goes_on_when_its_server_was_killed_and_started_again() {
         }
         // With requests under way.
         server.kill();
-        server = Server::start(&site, "disk-1");
+        server = Server::start_with(&site, "disk-1", options);
         guest.connect(&site.path("vhost"));
         writes.take_all(&mut guest);
         // All that was answered is there, flushed or not.
