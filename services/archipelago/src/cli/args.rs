@@ -7,6 +7,7 @@ use clap::builder::{RangedU64ValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{exit, size};
+use crate::bench::args::Bench;
 
 /// Store disks, images and snapshots as maps over one pool of blocks.
 ///
@@ -106,6 +107,8 @@ pub enum Command {
     Top(Top),
     /// Show or set what a volume that is served may do per second
     Limit(Limit),
+    /// Measure what the store, a server of network block devices, a block device or a file can do
+    Bench(Bench),
     /// Show the state of the store
     Status,
     /// Read the data of snapshots and compare it with its checksums; make those that are missing
