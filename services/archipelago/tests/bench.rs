@@ -290,7 +290,7 @@ fn the_spellings_of_the_original_are_understood() {
         assert!(text.contains(word), "{word}: {text}");
     }
     let text = site.ok(&words("-op read --pattern seq -ts 64k -os 64k --seed 123456789 --verify meta"));
-    assert!(text.contains("16 received") && text.contains("Corrupted:          0"), "{text}");
+    assert!(text.contains("16 received") && text.contains("Corrupted:            0"), "{text}");
     assert!(site.ok(&["list"]).contains("bench-123456789-000000000000001"));
     for bad in
         ["-op read -to 1 -ts 4k", "-op read -to 1 --objname a --prefix b", "-op fly -to 1", "--pattern seq -to 1"]

@@ -168,7 +168,7 @@ impl Report {
     /// For people.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = vec![self.title()];
-        let mut line = |title: &str, text: String| lines.push(format!("{:<20}{text}", format!("{title}:")));
+        let mut line = |title: &str, text: String| lines.push(format!("{:<22}{text}", format!("{title}:")));
         let total = self.total.map_or_else(|| "over and over".into(), |n| n.to_string());
         line(
             "Requests",

@@ -1,4 +1,4 @@
-//! The sockets under the endpoint, and the three system calls that the standard library does not offer on them.
+//! The sockets under the endpoint, and the system calls that the standard library does not offer on them.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
