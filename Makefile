@@ -182,7 +182,8 @@ miri:
 
 bench:
 	@$(SCRIPTS)/install-deps build bench
-	$(CARGO) build --release --locked -p archipelago -p archipelago-benches
+	$(CARGO) build --release --locked -p archipelago -p archipelago-ffi -p archipelago-benches
+	archipelago-ffi/link-library $(TARGET_DIR)/release/libarchipelago_ffi.a $(LIBRARY)
 	$(abspath $(TARGET_DIR))/release/archipelago-benches $(BENCH)
 
 # Builds only if nothing was built yet, so that `make build` can run as a user and `make install` as root.

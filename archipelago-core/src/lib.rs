@@ -15,6 +15,8 @@ pub mod format;
 pub mod fuzzing;
 mod hex;
 mod id_hash;
+#[doc(hidden)]
+pub mod kernels;
 pub mod limits;
 pub mod mapper;
 pub mod merkle;
