@@ -59,13 +59,13 @@ pub fn run(_dir: &Path, options: &Options) -> Outcome {
                     |of: fn(&(f64, f64)) -> f64| super::quartiles(&mut turns.iter().map(of).collect::<Vec<_>>()).0;
                 println!("  {name:<16} {:>9.0} {:>7.2}", median(|t| t.0), median(|t| t.1));
             }
-            for (what, goal, own) in [("library", 1.1, &turns[0]), ("our engine", 0.9, &turns[1])] {
+            for (what, goal, own) in [("the library", 1.1, &turns[0]), ("our engine", 0.9, &turns[1])] {
                 let of =
                     |value: fn(&(f64, f64)) -> f64| own.iter().zip(&turns[2]).map(move |(a, b)| value(a) / value(b));
                 let ratio =
                     |what: &str, goal, at_most| Ratio::new("fio in memory", &case, what, "fio psync", goal, at_most);
-                ratio(&format!("rate of the {what}"), Some(goal), false).of(of(|t| t.0)).print(options.json)?;
-                ratio(&format!("processor time of the {what}"), None, true).of(of(|t| t.1)).print(options.json)?;
+                ratio(&format!("rate of {what}"), Some(goal), false).of(of(|t| t.0)).print(options.json)?;
+                ratio(&format!("processor time of {what}"), None, true).of(of(|t| t.1)).print(options.json)?;
             }
         }
     }
