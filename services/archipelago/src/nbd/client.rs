@@ -77,6 +77,11 @@ impl Client {
                 Stream::Tcp(stream)
             }
         };
+        Client::on(stream, &uri.export, depth, len)
+    }
+
+    /// Enters an export of the server at the other end of a socket.
+    pub(crate) fn on(stream: Stream, export: &str, depth: usize, len: usize) -> io::Result<Client> {
         stream.set_timeout(Some(PATIENCE))?;
         let inbox = vec![0; INBOX.max(depth * (len + REPLY))];
         let mut client = Client {
@@ -88,7 +93,7 @@ impl Client {
             inbox,
             have: 0,
         };
-        client.enter(&uri.export)?;
+        client.enter(export)?;
         Ok(client)
     }
 
@@ -141,6 +146,17 @@ impl Client {
     /// Whether the export says this about itself; see [`wire::flag`].
     pub fn has(&self, flag: u16) -> bool {
         self.flags & flag != 0
+    }
+
+    /// What the export says about itself; see [`wire::flag`].
+    pub(crate) fn flags(&self) -> u16 {
+        self.flags
+    }
+
+    /// The connection, for somebody else to go on with. Nothing is under way.
+    pub(crate) fn into_stream(self) -> io::Result<Stream> {
+        self.stream.set_timeout(None)?;
+        Ok(self.stream)
     }
 
     /// Process of the server, where the system tells.

@@ -132,7 +132,8 @@ impl Stream {
             && fds[0].revents().is_some_and(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
     }
 
-    fn fd(&self) -> BorrowedFd<'_> {
+    /// The descriptor.
+    pub fn fd(&self) -> BorrowedFd<'_> {
         use std::os::fd::AsFd;
         match self {
             Stream::Unix(s) => s.as_fd(),
