@@ -144,11 +144,11 @@ mod tests {
     #[test]
     fn attributes_are_found_in_what_was_made_of_them() {
         let inner = Attributes::default().with(1, &7u32.to_ne_bytes());
-        let made = Attributes::default().with_text(2, "nbd").with_nested(3, inner).with(4, &[9]);
+        let made = Attributes::default().with_text(2, "nbd").with_nested(3, inner).with(4, &[9; 4]);
         assert_eq!(made.0.len() % 4, 0);
         assert_eq!(find(&made.0, 2), Some(&b"nbd\0"[..]));
         assert_eq!(find(find(&made.0, 3).unwrap(), 1), Some(&7u32.to_ne_bytes()[..]));
-        assert_eq!(find(&made.0, 4), Some(&[9][..]));
+        assert_eq!(find(&made.0, 4), Some(&[9; 4][..]));
         assert_eq!(find(&made.0, 5), None);
         for cut in 0..made.0.len() {
             // What is cut short has nothing past the cut.
