@@ -1,8 +1,9 @@
 # make demo      a guest boots from a clone, is snapshotted while it writes, and a second one boots from that (docs: README.md)
 # make test      formatting, lints, licences, all tests
-# make test-all  the same and the long tests: file system exerciser over FUSE (as root), POWER_CUTS and KILLS, the demo
+# make test-all  the same and the long tests: file system exerciser over FUSE (as root), POWER_CUTS and KILLS, the demo, devices
 # make simulate  new histories in the simulator for SIM_MINUTES, with a line in docs/simulator-ledger.tsv (docs/simulator.md)
 # make soak      the simulator, then random file system work over a served volume, power cuts and kills until SOAK_MINUTES are over (as root)
+# make devices   what `archipelago map` promises, by the kernel's NBD client and by loop devices, in a guest with Debian's kernel (docs/block-devices.md)
 # make tour      the README's tour by a new user in a fresh Debian root in which `make install` put the program (as root)
 # make crashes   power cuts (POWER_CUTS) and kills (KILLS) of the whole program, with lines in docs/crashes-ledger.tsv (docs/crashes.md)
 # make fuzz      every decoder under libFuzzer, FUZZ_SECONDS each; FUZZ_MINUTES bounds all of it, FUZZ="..." names some (docs/fuzzing.md)
@@ -51,7 +52,7 @@ TESTED_LIBRARY := $(abspath $(TARGET_DIR))/tmp/libarchipelago
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 GUEST := $(CURDIR)/.demo/guest
 SHELL_SCRIPTS := .ci/run archipelago-ffi/link-library archipelago-ffi/examples/fio-headers archipelago-ffi/python/run-tests $(addprefix $(SCRIPTS)/,install-deps guest-image fsx-over-fuse with-served-volume)
-PYTHON_SCRIPTS := fuzz/soak archipelago-ffi/python/build-wheel $(addprefix $(SCRIPTS)/,demo.py guestctl.py probe-kvm tour check-licences check-links)
+PYTHON_SCRIPTS := fuzz/soak archipelago-ffi/python/build-wheel $(addprefix $(SCRIPTS)/,demo.py guestctl.py map-in-guest probe-kvm tour check-licences check-links)
 # Programs run by `make test` after the cargo tests; each finds the built program in $$ARCHIPELAGO.
 INTEGRATION_TESTS ?=
 
@@ -59,7 +60,7 @@ INTEGRATION_TESTS ?=
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 export ARCHIPELAGO := $(BINARY)
 
-.PHONY: help deps build library wheel header demo tour fmt fmt-check lint test test-all fsx crashes simulate soak bench install install-library fuzz schedules mutants miri
+.PHONY: help deps build library wheel header demo devices tour fmt fmt-check lint test test-all fsx crashes simulate soak bench install install-library fuzz schedules mutants miri
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -88,6 +89,12 @@ demo:
 	$(CARGO) build --release --locked -p archipelago
 	@$(SCRIPTS)/guest-image $(GUEST)
 	@$(SCRIPTS)/demo.py --archipelago $(BINARY) --guest $(GUEST) --work .demo --accelerator $$($(SCRIPTS)/probe-kvm $(GUEST))
+
+devices:
+	@$(SCRIPTS)/install-deps build demo
+	$(CARGO) build --release --locked -p archipelago
+	@$(SCRIPTS)/guest-image $(GUEST)
+	@$(SCRIPTS)/map-in-guest --archipelago $(BINARY) --guest $(GUEST) --accelerator $$($(SCRIPTS)/probe-kvm $(GUEST))
 
 fmt:
 	$(CARGO) fmt --all
@@ -118,7 +125,7 @@ test:
 test-all: test miri
 	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory fsx; else echo "not root: the test over FUSE is left out" >&2; fi
 	@$(MAKE) --no-print-directory crashes
-	@$(MAKE) --no-print-directory demo
+	@$(MAKE) --no-print-directory demo devices
 	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory tour; else echo "not root: the tour is left out" >&2; fi
 
 fsx:
@@ -182,7 +189,8 @@ miri:
 
 bench:
 	@$(SCRIPTS)/install-deps build bench
-	$(CARGO) build --release --locked -p archipelago -p archipelago-benches
+	$(CARGO) build --release --locked -p archipelago -p archipelago-ffi -p archipelago-benches
+	archipelago-ffi/link-library $(TARGET_DIR)/release/libarchipelago_ffi.a $(LIBRARY)
 	$(abspath $(TARGET_DIR))/release/archipelago-benches $(BENCH)
 
 # Builds only if nothing was built yet, so that `make build` can run as a user and `make install` as root.

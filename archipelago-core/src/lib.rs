@@ -16,6 +16,8 @@ pub mod fuzzing;
 mod hex;
 mod id_hash;
 mod iov;
+#[doc(hidden)]
+pub mod kernels;
 pub mod limits;
 pub mod mapper;
 pub mod merkle;

@@ -5,12 +5,15 @@
 //! million digests), `check` and `gc` (map entries that are checked, or walked by a collection, per second), `send` (what an incremental
 //! send reads), `sums` (what comparing checksums costs a read, and how fast a scrub goes), `freeze` (how long snapshots stop writes) ,
 //! `space` (what snapshots that come and go leave behind), `io` (reads and overwrites beside plain calls and io_uring, and what a
-//! request costs in instructions), `direct` (the same past the page cache, beside io_uring), `nbd` (the server of network block devices beside others), `volumes` (the same server with many
-//! volumes), `vhost` (the server of virtual machines beside another) and `fuse` (volumes as files and block devices); all of them without
-//! any. `--seconds` is how long each turn of the last six takes.
+//! request costs in instructions), `direct` (the same past the page cache, beside io_uring), `nbd` (the server of network block devices
+//! beside others), `volumes` (the same server with many volumes), `vhost` (the server of virtual machines beside another), `fuse` (volumes
+//! as files and block devices), `fio` (the library and fio with our engine beside fio's own, in memory) and `kernels` (the loops in which
+//! requests spend their time); all of them without any. `--seconds` is how long each turn of the last eight takes. `--plot FILE
+//! RESULTS...` draws the ratios that `--json` printed.
 
 mod bars;
 mod count;
+mod plot;
 
 /// A measurement, made in a directory of its own.
 type Bar = fn(&std::path::Path) -> bars::Outcome;
@@ -35,6 +38,10 @@ fn main() {
                 }
             }
             "--json" => options.json = true,
+            "--plot" => match args.next() {
+                Some(file) => return draw(&file, args),
+                None => fail("--plot needs the file to write, and files that measurements with --json wrote"),
+            },
             // What `io` runs under valgrind.
             "--instructions" => match (args.next(), args.next().and_then(|count| count.parse().ok())) {
                 (Some(case), Some(count)) => match bars::io::instructions(&dir, &case, count) {
@@ -62,13 +69,15 @@ fn main() {
         ("freeze", bars::freeze::run),
         ("space", bars::space::run),
     ];
-    let interleaved: [(&str, Interleaved); 6] = [
+    let interleaved: [(&str, Interleaved); 8] = [
         ("io", bars::io::run),
         ("direct", bars::io::direct::run),
         ("nbd", bars::nbd::run),
         ("volumes", bars::nbd::volumes),
         ("vhost", bars::vhost::run),
         ("fuse", bars::fuse::run),
+        ("fio", bars::fio::run),
+        ("kernels", bars::kernels::run),
     ];
     for (name, job) in interleaved {
         if wanted(name) {
@@ -85,6 +94,21 @@ fn main() {
                 fail(&format!("{name}: {error}"));
             }
         }
+    }
+}
+
+/// Draws what measurements printed.
+fn draw(file: &str, results: impl Iterator<Item = String>) {
+    let read = |path: String| {
+        let file = std::fs::File::open(&path).map(std::io::BufReader::new);
+        file.and_then(plot::read).unwrap_or_else(|e| fail(&format!("{path}: {e}")))
+    };
+    let ratios: Vec<_> = results.flat_map(read).collect();
+    if ratios.is_empty() {
+        fail("there is nothing to draw: name files that measurements with --json wrote");
+    }
+    if let Err(error) = std::fs::write(file, plot::draw(&ratios)) {
+        fail(&format!("{file}: {error}"));
     }
 }
 

@@ -10,6 +10,7 @@ use super::io::peers::{Cache, Ring};
 use super::io::{Kind, turn};
 use super::nbd::servers::{EXPORT, archipelago, command, fill};
 use super::nbd::{Case, ROUNDS, SIZE, TURN};
+use super::ratio::Ratio;
 use super::{Failure, Numbers, Options, Outcome, Scratch, quartiles};
 
 /// A volume that is attached. Detached when dropped.
@@ -79,17 +80,17 @@ pub fn run(dir: &Path, options: &Options) -> Outcome {
                     rates.push(turn(ring, kind, time, round)?.0);
                 }
             }
-            println!("{} of 4 KiB, depth {depth}", if case.write { "overwrite" } else { "read" });
+            let name = format!("{} of 4 KiB, depth {depth}", if case.write { "overwrite" } else { "read" });
+            println!("{name}");
             for (name, rates) in ["NBD", "file", "loop device"].iter().zip(&rates) {
                 println!("  {name:<12} {:>9.0}", quartiles(&mut rates.clone()).0);
             }
             let bar = |what: &str, own: &[f64], peer: &[f64], goal: Option<f64>| {
-                let (median, low, high) = quartiles(&mut own.iter().zip(peer).map(|(a, b)| a / b).collect::<Vec<_>>());
-                let goal = goal.map_or(String::new(), |goal| format!(", bar at least {goal}"));
-                println!("  {what}: {median:.2} ({low:.2}..{high:.2}){goal}");
+                let ratio = Ratio::new("block devices", &name, what, "NBD", goal, false);
+                ratio.of(own.iter().zip(peer).map(|(a, b)| a / b)).print(options.json)
             };
-            bar("file / NBD", &rates[1], &rates[0], (depth > 1).then_some(0.9));
-            bar("loop device / NBD", &rates[2], &rates[0], Some(if depth > 1 { 0.4 } else { 0.7 }));
+            bar("file", &rates[1], &rates[0], (depth > 1).then_some(0.9))?;
+            bar("loop device", &rates[2], &rates[0], Some(if depth > 1 { 0.4 } else { 0.7 }))?;
         }
     }
     Ok(())

@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 use archipelago_core::{CreateOptions, InitOptions, Location, Mode, Store, StoreOptions, Volume};
 use serde::Serialize;
 
+use super::ratio::Ratio;
 use super::{Numbers, Options, Outcome, Scratch, quartiles};
 
 pub mod direct;
 mod instructions;
-mod library;
+pub mod library;
 pub mod peers;
 
 pub use instructions::work as instructions;
@@ -44,7 +45,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn name(self) -> &'static str {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
         match self {
             Kind::Read => "read",
             Kind::Overwrite => "overwrite",
@@ -66,14 +68,9 @@ fn place(numbers: &mut Numbers) -> u64 {
 
 /// One ratio, as it is printed in JSON.
 #[derive(Serialize)]
-struct Line<'a> {
-    bar: &'a str,
-    depth: usize,
-    peer: &'a str,
-    median: f64,
-    lower_quartile: f64,
-    upper_quartile: f64,
-    goal: f64,
+struct Line {
+    #[serde(flatten)]
+    ratio: Ratio,
     library_ops: f64,
     library_cpu_us: f64,
     peer_cpu_us: f64,
@@ -146,34 +143,19 @@ fn side(dir: &Path, name: &str, goals: (f64, f64), options: &Options) -> Outcome
         }
         let rate = quartiles(&mut rates).0;
         let [own, plain, ring] = cpu.each_mut().map(|cpu| quartiles(cpu).0);
-        let [p, r] = ratios.each_mut().map(|ratios| quartiles(ratios));
         let goals = if kind == Kind::Durable { (0.95, 0.95) } else { goals };
-        println!(
-            "  {:<18} {depth:>6} {rate:>11.0} {own:>7.2}   {:.2} ({:.2}..{:.2}), bar {:.2} ({plain:.2})   {:.2} ({:.2}..{:.2}), bar {:.2} ({ring:.2})",
-            kind.name(),
-            p.0,
-            p.1,
-            p.2,
-            goals.0,
-            r.0,
-            r.1,
-            r.2,
-            goals.1
-        );
+        let case = format!("{} of 4 KiB, depth {depth}", kind.name());
+        let ratio = |peer: &str, goal, ratios: &[f64]| {
+            let group = format!("library, {name}");
+            Ratio::new(&group, &case, "rate", peer, Some(goal), false).of(ratios.iter().copied())
+        };
+        let p = ratio("plain calls", goals.0, &ratios[0]);
+        let r = ratio("io_uring", goals.1, &ratios[1]);
+        let (kind, p_text, r_text) = (kind.name(), p.figures(), r.figures());
+        println!("  {kind:<18} {depth:>6} {rate:>11.0} {own:>7.2}   {p_text} ({plain:.2})   {r_text} ({ring:.2})");
         if options.json {
-            for (peer, ratio, goal, peer_cpu) in [("plain", p, goals.0, plain), ("io_uring", r, goals.1, ring)] {
-                let line = Line {
-                    bar: &format!("{name} {}", kind.name()),
-                    depth,
-                    peer,
-                    median: ratio.0,
-                    lower_quartile: ratio.1,
-                    upper_quartile: ratio.2,
-                    goal,
-                    library_ops: rate,
-                    library_cpu_us: own,
-                    peer_cpu_us: peer_cpu,
-                };
+            for (ratio, peer_cpu_us) in [(p, plain), (r, ring)] {
+                let line = Line { ratio, library_ops: rate, library_cpu_us: own, peer_cpu_us };
                 println!("{}", serde_json::to_string(&line)?);
             }
         }
@@ -186,11 +168,17 @@ fn volume(dir: &Path, options: StoreOptions) -> Result<(Store, Volume), super::F
     let location = Location::File(dir.join("store"));
     Store::init(&location, &InitOptions::default())?;
     let store = Store::open(&location, options)?;
-    store.create("volume", &CreateOptions { size: SIZE, block_size: None })?;
-    let volume = store.open_volume("volume", Mode::ReadWrite)?;
+    let volume = create(&store, "volume")?;
+    Ok((store, volume))
+}
+
+/// A volume with its bytes in place.
+pub fn create(store: &Store, name: &str) -> Result<Volume, super::Failure> {
+    store.create(name, &CreateOptions { size: SIZE, block_size: None })?;
+    let volume = store.open_volume(name, Mode::ReadWrite)?;
     for at in (0..SIZE).step_by(4 << 20) {
         volume.write_at(&vec![7; 4 << 20], at)?;
     }
     volume.checkpoint()?;
-    Ok((store, volume))
+    Ok(volume)
 }

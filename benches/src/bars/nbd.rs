@@ -11,8 +11,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use serde::Serialize;
-
+use super::ratio::Ratio;
 use super::{Numbers, Options, Outcome, Scratch, quartiles};
 
 pub mod client;
@@ -47,17 +46,6 @@ pub struct Turn {
     pub rate: f64,
     /// Microseconds of the server's processor time for each.
     pub cpu: f64,
-}
-
-/// A ratio to a peer, as it is printed in JSON.
-#[derive(Serialize)]
-struct Line<'a> {
-    bar: &'a str,
-    peer: &'a str,
-    median: f64,
-    lower_quartile: f64,
-    upper_quartile: f64,
-    goal: f64,
 }
 
 /// Prints the ratios.
@@ -111,25 +99,18 @@ fn case(ours: &Server, peers: &[Server; 3], case: Case, time: Duration, json: bo
         println!("  {:<24} {rate:>9.0} {cpu:>9.2}", server.name);
     }
     let ratio = |what: &str, peer: &str, goal: f64, least: bool, of: &dyn Fn(usize) -> f64| {
-        let (median, low, high) = quartiles(&mut (0..turns[0].len()).map(of).collect::<Vec<_>>());
-        let word = if least { "at least" } else { "at most" };
-        println!("  {what} / {peer}: {median:.2} ({low:.2}..{high:.2}), bar {word} {goal}");
-        if json {
-            let bar = &format!("{name}: {what}");
-            let line = Line { bar, peer, median, lower_quartile: low, upper_quartile: high, goal };
-            println!("{}", serde_json::to_string(&line)?);
-        }
-        Outcome::Ok(())
+        let ratio = Ratio::new("NBD", &name, what, peer, Some(goal), !least);
+        ratio.of((0..turns[0].len()).map(of)).print(json)
     };
     let [own, file, qemu, null] = [0, 1, 2, 3].map(|i| &turns[i]);
     let goal = if small { if case.depth == 1 { 1.2 } else { 1.3 } } else { 0.95 };
-    ratio("rate", "the better of file and qemu", goal, true, &|i| own[i].rate / file[i].rate.max(qemu[i].rate))?;
+    ratio("rate", "better of nbdkit file, qemu", goal, true, &|i| own[i].rate / file[i].rate.max(qemu[i].rate))?;
     if small {
         let goal = if case.depth == 1 { 0.85 } else { 0.7 };
-        ratio("CPU", "the cheaper of file and qemu", goal, false, &|i| own[i].cpu / file[i].cpu.min(qemu[i].cpu))?;
+        ratio("CPU", "cheaper of nbdkit file, qemu", goal, false, &|i| own[i].cpu / file[i].cpu.min(qemu[i].cpu))?;
     }
     if small && case.depth > 1 {
-        ratio("rate", "null", 1.4, true, &|i| own[i].rate / null[i].rate)?;
+        ratio("rate", "nbdkit null", 1.4, true, &|i| own[i].rate / null[i].rate)?;
     }
     Ok(())
 }

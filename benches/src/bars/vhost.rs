@@ -11,6 +11,7 @@ use archipelago_core::{CloneOptions, CreateOptions, InitOptions, Location, Mode,
 
 use super::nbd::servers::{EXPORT, Server, command, fill, prepare};
 use super::nbd::{Case, ROUNDS, SIZE, TURN, Turn};
+use super::ratio::Ratio;
 use super::{Failure, Numbers, Options, Outcome, Scratch, quartiles};
 
 mod machine;
@@ -19,6 +20,8 @@ use machine::{Machine, REQUEST};
 
 /// First writes of a round, each to a place of its own.
 const FIRST: u64 = 8192;
+/// What this group is called in its results.
+const GROUP: &str = "virtual machines";
 /// Places of requests in the volume.
 const PLACES: u64 = SIZE / REQUEST as u64;
 
@@ -40,7 +43,7 @@ pub fn run(dir: &Path, options: &Options) -> Outcome {
             }
         }
     }
-    first(dir, &store)
+    first(dir, &store, options)
 }
 
 /// A store with a volume whose bytes are in place, and a snapshot of another one.
@@ -104,23 +107,22 @@ fn case(servers: &[Server; 2], case: Case, options: &Options) -> Outcome {
         println!("  {:<24} {:>9.0} {:>9.2}", server.name, median(turns, |t| t.rate), median(turns, |t| t.cpu));
     }
     let goal = if case.depth == 1 { 1.1 } else { 2.0 };
-    ratio("rate", "at least", goal, &turns, |t| t.rate);
-    ratio("CPU", "at most", 0.5, &turns, |t| t.cpu);
-    Ok(())
+    let ratio = |what: &str, goal, at_most| Ratio::new(GROUP, &name, what, "qemu-storage-daemon", Some(goal), at_most);
+    ratio("rate", goal, false).of(over(&turns, |t| t.rate)).print(options.json)?;
+    ratio("CPU", 0.5, true).of(over(&turns, |t| t.cpu)).print(options.json)
 }
 
 fn median(turns: &[Turn], of: impl Fn(&Turn) -> f64) -> f64 {
     quartiles(&mut turns.iter().map(of).collect::<Vec<_>>()).0
 }
 
-fn ratio(what: &str, word: &str, goal: f64, [own, peer]: &[Vec<Turn>; 2], of: impl Fn(&Turn) -> f64) {
-    let mut ratios: Vec<_> = own.iter().zip(peer).map(|(own, peer)| of(own) / of(peer)).collect();
-    let (median, low, high) = quartiles(&mut ratios);
-    println!("  {what} / qemu-storage-daemon: {median:.2} ({low:.2}..{high:.2}), bar {word} {goal}");
+/// The ratios of the rounds.
+fn over([own, peer]: &[Vec<Turn>; 2], of: fn(&Turn) -> f64) -> impl Iterator<Item = f64> {
+    own.iter().zip(peer).map(move |(own, peer)| of(own) / of(peer))
 }
 
 /// First writes, each round into a clone of its own.
-fn first(dir: &Path, store: &Store) -> Outcome {
+fn first(dir: &Path, store: &Store, options: &Options) -> Outcome {
     let kinds =
         [("qcow2, 64 KiB", "cluster_size=64k", 1.5), ("qcow2, extended L2", "cluster_size=128k,extended_l2=on", 1.0)];
     let mut turns = [Vec::new(), Vec::new(), Vec::new()];
@@ -136,11 +138,13 @@ fn first(dir: &Path, store: &Store) -> Outcome {
         }
     }
     let [own, peers @ ..] = &turns;
-    println!("first writes of 4 KiB into a clone, depth 32");
+    let name = "first write of 4 KiB into a clone, depth 32";
+    println!("{name}");
     println!("  {:<24} {:>9.0}", "archipelago", median(own, |t| t.rate));
     for ((peer, _, goal), turns) in kinds.iter().zip(peers) {
         println!("  {peer:<24} {:>9.0}", median(turns, |t| t.rate));
-        ratio(&format!("rate over {peer}"), "at least", *goal, &[own.clone(), turns.clone()], |t| t.rate);
+        let ratio = Ratio::new(GROUP, name, "rate", peer, Some(*goal), false);
+        ratio.of(over(&[own.clone(), turns.clone()], |t| t.rate)).print(options.json)?;
     }
     Ok(())
 }

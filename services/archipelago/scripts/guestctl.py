@@ -113,9 +113,9 @@ class Agent:
 
 class Guest:
     """One QEMU process with one disk. `drive` is the value of QEMU's -drive option without its "if" and "id". With `vhost_user`, the
-    path of a vhost-user-blk socket, it has a second disk there (/dev/vdb)."""
+    path of a vhost-user-blk socket, it has a second disk there (/dev/vdb); with `extra`, another such value, a second disk by that."""
 
-    def __init__(self, name, drive, directory, accelerator="tcg", vhost_user=None):
+    def __init__(self, name, drive, directory, accelerator="tcg", vhost_user=None, extra=None):
         self.name = name
         self.agent = Agent(os.path.join(directory, f"{name}.agent"))
         self.console = os.path.join(directory, f"{name}.console")
@@ -133,6 +133,8 @@ class Guest:
             "-drive", f"if=none,id=disk0,{drive}",
             "-device", "virtio-blk-pci,drive=disk0,bootindex=1",
         ]
+        if extra is not None:
+            self._command += ["-drive", f"if=none,id=extra,{extra}", "-device", "virtio-blk-pci,drive=extra"]
         if vhost_user is not None:
             self._command += [
                 # Memory that the server can map, and a server that may come back.

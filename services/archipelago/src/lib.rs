@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 pub mod attach;
+pub mod bench;
 pub mod cli;
 pub mod collector;
 pub mod config;

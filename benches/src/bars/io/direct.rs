@@ -8,6 +8,7 @@ use archipelago_core::{Begun, Store, StoreOptions, Together, Volume};
 use super::{
     Contender, Kind, Line, Numbers, Outcome, REQUEST, ROUNDS, SIZE, TURN, library, peers, place, turn, volume,
 };
+use crate::bars::ratio::Ratio;
 use crate::bars::{Failure, Options, Scratch, quartiles};
 
 /// What the ratio to io_uring is to be.
@@ -45,27 +46,17 @@ pub fn run(dir: &Path, options: &Options) -> Outcome {
         }
         let (peer_rate, peer_cpu) = (quartiles(&mut rates[2]).0, quartiles(&mut cpu[2]).0);
         for (i, (by, _)) in own.iter().enumerate() {
-            let (rate, used, ratio) = (quartiles(&mut rates[i]).0, quartiles(&mut cpu[i]).0, quartiles(&mut ratios[i]));
+            let (rate, used) = (quartiles(&mut rates[i]).0, quartiles(&mut cpu[i]).0);
+            let case = format!("{} of 4 KiB, depth {depth}", kind.name());
+            let ratio = Ratio::new("library, direct", &case, &format!("rate, {by}"), "io_uring", Some(GOAL), false)
+                .of(ratios[i].iter().copied());
             println!(
-                "  {:<18} {depth:>6}  {by:<12} {rate:>11.0} {used:>7.2}  {peer_rate:>11.0} {peer_cpu:>7.2}   {:.2} ({:.2}..{:.2}), bar {GOAL}",
+                "  {:<18} {depth:>6}  {by:<12} {rate:>11.0} {used:>7.2}  {peer_rate:>11.0} {peer_cpu:>7.2}   {}",
                 kind.name(),
-                ratio.0,
-                ratio.1,
-                ratio.2
+                ratio.figures()
             );
             if options.json {
-                let line = Line {
-                    bar: &format!("direct {} {by}", kind.name()),
-                    depth,
-                    peer: "io_uring",
-                    median: ratio.0,
-                    lower_quartile: ratio.1,
-                    upper_quartile: ratio.2,
-                    goal: GOAL,
-                    library_ops: rate,
-                    library_cpu_us: used,
-                    peer_cpu_us: peer_cpu,
-                };
+                let line = Line { ratio, library_ops: rate, library_cpu_us: used, peer_cpu_us: peer_cpu };
                 println!("{}", serde_json::to_string(&line)?);
             }
         }

@@ -8,9 +8,10 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::Serialize;
 
+use super::device::{BlockDevice, Driver};
 use super::error::AttachError;
 use super::limits::{LOOK, SETTLE_TIME, STOP_TIME};
-use super::loop_device::{self, LoopDevice};
+use super::loop_device::LoopDevice;
 use super::place::{Place, Record};
 use super::{start, users};
 use crate::fuse;
@@ -39,7 +40,9 @@ pub struct Wanted {
     pub read_only: bool,
     /// Block device or file.
     pub presentation: Presentation,
-    /// Arguments with which this program serves it, all but the directory of the attachment, which is added.
+    /// The driver of the device; the best there is without.
+    pub driver: Option<Driver>,
+    /// Arguments with which this program serves it, all but the directory of the attachment and the driver, which are added.
     pub server: Vec<String>,
 }
 
@@ -51,16 +54,16 @@ pub struct Attached {
     pub record: Record,
     /// The block device, if there is one.
     pub device: Option<PathBuf>,
-    /// The file.
-    pub file: PathBuf,
+    /// The file, if it is mounted as one.
+    pub file: Option<PathBuf>,
     /// Whether its server lives. If not, every request fails until it is detached.
     pub served: bool,
 }
 
 impl Attached {
-    /// What a user is to open: the device, else the file.
+    /// What a user is to open: the device, else the file. `-` if somebody took the device away.
     pub fn path(&self) -> &Path {
-        self.device.as_deref().unwrap_or(&self.file)
+        self.device.as_deref().or(self.file.as_deref()).unwrap_or(Path::new("-"))
     }
 }
 
@@ -77,9 +80,11 @@ impl Attacher {
 
     /// Attaches a volume; the same path again if it is attached already.
     pub fn attach(&self, wanted: &Wanted) -> Result<Attached, AttachError> {
-        if wanted.presentation == Presentation::Device {
-            check_machine()?;
-        }
+        let driver = match wanted.presentation {
+            Presentation::Device => Driver::choose(wanted.driver)?,
+            // A device may be put over it later.
+            Presentation::File => Driver::Loop,
+        };
         let place = Place::of(&self.node, &wanted.uuid, &wanted.id)?;
         let _lock = place.lock()?;
         match look(&place)? {
@@ -89,13 +94,21 @@ impl Attacher {
                     let text = format!("{}: is attached already, {how}, as {}", wanted.name, attached.path().display());
                     return Err(AttachError::Otherwise(text));
                 }
+                let file_wanted = wanted.presentation == Presentation::File;
+                let other = wanted.driver.is_some_and(|driver| driver != attached.record.driver);
+                if other || file_wanted && attached.file.is_none() {
+                    let driver = attached.record.driver.word();
+                    let path = attached.path().display();
+                    let text = format!("{}: is attached already, by the driver {driver}, as {path}", wanted.name);
+                    return Err(AttachError::Otherwise(text));
+                }
                 return present(&place, attached, wanted.presentation);
             }
             // Whoever served it was killed.
             _ => clear(&place, &wanted.name)?,
         }
         let mut arguments = wanted.server.clone();
-        arguments.push(place.dir().to_string_lossy().into_owned());
+        arguments.extend([place.dir().to_string_lossy().into_owned(), driver.word().into()]);
         if let Err(error) = start::start(&place, &arguments) {
             // Nothing of what failed stays; if it cannot be removed, the first error is the one to know.
             let _ = place.remove();
@@ -115,7 +128,7 @@ impl Attacher {
             let meant = record.name == what
                 || record.id == what
                 || path.as_deref().is_some_and(|path| attached.device.as_deref() == Some(path))
-                || Path::new(what) == attached.file;
+                || attached.file.as_deref() == Some(Path::new(what));
             if meant {
                 let _lock = place.lock()?;
                 return end(&place, what);
@@ -135,31 +148,18 @@ impl Attacher {
     }
 }
 
-/// Whether block devices can be made here, before anything is begun.
-fn check_machine() -> Result<(), AttachError> {
-    if !nix::unistd::geteuid().is_root() {
-        let text = "only root can make block devices; as another user, take --file for a file, or `archipelago serve`";
-        return Err(AttachError::Unsupported(text.into()));
-    }
-    if !loop_device::is_there() {
-        let text =
-            "this kernel has no loop devices (/dev/loop-control is missing); try `modprobe loop`, or take --file";
-        return Err(AttachError::Unsupported(text.into()));
-    }
-    Ok(())
-}
-
 /// What is attached in a place.
 fn look(place: &Place) -> Result<Option<Attached>, AttachError> {
     let Some(record) = place.record() else { return Ok(None) };
-    let file = place.disk();
-    let device = LoopDevice::over(&file)?.map(LoopDevice::path);
+    let file = (record.driver == Driver::Loop).then(|| place.disk());
+    let device = BlockDevice::of(place)?.map(BlockDevice::path);
     Ok(Some(Attached { record, device, file, served: place.is_served()? }))
 }
 
 /// Makes the device if there is none yet.
 fn present(place: &Place, mut attached: Attached, presentation: Presentation) -> Result<Attached, AttachError> {
-    if presentation == Presentation::Device && attached.device.is_none() {
+    let over_file = attached.record.driver == Driver::Loop;
+    if presentation == Presentation::Device && over_file && attached.device.is_none() {
         let device = LoopDevice::put_over(&place.disk(), attached.record.read_only)?;
         attached.device = Some(device.path());
     }
@@ -196,7 +196,7 @@ fn end(place: &Place, what: &str) -> Result<(), AttachError> {
 }
 
 fn take_away_device(place: &Place) -> Result<(), AttachError> {
-    let Some(device) = LoopDevice::over(&place.disk())? else { return Ok(()) };
+    let Some(device) = BlockDevice::of(place)? else { return Ok(()) };
     let path = device.path();
     let deadline = Instant::now() + SETTLE_TIME;
     loop {
@@ -216,8 +216,8 @@ fn take_away_device(place: &Place) -> Result<(), AttachError> {
     }
     device.take_away()?;
     let deadline = Instant::now() + STOP_TIME;
-    // What was written to the device goes to the file meanwhile.
-    while LoopDevice::over(&place.disk())?.is_some() {
+    // What was written to the device goes to the volume meanwhile.
+    while BlockDevice::of(place)?.is_some() {
         if Instant::now() > deadline {
             return Err(AttachError::Busy(format!("{}: does not end; see the kernel's log", path.display())));
         }

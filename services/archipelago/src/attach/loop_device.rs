@@ -167,15 +167,6 @@ impl LoopDevice {
             _ => Err(io::Error::last_os_error()),
         }
     }
-
-    /// Whether somebody has it for himself: a file system, a swap area, or a device above it.
-    pub fn is_claimed(self) -> Result<bool, AttachError> {
-        match OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(self.path()) {
-            Ok(_) => Ok(false),
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(true),
-            Err(error) => Err(AttachError::host("open", self.path().display(), error)),
-        }
-    }
 }
 
 fn configuration(backing: &File, file: &Path, read_only: bool) -> Configuration {

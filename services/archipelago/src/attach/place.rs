@@ -17,6 +17,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use super::device::Driver;
 use super::error::AttachError;
 use super::limits::{LOCK_TIME, LOOK, SERVER_TRIES};
 
@@ -36,6 +37,9 @@ pub struct Record {
     pub read_only: bool,
     /// Process that serves it.
     pub pid: u32,
+    /// By what it becomes a device.
+    #[serde(default)]
+    pub driver: Driver,
 }
 
 /// Where an attachment is.
@@ -226,10 +230,14 @@ mod tests {
         assert!(place.is_served().unwrap() && place.serve().unwrap().is_none());
         drop(lock);
         assert!(!place.is_served().unwrap());
-        let record =
-            Record { store: "file:/s".into(), id: "1f".into(), name: "disk-1".into(), read_only: true, pid: 7 };
+        let [store, id, name] = ["file:/s", "1f", "disk-1"].map(String::from);
+        let record = Record { store, id, name, read_only: true, pid: 7, driver: Driver::Nbd };
         place.write_record(&record).unwrap();
-        assert_eq!(place.record(), Some(record));
+        assert_eq!(place.record(), Some(record.clone()));
+        // Written before there was a choice.
+        let old = r#"{"store":"file:/s","id":"1f","name":"disk-1","read_only":true,"pid":7}"#;
+        fs::write(place.dir().join("record"), old).unwrap();
+        assert_eq!(place.record(), Some(Record { driver: Driver::Loop, ..record }));
         drop(place.lock().unwrap());
         place.remove().unwrap();
         assert!(place.record().is_none() && !place.dir().exists());

@@ -1,10 +1,12 @@
-//! The process that serves an attached volume: holds it open, mounted as a file, until it is told to end.
+//! The process that serves an attached volume: holds it open, mounted as a file or connected to a device, until it is told to end.
 
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::connected::Connected;
+use super::device::Driver;
 use super::error::AttachError;
 use super::limits::WATCH;
 use super::loop_device::LoopDevice;
@@ -14,14 +16,22 @@ use crate::fuse::Mounted;
 
 /// A volume that is served. Its end is the end of the process.
 pub struct Server {
-    mounted: Mounted,
+    way: Way,
     disk: Arc<dyn Device>,
     place: Place,
     lock: File,
 }
 
+/// How it is served.
+enum Way {
+    /// As a file.
+    Mounted(Mounted),
+    /// As a device.
+    Connected(Connected),
+}
+
 impl Server {
-    /// Opens the volume that `record` names and mounts it. Nobody else may be at work in `place` but who asked for this.
+    /// Opens the volume that `record` names, and mounts or connects it as that says. Nobody else may be at work in `place` but who asked for this.
     pub fn start(exports: &dyn Exports, place: &Place, record: &Record) -> Result<Server, AttachError> {
         let host = |op, error| AttachError::host(op, place.dir().display(), error);
         let Some(lock) = place.serve().map_err(|e| host("lock", e))? else {
@@ -32,27 +42,43 @@ impl Server {
             let text = format!("{}: was removed or renamed just now; try again", record.name);
             return Err(AttachError::Busy(text));
         }
-        place.make_disk()?;
-        let source = format!("archipelago:{}", record.name);
-        let mounted = Mounted::mount(disk.clone(), &place.disk(), &source).map_err(|e| host("mount a volume in", e))?;
-        place.write_record(record).map_err(|e| host("write in", e))?;
-        Ok(Server { mounted, disk, place: place.clone(), lock })
+        let way = match record.driver {
+            Driver::Loop => {
+                place.make_disk()?;
+                let source = format!("archipelago:{}", record.name);
+                let mounted = Mounted::mount(disk.clone(), &place.disk(), &source);
+                Way::Mounted(mounted.map_err(|e| host("mount a volume in", e))?)
+            }
+            Driver::Nbd => {
+                let connected = Connected::connect(disk.clone(), place.dir());
+                Way::Connected(connected.map_err(|e| host("connect a block device for", e))?)
+            }
+        };
+        if let Err(error) = place.write_record(record) {
+            // A device that nobody knows of would stay.
+            let _ = way.end();
+            return Err(host("write in", error));
+        }
+        Ok(Server { way, disk, place: place.clone(), lock })
     }
 
-    /// Serves until `stop`, or until somebody unmounts the file. Keeps a device over the file as large as the volume.
+    /// Serves until `stop`, or until somebody unmounts the file or takes the device away. Keeps the device as large as the volume.
     pub fn run(&self, stop: &AtomicBool) {
         let mut size = self.disk.size();
-        while !stop.load(Ordering::Acquire) && !self.mounted.is_over() {
+        while !stop.load(Ordering::Acquire) && !self.way.is_over() {
             std::thread::park_timeout(WATCH);
             let now = self.disk.size();
-            if now != size && self.announce().is_ok() {
+            if now != size && self.announce(now).is_ok() {
                 size = now;
             }
         }
     }
 
     /// Tells the kernel of another size.
-    fn announce(&self) -> io::Result<()> {
+    fn announce(&self, size: u64) -> io::Result<()> {
+        if let Way::Connected(connected) = &self.way {
+            return connected.set_size(size);
+        }
         let path = self.place.disk();
         // It remembers the size until somebody asks.
         std::fs::metadata(&path)?;
@@ -62,17 +88,33 @@ impl Server {
         }
     }
 
-    /// Ends: takes the file away, and writes what is in memory to the store.
+    /// Ends: takes the file or device away, and writes what is in memory to the store.
     pub fn stop(self) -> Result<(), AttachError> {
-        let Server { mounted, disk, place, lock } = self;
+        let Server { way, disk, place, lock } = self;
         let host = |op, error| AttachError::host(op, place.dir().display(), error);
-        let unmounted = mounted.unmount();
+        let ended = way.end();
         let flushed = disk.flush();
         // The last handle closes the volume, whose errors have nobody to go to; so what it had to write was written before.
         drop(disk);
         // From here on another server may start, and who waits for the end of this one goes on.
         drop(lock);
         flushed.map_err(|e| host("flush the volume of", io::Error::from_raw_os_error(e.0)))?;
-        unmounted.map_err(|e| host("unmount", e))
+        ended.map_err(|e| host("take away what is in", e))
+    }
+}
+
+impl Way {
+    fn is_over(&self) -> bool {
+        match self {
+            Way::Mounted(mounted) => mounted.is_over(),
+            Way::Connected(connected) => connected.is_over(),
+        }
+    }
+
+    fn end(self) -> io::Result<()> {
+        match self {
+            Way::Mounted(mounted) => mounted.unmount(),
+            Way::Connected(connected) => connected.end(),
+        }
     }
 }

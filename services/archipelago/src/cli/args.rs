@@ -7,6 +7,8 @@ use clap::builder::{RangedU64ValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{exit, size};
+use crate::attach::Driver;
+use crate::bench::args::Bench;
 
 /// Store disks, images and snapshots as maps over one pool of blocks.
 ///
@@ -109,6 +111,8 @@ pub enum Command {
     Top(Top),
     /// Show or set what a volume that is served may do per second
     Limit(Limit),
+    /// Measure what the store, a server of network block devices, a block device or a file can do
+    Bench(Bench),
     /// Show the state of the store
     Status,
     /// Read the data of snapshots and compare it with its checksums; make those that are missing
@@ -477,6 +481,9 @@ pub struct Map {
     /// Make a file that is a disk, not a block device; needs no root, but fusermount3
     #[arg(long)]
     pub file: bool,
+    /// Make the device by this driver of the kernel [default: the first of these that it has]
+    #[arg(long, value_enum, conflicts_with = "file")]
+    pub driver: Option<Driver>,
     /// Which node.
     #[command(flatten)]
     pub node: Node,
@@ -510,6 +517,9 @@ pub struct ServeAttached {
     pub id: String,
     /// Directory of the attachment
     pub dir: PathBuf,
+    /// By what it becomes a device
+    #[arg(value_enum)]
+    pub driver: Driver,
 }
 
 /// `check`

@@ -67,6 +67,9 @@ pub enum Failure {
     /// A file that would be written exists.
     #[error("{0}: exists already; name another file, or use --force to replace it")]
     FileExists(String),
+    /// Something with data would be written over, or a volume that nobody made for that deleted.
+    #[error("{0}: has data; use --overwrite if it may be lost")]
+    HasData(String),
     /// A signal ended it; what was half done has been undone.
     #[error("stopped by signal {0}; nothing half done was left behind")]
     Signal(i32),
@@ -212,7 +215,7 @@ impl Failure {
             Failure::Listen(ListenError::Io { source, .. }) => class_of_system(source),
             Failure::Tls(TlsError::Read { source, .. }) => class_of_system(source),
             Failure::Usage(_) | Failure::Listen(_) | Failure::Tls(_) => Class::Usage,
-            Failure::FileExists(_) => Class::Exists,
+            Failure::FileExists(_) | Failure::HasData(_) => Class::Exists,
             Failure::Signal(number) | Failure::Kept(number) => Class::Signal(*number),
             Failure::Reported(class) => *class,
         }
@@ -234,7 +237,7 @@ impl Failure {
             Failure::Listen(_) => libc::EINVAL,
             Failure::Tls(TlsError::Read { source, .. }) => source.raw_os_error().unwrap_or(libc::EIO),
             Failure::Usage(_) | Failure::Tls(_) => libc::EINVAL,
-            Failure::FileExists(_) => libc::EEXIST,
+            Failure::FileExists(_) | Failure::HasData(_) => libc::EEXIST,
             Failure::Signal(_) | Failure::Kept(_) => libc::EINTR,
             Failure::Reported(_) => libc::EIO,
         }

@@ -21,6 +21,7 @@ use archipelago_core::{Background, Location, Store, StoreOptions, limits};
 use clap::Parser;
 use serde_json::json;
 
+use crate::bench;
 use crate::config::{self, Config};
 use crate::vlmc;
 use args::{Cli, Command, Global};
@@ -116,6 +117,7 @@ pub fn main() -> ExitCode {
     if called == Some(OsStr::new(vlmc::NAME)) {
         return vlmc::main(arguments);
     }
+    let arguments = bench::args::spelled_out(arguments);
     let json = asks_for_json(&arguments);
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,

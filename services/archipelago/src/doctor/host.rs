@@ -74,7 +74,7 @@ impl Host<'_> {
                 "nbd",
                 &["sys/module/nbd", "dev/nbd0"],
                 "the kernel attaches no NBD devices",
-                "`modprobe nbd`, if `nbd-client` is to be used here",
+                "`modprobe nbd`, for block devices without FUSE, and for `nbd-client`",
             ),
             (
                 "ublk",

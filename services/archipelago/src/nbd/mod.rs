@@ -12,12 +12,14 @@
 //! | `turn` | waits for what the limits of a disk let through |
 //! | `buffer`, `replies`, `socket` | memory, gathered sends, waiting, system calls |
 //! | `tls`, `channel` | certificates and encryption; a connection's bytes with it or without |
+//! | `client`, `uri` | a client for measurements; where an export is |
 //! | `listen`, `server` | sockets to connect to; threads, limits, stop |
 #![deny(unsafe_code)]
 
 #[allow(unsafe_code)]
 mod buffer;
 mod channel;
+pub mod client;
 pub mod errors;
 mod extents;
 mod handshake;
@@ -33,6 +35,7 @@ mod socket;
 pub mod tls;
 mod transmission;
 mod turn;
+pub mod uri;
 pub mod wire;
 
 pub use crate::disk::device::{Device, DeviceResult, Errno, ExportError, Exports, Extent};

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -116,6 +117,11 @@ impl Server {
             })?);
         }
         Ok(server)
+    }
+
+    /// Serves who is at the other end of a socket, besides those who connect.
+    pub(crate) fn serve(&self, stream: UnixStream) -> io::Result<()> {
+        admit(&self.shared, Stream::Unix(stream))
     }
 
     /// Where the server listens, with the ports that the system chose.
@@ -245,7 +251,7 @@ impl Drop for Registered {
 
 /// Serves one connection to its end in this thread.
 #[cfg(feature = "fuzzing")]
-pub(crate) fn serve_one(stream: std::os::unix::net::UnixStream, exports: &dyn Exports) {
+pub(crate) fn serve_one(stream: UnixStream, exports: &dyn Exports) {
     let (mut channel, stopping) = (Channel::new(Arc::new(Stream::Unix(stream))), AtomicBool::new(false));
     let deadline = Instant::now() + limits::NEGOTIATION_TIME;
     let terms = Terms { exports, tls: None, deadline, refusal: &|| None, failed_tls: &|_| {} };

@@ -1,4 +1,4 @@
-//! The sockets under the endpoint, and the three system calls that the standard library does not offer on them.
+//! The sockets under the endpoint, and the system calls that the standard library does not offer on them.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -6,7 +6,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, sendmsg};
 
 /// A connected socket. Shared: one thread does its input and output, any other may shut it down.
 #[derive(Debug)]
@@ -48,6 +50,29 @@ impl Stream {
         match self {
             Stream::Unix(s) => (&*s).write_vectored(parts),
             Stream::Tcp(s) => (&*s).write_vectored(parts),
+        }
+    }
+
+    /// Writes some of `parts`. `None` if there is no room for any of it now.
+    pub fn try_write_vectored(&self, parts: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
+        // More parts in one call are an error.
+        let parts = &parts[..parts.len().min(libc::UIO_MAXIOV as usize)];
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        match sendmsg::<()>(self.fd().as_raw_fd(), parts, &[], flags, None) {
+            Ok(n) => Ok(Some(n)),
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits for one of `events`, and says which there are.
+    pub fn wait_for(&self, events: PollFlags, time: Duration) -> io::Result<PollFlags> {
+        let mut fds = [PollFd::new(self.fd(), events)];
+        let millis = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
+        match poll(&mut fds, millis) {
+            Ok(0) => Err(io::ErrorKind::TimedOut.into()),
+            Ok(_) | Err(Errno::EINTR) => Ok(fds[0].revents().unwrap_or(PollFlags::empty())),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -107,7 +132,8 @@ impl Stream {
             && fds[0].revents().is_some_and(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
     }
 
-    fn fd(&self) -> BorrowedFd<'_> {
+    /// The descriptor.
+    pub fn fd(&self) -> BorrowedFd<'_> {
         use std::os::fd::AsFd;
         match self {
             Stream::Unix(s) => s.as_fd(),

@@ -109,7 +109,7 @@ fn map(context: &mut Context, args: Map) -> Done {
         let reason = format!("{}: a volume is attached for writing; take a snapshot, and attach that", args.name);
         return Err(Failure::from(Error::Unsupported(reason)).into());
     }
-    let wanted = cli::args::Map { name: args.name, file: false, node: args.node };
+    let wanted = cli::args::Map { name: args.name, file: false, driver: None, node: args.node };
     let attached = attach::attach(context, &wanted)?;
     if context.out.json {
         return Ok(context.out.document(&attached)?);

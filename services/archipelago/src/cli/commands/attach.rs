@@ -36,6 +36,7 @@ pub fn attach(context: &Context, args: &Map) -> Result<Attached, Failure> {
         name: info.name,
         read_only: info.kind != Kind::Volume,
         presentation: if args.file { Presentation::File } else { Presentation::Device },
+        driver: args.driver,
         server,
     };
     drop(store);
@@ -105,6 +106,7 @@ pub fn serve(context: &mut Context, args: &ServeAttached) -> Result<(), Failure>
         name: info.name,
         read_only: info.kind != Kind::Volume,
         pid: std::process::id(),
+        driver: args.driver,
     };
     let exports = StoreExports::with_policy(store, None, policy(context.config()));
     let server = Server::start(&exports, &Place::at(&args.dir), &record)?;

@@ -1,6 +1,7 @@
 //! The commands, grouped by what they do. Each is one function that takes its arguments and prints its result.
 
 pub(crate) mod attach;
+mod bench;
 mod check;
 mod compact;
 mod doctor;
@@ -32,6 +33,7 @@ pub fn run(context: &mut Context, command: Command) -> Result<(), Failure> {
         Command::Gc(args) => gc::run(context, &args),
         Command::Status => store::status(context),
         Command::Top(args) => top::run(context, &args),
+        Command::Bench(args) => bench::run(context, &args),
         Command::Limit(args) => limit::run(context, &args),
         Command::Du(args) => du::run(context, &args),
         Command::Doctor => doctor::run(context),
