@@ -39,8 +39,12 @@ pub struct Wanted {
     pub read_only: bool,
     /// Block device or file.
     pub presentation: Presentation,
+    /// Whether it is served over NBD as well, on a socket of its own.
+    pub socket: bool,
     /// Arguments with which this program serves it, all but the directory of the attachment, which is added.
     pub server: Vec<String>,
+    /// Name under which this program is started for that, with an empty environment. `None`: as it is.
+    pub server_name: Option<&'static str>,
 }
 
 /// An attachment that is there.
@@ -66,13 +70,19 @@ impl Attached {
 
 /// Attaches and detaches on one node. Two nodes on one machine do not see one another's attachments.
 pub struct Attacher {
+    run: PathBuf,
     node: String,
 }
 
 impl Attacher {
-    /// For the node of this name.
-    pub fn new(node: String) -> Attacher {
-        Attacher { node }
+    /// For the node of this name, with the directory below which attachments are.
+    pub fn new(run: PathBuf, node: String) -> Attacher {
+        Attacher { run, node }
+    }
+
+    /// What is attached of a volume, if it is.
+    pub fn find(&self, store: &str, id: &str) -> Result<Option<Attached>, AttachError> {
+        look(&Place::of(&self.run, &self.node, store, id)?)
     }
 
     /// Attaches a volume; the same path again if it is attached already.
@@ -80,7 +90,7 @@ impl Attacher {
         if wanted.presentation == Presentation::Device {
             check_machine()?;
         }
-        let place = Place::of(&self.node, &wanted.uuid, &wanted.id)?;
+        let place = Place::of(&self.run, &self.node, &wanted.uuid, &wanted.id)?;
         let _lock = place.lock()?;
         match look(&place)? {
             Some(attached) if attached.served => {
@@ -89,14 +99,24 @@ impl Attacher {
                     let text = format!("{}: is attached already, {how}, as {}", wanted.name, attached.path().display());
                     return Err(AttachError::Otherwise(text));
                 }
+                if wanted.socket && attached.record.socket.is_none() {
+                    let (name, path) = (&wanted.name, attached.path().display());
+                    let text = format!(
+                        "{name}: is attached already as {path}, without a socket; run `archipelago unmap {name}` first"
+                    );
+                    return Err(AttachError::Otherwise(text));
+                }
                 return present(&place, attached, wanted.presentation);
             }
             // Whoever served it was killed.
             _ => clear(&place, &wanted.name)?,
         }
         let mut arguments = wanted.server.clone();
+        if wanted.socket {
+            arguments.push("--socket".into());
+        }
         arguments.push(place.dir().to_string_lossy().into_owned());
-        if let Err(error) = start::start(&place, &arguments) {
+        if let Err(error) = start::start(&place, wanted.server_name, &arguments) {
             // Nothing of what failed stays; if it cannot be removed, the first error is the one to know.
             let _ = place.remove();
             return Err(error);
@@ -109,7 +129,7 @@ impl Attacher {
     /// returns.
     pub fn detach(&self, what: &str) -> Result<(), AttachError> {
         let path = fs::canonicalize(what).ok();
-        for place in Place::all(&self.node)? {
+        for place in Place::all(&self.run, &self.node)? {
             let Some(attached) = look(&place)? else { continue };
             let record = &attached.record;
             let meant = record.name == what
@@ -127,7 +147,7 @@ impl Attacher {
     /// All attachments of the node.
     pub fn list(&self) -> Result<Vec<Attached>, AttachError> {
         let mut list = Vec::new();
-        for place in Place::all(&self.node)? {
+        for place in Place::all(&self.run, &self.node)? {
             list.extend(look(&place)?);
         }
         list.sort_by(|a, b| a.record.name.cmp(&b.record.name));
@@ -183,6 +203,7 @@ fn end(place: &Place, what: &str) -> Result<(), AttachError> {
         place.remove()?;
         return Err(AttachError::NotAttached(what.into()));
     };
+    wait_for_clients(place, &attached)?;
     take_away_device(place)?;
     let using: Vec<u32> = users::of(&place.disk()).into_iter().filter(|pid| *pid != attached.record.pid).collect();
     if !using.is_empty() {
@@ -193,6 +214,20 @@ fn end(place: &Place, what: &str) -> Result<(), AttachError> {
     }
     unmount(place)?;
     place.remove()
+}
+
+/// A client of the socket is a virtual machine that runs.
+fn wait_for_clients(place: &Place, attached: &Attached) -> Result<(), AttachError> {
+    let Some(socket) = attached.record.socket.as_ref().filter(|_| attached.served) else { return Ok(()) };
+    let deadline = Instant::now() + SETTLE_TIME;
+    while users::has_clients(socket) {
+        if Instant::now() > deadline {
+            let by = format!(" (by a client of {}: a virtual machine)", socket.display());
+            return Err(AttachError::InUse { device: place.disk().display().to_string(), by });
+        }
+        std::thread::sleep(LOOK);
+    }
+    Ok(())
 }
 
 fn take_away_device(place: &Place) -> Result<(), AttachError> {

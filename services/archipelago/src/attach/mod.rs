@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `place` | the directory of an attachment: its name, its lock, what is recorded there |
 //! | `server` | the process that serves an attached volume |
+//! | `only` | the one volume that a socket of its own leads to |
 //! | `start` | starts it, and waits until it serves |
 //! | `loop_device` | loop devices: over a file, of a file, away |
 //! | `users` | who has a device in use |
@@ -19,6 +20,7 @@ mod error;
 mod limits;
 #[allow(unsafe_code)]
 mod loop_device;
+mod only;
 mod place;
 pub mod server;
 mod start;
@@ -26,5 +28,5 @@ mod users;
 
 pub use commands::{Attached, Attacher, Presentation, Wanted};
 pub use error::AttachError;
-pub use place::{Place, Record, default_node};
+pub use place::{Place, RUN, Record, default_node};
 pub use start::READY;

@@ -6,14 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::error::AttachError;
-use super::limits::WATCH;
+use super::limits::{MAX_CLIENTS, WATCH};
 use super::loop_device::LoopDevice;
+use super::only::OnlyExport;
 use super::place::{Place, Record};
 use crate::disk::device::{Device, Exports};
 use crate::fuse::Mounted;
+use crate::nbd;
 
 /// A volume that is served. Its end is the end of the process.
 pub struct Server {
+    nbd: Option<nbd::Server>,
     mounted: Mounted,
     disk: Arc<dyn Device>,
     place: Place,
@@ -35,8 +38,9 @@ impl Server {
         place.make_disk()?;
         let source = format!("archipelago:{}", record.name);
         let mounted = Mounted::mount(disk.clone(), &place.disk(), &source).map_err(|e| host("mount a volume in", e))?;
+        let nbd = record.socket.as_deref().map(|_| listen(place, &record.name, &disk)).transpose()?;
         place.write_record(record).map_err(|e| host("write in", e))?;
-        Ok(Server { mounted, disk, place: place.clone(), lock })
+        Ok(Server { nbd, mounted, disk, place: place.clone(), lock })
     }
 
     /// Serves until `stop`, or until somebody unmounts the file. Keeps a device over the file as large as the volume.
@@ -64,8 +68,12 @@ impl Server {
 
     /// Ends: takes the file away, and writes what is in memory to the store.
     pub fn stop(self) -> Result<(), AttachError> {
-        let Server { mounted, disk, place, lock } = self;
+        let Server { nbd, mounted, disk, place, lock } = self;
         let host = |op, error| AttachError::host(op, place.dir().display(), error);
+        let stopped = nbd.map(nbd::Server::stop).unwrap_or_default();
+        if stopped.cut > 0 {
+            eprintln!("archipelago: {} clients did not finish in time and were cut off", stopped.cut);
+        }
         let unmounted = mounted.unmount();
         let flushed = disk.flush();
         // The last handle closes the volume, whose errors have nobody to go to; so what it had to write was written before.
@@ -75,4 +83,12 @@ impl Server {
         flushed.map_err(|e| host("flush the volume of", io::Error::from_raw_os_error(e.0)))?;
         unmounted.map_err(|e| host("unmount", e))
     }
+}
+
+/// Serves the disk over NBD, and nothing else of the store.
+fn listen(place: &Place, name: &str, disk: &Arc<dyn Device>) -> Result<nbd::Server, AttachError> {
+    let endpoint = nbd::Endpoint::Unix { path: place.make_socket()?, mode: 0o600 };
+    let exports = Arc::new(OnlyExport::new(name.to_string(), disk.clone()));
+    let options = nbd::ServerOptions { max_connections: MAX_CLIENTS, ..nbd::ServerOptions::default() };
+    nbd::Server::start(exports, &[endpoint], options).map_err(|error| AttachError::Busy(error.to_string()))
 }

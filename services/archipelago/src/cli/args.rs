@@ -505,6 +505,9 @@ pub struct ServeAttached {
     pub name: String,
     /// Its id
     pub id: String,
+    /// Serve it over NBD as well, on a socket of its own
+    #[arg(long)]
+    pub socket: bool,
     /// Directory of the attachment
     pub dir: PathBuf,
 }
