@@ -60,6 +60,16 @@ impl Store {
         }
     }
 
+    /// Facts about what has this name, if anything has, as its header has them: in constant time, however much was written since. What
+    /// [`VolumeInfo::mapped`] says may be old.
+    pub fn lookup(&self, name: &str) -> Result<Option<VolumeInfo>> {
+        match catalog::find(&self.shared, name) {
+            Ok((header, _)) => catalog::describe(&self.shared, &header, None).map(Some),
+            Err(Error::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The volumes and snapshots with this value under this key, in byte order of names. Reads every header of the store. One that cannot be
     /// read is passed over, as if it had no labels.
     pub fn find_labelled(&self, key: &str, value: &str) -> Result<Vec<VolumeInfo>> {

@@ -118,6 +118,18 @@ pub fn load(named: Option<&Path>, warn: &mut dyn FnMut(String)) -> Result<Config
     Ok(config)
 }
 
+/// Reads the files that hold for everybody: the original's, and the system's, whose keys win.
+pub fn load_for_everybody(warn: &mut dyn FnMut(String)) -> Result<Config, Failure> {
+    let mut config = Config::default();
+    if let Some(text) = read(Path::new(ORIGINAL))? {
+        config.merge_original(Path::new(ORIGINAL), &text, warn)?;
+    }
+    if let Some(text) = read(Path::new(SYSTEM))? {
+        config.merge(Path::new(SYSTEM), &text, warn)?;
+    }
+    Ok(config)
+}
+
 /// The user's file: below `$XDG_CONFIG_HOME`, or `~/.config`. Relative directories are ignored, as the XDG rules ask.
 fn user_file() -> Option<PathBuf> {
     let dir = |name| std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());

@@ -11,6 +11,7 @@ pub mod fuse;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod ganeti;
 pub mod hasher;
 pub mod import;
 pub mod nbd;

@@ -1,5 +1,6 @@
 //! What commands do: attach a volume, detach it, list what is attached.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -39,9 +40,9 @@ pub struct Wanted {
     pub read_only: bool,
     /// Block device or file.
     pub presentation: Presentation,
-    /// Whether it is served over NBD as well, on a socket of its own.
+    /// Whether it is served over NBD as well, on a socket of its own. What is attached already stays as it is: its record says.
     pub socket: bool,
-    /// Arguments with which this program serves it, all but the directory of the attachment, which is added.
+    /// Arguments that name the same store and configuration to the program that serves it.
     pub server: Vec<String>,
     /// Name under which this program is started for that, with an empty environment. `None`: as it is.
     pub server_name: Option<&'static str>,
@@ -99,23 +100,16 @@ impl Attacher {
                     let text = format!("{}: is attached already, {how}, as {}", wanted.name, attached.path().display());
                     return Err(AttachError::Otherwise(text));
                 }
-                if wanted.socket && attached.record.socket.is_none() {
-                    let (name, path) = (&wanted.name, attached.path().display());
-                    let text = format!(
-                        "{name}: is attached already as {path}, without a socket; run `archipelago unmap {name}` first"
-                    );
-                    return Err(AttachError::Otherwise(text));
-                }
                 return present(&place, attached, wanted.presentation);
             }
             // Whoever served it was killed.
             _ => clear(&place, &wanted.name)?,
         }
-        let mut arguments = wanted.server.clone();
-        if wanted.socket {
-            arguments.push("--socket".into());
-        }
-        arguments.push(place.dir().to_string_lossy().into_owned());
+        let mut arguments: Vec<OsString> = wanted.server.iter().map(OsString::from).collect();
+        arguments.extend(["--json", "serve-attached"].map(OsString::from));
+        arguments.extend(wanted.socket.then(|| "--socket".into()));
+        arguments.extend(["--", &wanted.name, &wanted.id].map(OsString::from));
+        arguments.push(place.dir().into());
         if let Err(error) = start::start(&place, wanted.server_name, &arguments) {
             // Nothing of what failed stays; if it cannot be removed, the first error is the one to know.
             let _ = place.remove();
@@ -142,6 +136,17 @@ impl Attacher {
             }
         }
         Err(AttachError::NotAttached(what.into()))
+    }
+
+    /// Makes the device of an attached volume as large as the volume, which its server does too, a little later.
+    pub fn follow_size(&self, attached: &Attached) -> Result<(), AttachError> {
+        let failed = |e| AttachError::host("look at", attached.file.display(), e);
+        // The kernel remembers the size until somebody asks.
+        fs::metadata(&attached.file).map_err(failed)?;
+        match LoopDevice::over(&attached.file)? {
+            Some(device) => device.follow_size().map_err(|e| AttachError::host("resize", device.path().display(), e)),
+            None => Ok(()),
+        }
     }
 
     /// All attachments of the node.

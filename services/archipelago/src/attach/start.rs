@@ -1,5 +1,6 @@
 //! Starts the process that serves a volume, and waits until it does.
 
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -30,7 +31,7 @@ struct SaidError {
 
 /// Runs this program with `arguments` until it says that it serves; under `name`, if one is given, and then with an empty environment. It goes
 /// on when this process ends.
-pub fn start(place: &Place, name: Option<&str>, arguments: &[String]) -> Result<u32, AttachError> {
+pub fn start(place: &Place, name: Option<&str>, arguments: &[OsString]) -> Result<u32, AttachError> {
     let log = place.log();
     let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&log);
     let file = opened.map_err(|e| AttachError::host("open", log.display(), e))?;

@@ -32,8 +32,6 @@ pub fn attach(context: &Context, args: &Map) -> Result<Attached, Failure> {
     let attacher = attacher(context, &args.node)?;
     let store = context.store()?;
     let info = store.info(&args.name)?;
-    let mut server = context.arguments();
-    server.extend(["--json", "serve-attached", &info.name, &info.id].map(String::from));
     let wanted = Wanted {
         store: context.location()?.to_string(),
         uuid: store.uuid(),
@@ -42,7 +40,7 @@ pub fn attach(context: &Context, args: &Map) -> Result<Attached, Failure> {
         read_only: info.kind != Kind::Volume,
         presentation: if args.file { Presentation::File } else { Presentation::Device },
         socket: false,
-        server,
+        server: context.arguments(),
         server_name: None,
     };
     drop(store);
