@@ -26,10 +26,13 @@ const MAX_WORD: usize = 64;
 pub struct Live(HashSet<String>);
 
 impl Live {
-    /// Reads UUIDs of disks, or their names (`UUID.ext.diskN`), between blanks, commas and line ends; `-` stands for none. Anything else is
+    /// Reads UUIDs of disks, or their names (`UUID.ext.diskN`), as `gnt-instance list` prints them (`['UUID', 'UUID']`), or between blanks,
+    /// commas and line ends; `-` stands for none. Anything else is
     /// refused, with what it is: a list that is something else must not make orphans.
     pub fn read(text: &str) -> Result<Live, String> {
-        let words = text.split(|c: char| c.is_whitespace() || c == ',').filter(|word| !word.is_empty() && *word != "-");
+        let words = text
+            .split(|c: char| c.is_whitespace() || ",[]'".contains(c))
+            .filter(|word| !word.is_empty() && *word != "-");
         let mut live = HashSet::new();
         for word in words {
             if word.len() > MAX_WORD || !is_disk(word) {
@@ -106,7 +109,7 @@ mod tests {
 
     #[test]
     fn lists_are_read_as_ganeti_prints_them_and_anything_else_is_refused() {
-        let text = format!("{DISK},{OTHER}\n-\n\n{OTHER}.ext.disk10\n");
+        let text = format!("['{DISK}', '{OTHER}']\n[]\n-\n\n{OTHER}.ext.disk10,{DISK}\n");
         assert_eq!(Live::read(&text).unwrap().0.len(), 3);
         assert!(Live::read("\n - ").unwrap().is_empty());
         let (upper, long) = (DISK.to_uppercase(), "a".repeat(1 << 20));

@@ -15,6 +15,7 @@ use super::loop_device::{self, LoopDevice};
 use super::place::{Place, Record};
 use super::{start, users};
 use crate::fuse;
+use crate::nbd::bound_at;
 
 /// What a volume is to be attached as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,7 +226,8 @@ fn end(place: &Place, what: &str) -> Result<(), AttachError> {
 fn wait_for_clients(place: &Place, attached: &Attached) -> Result<(), AttachError> {
     let Some(socket) = attached.record.socket.as_ref().filter(|_| attached.served) else { return Ok(()) };
     let deadline = Instant::now() + SETTLE_TIME;
-    while users::has_clients(socket) {
+    let bound = bound_at(socket, attached.record.pid);
+    while users::has_clients(&bound) {
         if Instant::now() > deadline {
             let by = format!(" (by a client of {}: a virtual machine)", socket.display());
             return Err(AttachError::InUse { device: place.disk().display().to_string(), by });

@@ -25,15 +25,15 @@ pub fn of(path: &Path) -> Vec<u32> {
 
 /// Whether anybody is connected to a socket, as the kernel lists those of this network namespace.
 pub fn has_clients(socket: &Path) -> bool {
-    /// The state of a socket that is connected.
-    const CONNECTED: &[u8] = b"03";
+    /// The states of a connection that waits to be accepted, and of one that was.
+    const CONNECTED: [&[u8]; 2] = [b"02", b"03"];
     let Ok(table) = fs::read("/proc/net/unix") else { return false };
     let path = socket.as_os_str().as_bytes();
     table.split(|byte| *byte == b'\n').any(|line| {
         // Number, references, protocol, flags, type, state, inode; then a blank and the path, which may have blanks itself.
         line.strip_suffix(path).is_some_and(|rest| {
             let fields: Vec<_> = rest.split(|byte| *byte == b' ').filter(|field| !field.is_empty()).collect();
-            rest.ends_with(b" ") && fields.len() == 7 && fields[5] == CONNECTED
+            rest.ends_with(b" ") && fields.len() == 7 && CONNECTED.contains(&fields[5])
         })
     })
 }
@@ -58,6 +58,7 @@ mod tests {
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
         assert!(!has_clients(&path));
         let client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        assert!(has_clients(&path), "it waits to be accepted");
         let (server, _) = listener.accept().unwrap();
         assert!(has_clients(&path) && !has_clients(&dir.path().join("socket")));
         drop((client, server));
