@@ -338,7 +338,7 @@ mod tests {
     use crate::error::Error;
     use crate::format::relations::Transfer;
     use crate::format::stream::{Identity, Progress};
-    use crate::limits::MAX_GROUP;
+    use crate::limits::{MAX_GROUP, MAX_LABEL_VALUE};
     use proptest::collection::vec;
     use proptest::prelude::*;
 
@@ -379,14 +379,22 @@ mod tests {
             log: Some(start(5)),
             received: Received::Partly(Box::new(transfer())),
             group: Group::No,
-            labels: Labels::default(),
+            labels: full_labels(),
         }
+    }
+
+    /// As many as fit.
+    fn full_labels() -> Labels {
+        let (long, rest) = ("v".repeat(MAX_LABEL_VALUE), "v".repeat(MAX_LABELS - 3 * (3 + MAX_LABEL_VALUE) - 3));
+        let all =
+            [("a", &long), ("b", &long), ("c", &long), ("d", &rest)].map(|(key, value)| (key, Some(value.as_str())));
+        Labels::default().with(&all).unwrap()
     }
 
     #[test]
     fn the_largest_header_fits_a_record() {
         let bytes = largest().encode();
-        assert_eq!(bytes.len(), 1951);
+        assert_eq!(bytes.len(), 2977);
         assert!(bytes.len() <= MAX_RECORD);
         assert_eq!(Header::decode("h", &bytes).unwrap(), largest());
     }
