@@ -8,8 +8,8 @@ use crate::error::ProviderError;
 use crate::limits::{MAX_SHOWN, MAX_VALUE};
 use crate::parameters;
 
-/// Variables of a disk that are looked at; all others whose names begin with `VOL_` are not.
-const VOLUME: [&str; 10] = [
+/// Variables of a disk that are looked at, and the one of an instance; all others whose names begin with `VOL_` are not.
+const VOLUME: [&str; 9] = [
     "VOL_NAME",
     "VOL_CNAME",
     "VOL_UUID",
@@ -17,7 +17,6 @@ const VOLUME: [&str; 10] = [
     "VOL_NEW_SIZE",
     "VOL_METADATA",
     "VOL_SNAPSHOT_NAME",
-    "VOL_SNAPSHOT_SIZE",
     "VOL_OPEN_EXCLUSIVE",
     "GANETI_INSTANCE_PRIMARY",
 ];

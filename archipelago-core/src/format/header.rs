@@ -435,7 +435,7 @@ mod tests {
             (4, 2, "version 2"),
             (6, 5, "kind 5"),
             (7, 4, "flag bit 2"),
-            (8, 0b1010, "feature bit 3"),
+            (8, 0b11010, "feature bit 4"),
             (15, 0x81, "feature bits 56, 63"),
             (64, 1, "encrypted"),
             (72, 1, "content domain"),

@@ -14,6 +14,9 @@ use super::limits::MAX_SAID;
 use super::place::Place;
 use crate::cli::exit::Class;
 
+/// Where a server with an environment of its own finds programs.
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// What a server prints when it serves.
 pub const READY: &str = "attached";
 
@@ -38,7 +41,7 @@ pub fn start(place: &Place, name: Option<&str>, arguments: &[OsString]) -> Resul
     // Also after this program was replaced by a newer one.
     let mut command = Command::new("/proc/self/exe");
     if let Some(name) = name {
-        command.arg0(name).env_clear();
+        command.arg0(name).env_clear().env("PATH", PATH);
     }
     command.args(arguments).current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file);
     let mut child = command.spawn().map_err(|e| AttachError::host("start", "a server", e))?;

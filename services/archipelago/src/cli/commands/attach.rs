@@ -95,6 +95,8 @@ pub fn showmapped(context: &mut Context, args: &Showmapped) -> Result<(), Failur
 pub fn serve(context: &mut Context, args: &ServeAttached) -> Result<(), Failure> {
     // Signals of the terminal from which it was started are none of its business.
     rustix::process::setsid().map_err(|e| Failure::host("begin", "a session", e.into()))?;
+    // It was started through a link to itself, whose name says nothing. Where it cannot be told what it is, it goes without.
+    let _ = std::fs::write("/proc/self/comm", "archipelago");
     let stop = Arc::new(AtomicBool::new(false));
     for signal in SIGNALS {
         flag::register(signal, stop.clone()).map_err(|e| Failure::host("register", "a signal handler", e))?;
