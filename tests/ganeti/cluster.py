@@ -124,8 +124,12 @@ class Cluster:
         return f"/proc/{self._pid}/root/run/ganeti/kvm-hypervisor/ctrl/{instance}.serial"
 
     def stop(self):
-        """Ends everything inside of the node, and takes away loop devices over files of STATE that are left."""
+        """Ends everything inside of the node, after taking away loop devices that are left over files of STATE: only there their names are seen."""
         if self._pid is not None:
+            listed = self.run("losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE")[1]
+            for device, over in (line.split(None, 1) for line in listed.splitlines() if " " in line):
+                if over.startswith(self.state + "/"):
+                    self.run("losetup", "-d", device)
             os.kill(self._pid, signal.SIGKILL)  # the first process of the node: all others go with it
         if self._process is not None:
             try:
@@ -133,14 +137,6 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        for device in os.listdir("/sys/block"):
-            try:
-                with open(f"/sys/block/{device}/loop/backing_file", encoding="utf-8") as file:
-                    over = file.read()
-            except OSError:
-                continue
-            if over.startswith(self.state + "/"):
-                subprocess.run(["losetup", "-d", f"/dev/{device}"], check=False)
 
     def _prepare(self):
         for own, seen in OWN.items():

@@ -2,8 +2,11 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::error::AttachError;
 use super::limits::{MAX_CLIENTS, WATCH};
@@ -43,11 +46,14 @@ impl Server {
         Ok(Server { nbd, mounted, disk, place: place.clone(), lock })
     }
 
-    /// Serves until `stop`, or until somebody unmounts the file. Keeps a device over the file as large as the volume.
-    pub fn run(&self, stop: &AtomicBool) {
+    /// Serves until `stop`, of which `wake` becomes readable, or until somebody unmounts the file. Keeps a device over the file as large as the
+    /// volume.
+    pub fn run(&self, stop: &AtomicBool, wake: BorrowedFd<'_>) {
+        let watch = PollTimeout::try_from(WATCH).unwrap_or(PollTimeout::MAX);
         let mut size = self.disk.size();
         while !stop.load(Ordering::Acquire) && !self.mounted.is_over() {
-            std::thread::park_timeout(WATCH);
+            // An interruption is a look too many.
+            let _ = poll(&mut [PollFd::new(wake, PollFlags::POLLIN)], watch);
             let now = self.disk.size();
             if now != size && self.announce().is_ok() {
                 size = now;

@@ -2,12 +2,14 @@
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use archipelago_core::Kind;
 use signal_hook::flag;
+use signal_hook::low_level::pipe;
 
 use super::super::Context;
 use super::super::args::{Map, Node, ServeAttached, Showmapped, Unmap};
@@ -98,8 +100,12 @@ pub fn serve(context: &mut Context, args: &ServeAttached) -> Result<(), Failure>
     // It was started through a link to itself, whose name says nothing. Where it cannot be told what it is, it goes without.
     let _ = std::fs::write("/proc/self/comm", "archipelago");
     let stop = Arc::new(AtomicBool::new(false));
+    let failed = |e| Failure::host("register", "a signal handler", e);
+    let (wake, waker) = UnixStream::pair().map_err(failed)?;
     for signal in SIGNALS {
-        flag::register(signal, stop.clone()).map_err(|e| Failure::host("register", "a signal handler", e))?;
+        flag::register(signal, stop.clone()).map_err(failed)?;
+        // Behind the flag: who is woken finds it set.
+        pipe::register(signal, waker.try_clone().map_err(failed)?).map_err(failed)?;
     }
     let store = context.store()?;
     let info = store.info(&args.name)?;
@@ -123,7 +129,7 @@ pub fn serve(context: &mut Context, args: &ServeAttached) -> Result<(), Failure>
     let nowhere = std::fs::File::options().write(true).open("/dev/null");
     let closed = nowhere.and_then(|file| Ok(nix::unistd::dup2_stdout(file.as_fd())?));
     closed.map_err(|e| Failure::host("open", "/dev/null", e))?;
-    server.run(&stop);
+    server.run(&stop, wake.as_fd());
     exports.end_waits();
     let stopped = server.stop();
     let _ = io::stderr().flush();
