@@ -49,7 +49,7 @@ impl Environment {
 
     /// Names of parameters that are none of ours, in the order of their names.
     pub fn unknown(&self) -> Vec<String> {
-        let mut names: Vec<_> = self.unknown.iter().map(|name| shown(name)).collect();
+        let mut names: Vec<_> = self.unknown.iter().map(shown).collect();
         names.sort();
         names
     }
