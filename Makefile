@@ -11,6 +11,8 @@
 # make mutants   small changes of the engine, MUTANTS of them (0: all), each of which the simulator should notice (docs/mutants.md)
 # make miri      the parts that do no I/O under Miri
 # make bench     measurements; BENCH="..." are the arguments of the bench program
+# make test-ganeti  the provider under a real Ganeti of one node, in namespaces (as root; docs/ganeti.md)
+# make install-extstorage  the Ganeti provider and its hooks below $(DESTDIR)$(PREFIX); EXTSTORAGEDIR and HOOKSDIR name other places
 # make install   program (also as vlmc), man pages, shell completions, C library, header and pkg-config file below $(DESTDIR)$(PREFIX)
 # make library   the C library alone, in $(TARGET_DIR)/release/libarchipelago (docs/c-api.md)
 # make wheel     the Python package with the library in it, in $(TARGET_DIR)/wheel (docs/python.md)
@@ -29,6 +31,9 @@ PREFIX ?= $(or $(prefix),/usr/local)
 LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 DESTDIR ?=
+# One of the places in which Debian's Ganeti looks; one that was built from source looks only in /srv/ganeti/extstorage.
+EXTSTORAGEDIR ?= $(PREFIX)/lib/ganeti/extstorage
+HOOKSDIR ?= /etc/ganeti/hooks
 BENCH ?=
 SOAK_MINUTES ?= 60
 FSX_OPERATIONS ?= 200000
@@ -46,13 +51,14 @@ CARGO ?= cargo
 SCRIPTS := services/archipelago/scripts
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BINARY := $(abspath $(TARGET_DIR))/release/archipelago
+PROVIDER ?= $(abspath $(TARGET_DIR))/release/extstorage-provider
 LIBRARY := $(abspath $(TARGET_DIR))/release/libarchipelago
 # The one that the tests of the C library link.
 TESTED_LIBRARY := $(abspath $(TARGET_DIR))/tmp/libarchipelago
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 GUEST := $(CURDIR)/.demo/guest
-SHELL_SCRIPTS := .ci/run archipelago-ffi/link-library archipelago-ffi/examples/fio-headers archipelago-ffi/python/run-tests $(addprefix $(SCRIPTS)/,install-deps guest-image fsx-over-fuse with-served-volume)
-PYTHON_SCRIPTS := fuzz/soak archipelago-ffi/python/build-wheel $(addprefix $(SCRIPTS)/,demo.py guestctl.py map-in-guest probe-kvm tour check-licences check-links)
+SHELL_SCRIPTS := .ci/run archipelago-ffi/link-library archipelago-ffi/examples/fio-headers archipelago-ffi/python/run-tests $(addprefix $(SCRIPTS)/,install-deps guest-image fsx-over-fuse with-served-volume) tests/ganeti/guest
+PYTHON_SCRIPTS := tests/ganeti/run tests/ganeti/attach-many tests/ganeti/cluster.py fuzz/soak archipelago-ffi/python/build-wheel $(addprefix $(SCRIPTS)/,demo.py guestctl.py map-in-guest probe-kvm tour check-licences check-links)
 # Programs run by `make test` after the cargo tests; each finds the built program in $$ARCHIPELAGO.
 INTEGRATION_TESTS ?=
 
@@ -60,7 +66,7 @@ INTEGRATION_TESTS ?=
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 export ARCHIPELAGO := $(BINARY)
 
-.PHONY: help deps build library wheel header demo devices tour fmt fmt-check lint test test-all fsx crashes simulate soak bench install install-library fuzz schedules mutants miri
+.PHONY: test-ganeti install-extstorage help deps build library wheel header demo devices tour fmt fmt-check lint test test-all fsx crashes simulate soak bench install install-library fuzz schedules mutants miri
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -70,7 +76,7 @@ deps:
 
 build:
 	@$(SCRIPTS)/install-deps build
-	$(CARGO) build --release --locked -p archipelago -p archipelago-ffi
+	$(CARGO) build --release --locked -p archipelago -p archipelago-ffi -p extstorage-provider
 	archipelago-ffi/link-library $(TARGET_DIR)/release/libarchipelago_ffi.a $(LIBRARY)
 
 library:
@@ -120,7 +126,14 @@ test:
 	$(CARGO) test --locked -p archipelago-core --features shuttle --test shuttle
 	archipelago-ffi/python/run-tests $(TESTED_LIBRARY)/libarchipelago.so.1.* $(abspath $(TARGET_DIR))/tmp/python
 	$(if $(INTEGRATION_TESTS),$(CARGO) build --release --locked -p archipelago)
+	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory test-ganeti; else echo "not root: the test on Ganeti is left out" >&2; fi
 	@for program in $(INTEGRATION_TESTS); do echo "== $$program"; $$program; done
+
+test-ganeti:
+	@$(SCRIPTS)/install-deps build ganeti
+	$(CARGO) build --release --locked -p archipelago -p extstorage-provider
+	@tests/ganeti/guest .demo/ganeti
+	timeout --kill-after 20 360 tests/ganeti/run --archipelago $(BINARY) --provider $(PROVIDER)
 
 test-all: test miri
 	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory fsx; else echo "not root: the test over FUSE is left out" >&2; fi
@@ -212,6 +225,23 @@ install: install-library $(BINARY)
 	$(BINARY) completions bash --of vlmc >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/vlmc
 	$(BINARY) completions zsh --of vlmc >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_vlmc
 	$(BINARY) completions fish --of vlmc >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/vlmc.fish
+
+$(PROVIDER):
+	@$(MAKE) --no-print-directory build
+
+# One program under every name. Ganeti wants regular files; the hooks and the provider's older name are links.
+VERBS := create attach detach remove grow setinfo verify snapshot open close
+install-extstorage: $(PROVIDER)
+	install -d $(DESTDIR)$(EXTSTORAGEDIR)/archipelago $(DESTDIR)/var/log/ganeti/extstorage \
+	  $(addprefix $(DESTDIR)$(HOOKSDIR)/,instance-start-pre.d instance-migrate-pre.d)
+	chmod 750 $(DESTDIR)/var/log/ganeti/extstorage
+	rm -f $(addprefix $(DESTDIR)$(EXTSTORAGEDIR)/archipelago/,$(VERBS))
+	install -m 755 $(PROVIDER) $(DESTDIR)$(EXTSTORAGEDIR)/archipelago/verify
+	cd $(DESTDIR)$(EXTSTORAGEDIR)/archipelago && for verb in $(filter-out verify,$(VERBS)); do ln verify $$verb; done
+	install -m 644 extstorage-provider/parameters.list $(DESTDIR)$(EXTSTORAGEDIR)/archipelago/
+	ln -sfn archipelago $(DESTDIR)$(EXTSTORAGEDIR)/vlmc
+	ln -sf $(EXTSTORAGEDIR)/archipelago/verify $(DESTDIR)$(HOOKSDIR)/instance-start-pre.d/archip-lockvolumes
+	ln -sf $(EXTSTORAGEDIR)/archipelago/verify $(DESTDIR)$(HOOKSDIR)/instance-migrate-pre.d/archip-openvolumes
 
 # For tests, which say by LIBRARY where theirs is.
 install-library: $(LIBRARY)/libarchipelago.a

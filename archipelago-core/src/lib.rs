@@ -37,13 +37,14 @@ pub use blocker::VolumeId;
 pub use digest::Digest;
 pub use error::{Error, Owner, Result};
 pub use format::header::Kind;
+pub use format::labels::Labels;
 pub use format::stream::ResumeToken;
 pub use store::{
     Affected, Amount, Background, ByteRange, CheckOptions, CheckProgress, CheckReport, CloneOptions, CollectOptions,
     CollectPhase, CollectProgress, CollectReport, ContentFigures, CreateOptions, DamagedEntry, DataReport, DiffExtent,
-    DiskUse, DiskUseProgress, Finding, FindingKind, InitOptions, ListOptions, Location, MapExtent, MapSource, MapUse,
-    Page, Rate, ReceiveStatus, Repair, ScrubOptions, ScrubProgress, ScrubReport, SendOptions, SendPlan, Severity,
-    SpaceByKind, Store, StoreOptions, StoreStatus, ThinOptions, Usage, VolumeInfo,
+    DiskUse, DiskUseProgress, Finding, FindingKind, InitOptions, LabelChange, ListOptions, Location, MapExtent,
+    MapSource, MapUse, Page, Rate, ReceiveStatus, Repair, ScrubOptions, ScrubProgress, ScrubReport, SendOptions,
+    SendPlan, Severity, SpaceByKind, Store, StoreOptions, StoreStatus, ThinOptions, Usage, VolumeInfo,
 };
 pub use volume::{
     Begun, CompactOptions, CompactReport, Completion, CompletionQueue, DataExtent, Mode, Operation, StallStats,

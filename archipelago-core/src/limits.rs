@@ -93,6 +93,12 @@ pub const MAX_CAPTURED: u64 = 2 * MAX_OVERLAY;
 
 /// Part size of the packed data file of an epoch: below the file size limit of ext4 (16 TiB).
 pub const DATA_PART: u64 = 8 << 40;
+/// Longest key of a label in bytes: a program and a word.
+pub const MAX_LABEL_KEY: usize = 64;
+/// Longest value of a label in bytes: a name, an id, a line of text. Its length is stored in a byte.
+pub const MAX_LABEL_VALUE: usize = 255;
+/// Most bytes of labels in one header: what programs note fits many times, and a header with all of its other parts fits a record.
+pub const MAX_LABELS: usize = 1024;
 /// Payload of one record slot (header, lock, process, superblock).
 pub const MAX_RECORD: usize = 8 * 484;
 /// Largest unit of a file system in which the file blocker makes requests past the page cache: sixteen times what any has that is in use.

@@ -459,6 +459,8 @@ mod tests {
             open_by: None,
             origin: None,
             receiving: None,
+            labels: Default::default(),
+            untouched: false,
         }
     }
 

@@ -2,6 +2,7 @@
 //! what the text says it holds, and encoded again to the same bytes.
 
 use super::header::{Header, Kind, LogPos, LogStart, Root, SealedRange};
+use super::labels::Labels;
 use super::log::{self, Body, Found, RecordHead, Run, RunKind, SegmentHead};
 
 use super::index::{self, IndexEntry, IndexHead, Slot};
@@ -155,6 +156,7 @@ fn header() -> Header {
         log: Some(LogStart { pos: LogPos { segment: 0, offset: 0x3800 }, seq: 4, generation: 0x6e57 }),
         received: Received::No,
         group: Group::No,
+        labels: Labels::default(),
     }
 }
 
@@ -176,6 +178,22 @@ fn received_header() -> Header {
         ranges: vec![],
         log: None,
         received: Received::From(monday_identity()),
+        ..header()
+    }
+}
+
+fn labelled_header() -> Header {
+    let labels = [("ganeti.name", Some("d7a6.ext.disk0")), ("ganeti.uuid", Some("1f0c"))];
+    Header {
+        id: VolumeId(0x6a0e_0000_0000_0003),
+        name: "vm-7-disk".into(),
+        size: 64 << 20,
+        epoch: 1,
+        parent: VolumeId(0),
+        root: Root::Empty,
+        ranges: vec![],
+        log: None,
+        labels: Labels::default().with(&labels).unwrap(),
         ..header()
     }
 }
@@ -417,7 +435,12 @@ fn the_owner_of_the_document_is_read_as_one() {
 
 #[test]
 fn the_headers_of_a_received_snapshot_and_of_a_group_in_the_document_are_those_described() {
-    for (tag, header) in [("received-header", received_header()), ("group-header", group_header())] {
+    let shown = [
+        ("received-header", received_header()),
+        ("group-header", group_header()),
+        ("labelled-header", labelled_header()),
+    ];
+    for (tag, header) in shown {
         let bytes = header.encode();
         same(tag, &bytes);
         assert_eq!(Header::decode("example", &example(tag, bytes.len())).unwrap(), header);

@@ -1,18 +1,20 @@
 //! Map headers (format.md, "Header").
 
 use super::bytes::{Reader, Writer, bit_names};
+use super::labels::{self, Labels};
 use super::node::{MAX_LEVEL, Pointer};
 use super::relations::{self, Group, Received};
 use crate::blocker::VolumeId;
 use crate::error::Result;
 use crate::limits::{
-    ATOM, MAX_BLOCK_SIZE, MAX_INLINE_ROOT, MAX_RANGES, MAX_RECORD, MAX_VOLUME_SIZE, MIN_BLOCK_SIZE, MIN_VOLUME_SIZE,
+    ATOM, MAX_BLOCK_SIZE, MAX_INLINE_ROOT, MAX_LABELS, MAX_RANGES, MAX_RECORD, MAX_VOLUME_SIZE, MIN_BLOCK_SIZE,
+    MIN_VOLUME_SIZE,
 };
 
 /// Layout of headers written by this build.
 pub const VERSION: u16 = 1;
 /// Incompatible features of a map that this build knows.
-pub const INCOMPAT_KNOWN: u64 = relations::KNOWN;
+pub const INCOMPAT_KNOWN: u64 = relations::KNOWN | labels::KNOWN;
 /// Longest stored name, in bytes; wider than what [`crate::name`] allows today.
 pub const MAX_STORED_NAME: usize = 255;
 
@@ -34,7 +36,8 @@ const NODE: u8 = 2;
 
 // The largest header fits a record.
 const _: () = assert!(
-    FIXED + MAX_INLINE_ROOT + MAX_RANGES * RANGE + LOG_START + relations::MAX_SIZE + MAX_STORED_NAME <= MAX_RECORD
+    FIXED + MAX_INLINE_ROOT + MAX_RANGES * RANGE + LOG_START + relations::MAX_SIZE + 2 + MAX_LABELS + MAX_STORED_NAME
+        <= MAX_RECORD
 );
 
 /// What kind of map a header describes.
@@ -143,6 +146,8 @@ pub struct Header {
     pub received: Received,
     /// Group snapshots.
     pub group: Group,
+    /// What programs note about it.
+    pub labels: Labels,
 }
 
 impl LogPos {
@@ -205,7 +210,8 @@ impl Header {
             Root::Node { level, .. } => (NODE, *level, 0),
         };
         let mut writer = Writer::with_capacity(FIXED + 512);
-        writer.u32(MAGIC).u16(VERSION).u8(kind).u8(flags).u64(self.received.feature() | self.group.feature());
+        writer.u32(MAGIC).u16(VERSION).u8(kind).u8(flags);
+        writer.u64(self.received.feature() | self.group.feature() | self.labels.feature());
         writer.u64(self.id.0).u64(self.size).u64(self.epoch).u64(self.created).u64(self.parent.0).u64(self.birth);
         writer.u64(self.key).u64(self.domain).u8(self.block_shift).u8(root_kind).u8(level);
         writer.u8(u8::from(self.log.is_some()));
@@ -225,6 +231,7 @@ impl Header {
         }
         self.received.write(&mut writer);
         self.group.write(&mut writer);
+        self.labels.write(&mut writer);
         writer.bytes(self.name.as_bytes());
         writer.finish()
     }
@@ -292,6 +299,7 @@ impl Header {
         let log = if has_log == 1 { Some(LogStart::read(&mut reader)?) } else { None };
         let received = Received::read(&mut reader, incompat, kind, size)?;
         let group = Group::read(&mut reader, incompat, kind, size)?;
+        let labels = Labels::read(&mut reader, incompat, kind)?;
         let plain = root == Root::Empty && ranges.is_empty() && log.is_none();
         reader.require(plain || kind != Kind::Group, "a group has data of its own")?;
         let name = match std::str::from_utf8(reader.take(name)?) {
@@ -319,6 +327,7 @@ impl Header {
             log,
             received,
             group,
+            labels,
         })
     }
 }
@@ -329,7 +338,7 @@ mod tests {
     use crate::error::Error;
     use crate::format::relations::Transfer;
     use crate::format::stream::{Identity, Progress};
-    use crate::limits::MAX_GROUP;
+    use crate::limits::{MAX_GROUP, MAX_LABEL_VALUE};
     use proptest::collection::vec;
     use proptest::prelude::*;
 
@@ -370,13 +379,22 @@ mod tests {
             log: Some(start(5)),
             received: Received::Partly(Box::new(transfer())),
             group: Group::No,
+            labels: full_labels(),
         }
+    }
+
+    /// As many as fit.
+    fn full_labels() -> Labels {
+        let (long, rest) = ("v".repeat(MAX_LABEL_VALUE), "v".repeat(MAX_LABELS - 3 * (3 + MAX_LABEL_VALUE) - 3));
+        let all =
+            [("a", &long), ("b", &long), ("c", &long), ("d", &rest)].map(|(key, value)| (key, Some(value.as_str())));
+        Labels::default().with(&all).unwrap()
     }
 
     #[test]
     fn the_largest_header_fits_a_record() {
         let bytes = largest().encode();
-        assert_eq!(bytes.len(), 1951);
+        assert_eq!(bytes.len(), 2977);
         assert!(bytes.len() <= MAX_RECORD);
         assert_eq!(Header::decode("h", &bytes).unwrap(), largest());
     }
@@ -417,7 +435,7 @@ mod tests {
             (4, 2, "version 2"),
             (6, 5, "kind 5"),
             (7, 4, "flag bit 2"),
-            (8, 0b1010, "feature bit 3"),
+            (8, 0b11010, "feature bit 4"),
             (15, 0x81, "feature bits 56, 63"),
             (64, 1, "encrypted"),
             (72, 1, "content domain"),
@@ -475,6 +493,13 @@ mod tests {
         ]
     }
 
+    fn any_labels() -> impl Strategy<Value = Labels> {
+        vec(("[a-z.]{1,20}", "[a-zé ]{1,40}"), 0..4).prop_map(|list| {
+            let changes: Vec<_> = list.iter().map(|(key, value)| (key.as_str(), Some(value.as_str()))).collect();
+            Labels::default().with(&changes).unwrap()
+        })
+    }
+
     prop_compose! {
         fn any_header()(
             (id, parent, epoch) in (1u64.., any::<u64>(), any::<u64>()), (created, birth) in any::<(u64, u64)>(),
@@ -482,11 +507,12 @@ mod tests {
             name in "[a-zé@_]{0,80}", (removed, shrunk) in any::<(bool, bool)>(),
             size in MIN_VOLUME_SIZE..=MAX_VOLUME_SIZE, block_shift in 16u8..=26, root in any_root(),
             ranges in vec(any_range(), 0..=MAX_RANGES), log in proptest::option::of(any_start()),
-            tie in 0u8..3, members in prop::collection::btree_set(1u64.., 1..=MAX_GROUP),
+            tie in 0u8..3, labels in any_labels(), members in prop::collection::btree_set(1u64.., 1..=MAX_GROUP),
         ) -> Header {
             let (id, parent) = (VolumeId(id), VolumeId(parent));
             let plain = Header { id, kind, name, removed, shrunk, size, block_shift, epoch, created, parent, birth, key: 0,
-                domain: 0, root, ranges, log, received: Received::No, group: Group::No };
+                domain: 0, root, ranges, log, received: Received::No, group: Group::No,
+                labels: if kind == Kind::Volume || kind == Kind::Snapshot { labels } else { Labels::default() } };
             match (kind, tie) {
                 (Kind::Group, _) => Header { size: members.len() as u64, root: Root::Empty, ranges: vec![], log: None,
                     group: Group::Of(members.into_iter().map(VolumeId).collect()), ..plain },

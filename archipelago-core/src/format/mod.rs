@@ -5,6 +5,7 @@
 
 pub mod header;
 pub mod index;
+pub mod labels;
 pub mod lease;
 pub mod log;
 pub mod node;

@@ -223,6 +223,11 @@ fn info(header: &Header, mapped: u64, parent: Option<String>, open_by: Option<Ow
             Received::Partly(transfer) => Some(transfer.progress.position),
             _ => None,
         },
+        labels: header.labels.clone(),
+        untouched: header.kind == Kind::Volume
+            && header.log.is_none()
+            && header.epoch == 1
+            && header.received == Received::No,
     }
 }
 

@@ -75,6 +75,15 @@ pub enum Request {
         /// Its new name.
         new: String,
     },
+    /// Change labels, all together or none.
+    Label {
+        /// Id of the volume.
+        id: String,
+        /// Name of the volume.
+        volume: String,
+        /// Keys with their new values, or `None` to take one away.
+        changes: Vec<(String, Option<String>)>,
+    },
     /// Close the volume, so that another process may open it.
     Release {
         /// Id of the volume.

@@ -14,6 +14,7 @@ use super::{PATIENCE, STATUS_TIME, Store, VolumeInfo, catalog, open};
 use crate::blocker::{LockGuard, LockMode, LockOutcome, RecordKey, VolumeId};
 use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind, Root};
+use crate::format::labels::Labels;
 use crate::format::relations::{Group, Received};
 use crate::hex;
 use crate::limits::MAX_GROUP;
@@ -326,6 +327,7 @@ fn publish(shared: &Shared, group: VolumeId, headers: &[Header]) -> Result<()> {
         log: None,
         received: Received::No,
         group: Group::Of(ids),
+        labels: Labels::default(),
     };
     // Whoever would clear away a snapshot that does not count yet has to have this.
     let lock = catalog::lock(shared, &record, "it is a group snapshot on its way")?;

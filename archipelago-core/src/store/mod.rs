@@ -9,6 +9,7 @@ pub mod content;
 pub mod control;
 mod disk_use;
 mod group;
+mod labels;
 pub(crate) mod open;
 pub(crate) mod operations;
 mod os;
@@ -38,6 +39,7 @@ use crate::blocker::file::{FileBlocker, FileOptions};
 use crate::blocker::{Blocker, LockGuard, RecordKey, VolumeId};
 use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind, Root};
+use crate::format::labels::Labels;
 use crate::format::relations::{Group, Received};
 use crate::format::stream::uuid_text;
 use crate::format::superblock::Superblock;
@@ -53,6 +55,7 @@ pub use check::{
 pub use collect::{Amount, CollectOptions, CollectPhase, CollectProgress, CollectReport, Rate, SpaceByKind};
 pub use disk_use::{DiskUse, DiskUseProgress, MapUse};
 pub use group::GroupStep;
+pub use labels::LabelChange;
 pub use receive::ReceiveStatus;
 pub use send::{SendOptions, SendPlan};
 pub use service::Answerer;
@@ -211,6 +214,10 @@ impl Store {
 
     /// Makes an empty volume.
     pub fn create(&self, name: &str, options: &CreateOptions) -> Result<VolumeInfo> {
+        self.make_empty(name, options, Labels::default())
+    }
+
+    fn make_empty(&self, name: &str, options: &CreateOptions, labels: Labels) -> Result<VolumeInfo> {
         crate::name::check(name)?;
         catalog::check_size(options.size)?;
         let block_shift = match options.block_size {
@@ -236,6 +243,7 @@ impl Store {
             log: None,
             received: Received::No,
             group: Group::No,
+            labels,
         };
         let _operation = self.shared.operations.begin();
         catalog::ensure_free(&self.shared, name)?;
@@ -245,7 +253,8 @@ impl Store {
 
     /// Makes a writable clone of a snapshot: constant time, no data moves.
     pub fn clone_snapshot(&self, snapshot: &str, name: &str, options: &CloneOptions) -> Result<VolumeInfo> {
-        let headers = self.make_clones(snapshot, std::slice::from_ref(&name.to_string()), options)?;
+        let headers =
+            self.make_clones(snapshot, std::slice::from_ref(&name.to_string()), options, &Labels::default())?;
         catalog::describe_clone(&headers[0], snapshot)
     }
 
@@ -255,10 +264,16 @@ impl Store {
             let text = format!("{} clones at once; 1 to {} can be made", names.len(), limits::MAX_CLONE_COUNT);
             return Err(Error::InvalidArgument(text));
         }
-        self.make_clones(snapshot, names, options).map(|_| ())
+        self.make_clones(snapshot, names, options, &Labels::default()).map(|_| ())
     }
 
-    fn make_clones(&self, snapshot: &str, names: &[String], options: &CloneOptions) -> Result<Vec<Header>> {
+    fn make_clones(
+        &self,
+        snapshot: &str,
+        names: &[String],
+        options: &CloneOptions,
+        labels: &Labels,
+    ) -> Result<Vec<Header>> {
         let mut seen = HashSet::with_capacity(names.len());
         for name in names {
             crate::name::check(name)?;
@@ -292,6 +307,7 @@ impl Store {
                 log: None,
                 received: Received::No,
                 group: Group::No,
+                labels: labels.clone(),
                 ..source.clone()
             });
         }

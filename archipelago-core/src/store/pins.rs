@@ -114,6 +114,7 @@ mod tests {
             log: None,
             received: Default::default(),
             group: Default::default(),
+            labels: Default::default(),
         }
     }
 

@@ -13,6 +13,7 @@ use crate::blocker::{RecordKey, VolumeId};
 use crate::checksum;
 use crate::error::{Error, Owner, Result};
 use crate::format::header::{Header, Kind, Root};
+use crate::format::labels::Labels;
 use crate::format::relations::{Group, Received, Transfer};
 use crate::format::stream::{
     Base, FRAME_HEAD, FrameHead, FrameKind, HASH, HEADER_FIXED, Identity, ResumeToken, Sequence, StreamHeader,
@@ -253,6 +254,7 @@ impl Store {
             log: None,
             received: transfer(stream, sequence),
             group: Group::No,
+            labels: Labels::default(),
         };
         let Some(base) = &stream.base else { return catalog::publish(&self.shared, &header) };
         let found = find_base(&self.shared, base, stream.block_shift)?;

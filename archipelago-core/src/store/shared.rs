@@ -218,6 +218,11 @@ impl Handler for Shared {
                     volume(id, name)?.rename(new)?;
                     Answer::Done
                 }
+                Request::Label { id, volume: name, changes } => {
+                    let changes: Vec<_> = changes.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect();
+                    volume(id, name)?.set_labels(&changes)?;
+                    Answer::Done
+                }
                 Request::Release { id, volume: name } => {
                     volume(id, name)?.close()?;
                     Answer::Done

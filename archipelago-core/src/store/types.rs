@@ -10,6 +10,7 @@ use crate::blocker::Space;
 use crate::digest::Digest;
 use crate::error::{Error, Owner, Result};
 use crate::format::header::Kind;
+use crate::format::labels::Labels;
 use crate::limits;
 
 /// Where a store is. Text form: `file:/path`.
@@ -154,6 +155,13 @@ pub struct VolumeInfo {
     /// For a map that is being received: bytes of the snapshot that are here for good.
     #[serde(default)]
     pub receiving: Option<u64>,
+    /// What programs noted about it.
+    #[serde(default)]
+    pub labels: Labels,
+    /// A volume that was never written since it was made, nor snapshotted or made smaller: it has the bytes of what it was cloned from, or
+    /// zeros. Of a volume open in another process: as of its header.
+    #[serde(default)]
+    pub untouched: bool,
 }
 
 /// How much of a map is its own.

@@ -3,10 +3,11 @@
 use crate::blocker::{LockGuard, VolumeId};
 use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind, LogPos, SealedRange};
+use crate::format::labels::Labels;
 use crate::format::log::Body;
 use crate::limits::{MAX_RANGES, SECTOR, SECTOR_SHIFT};
-use crate::store::VolumeInfo;
 use crate::store::catalog;
+use crate::store::{LabelChange, VolumeInfo};
 use crate::sync::MutexGuard;
 use crate::sync::atomic::Ordering;
 use crate::volume::inner::{CommitState, Inner, Writer};
@@ -90,6 +91,7 @@ impl Inner {
             ranges,
             log: None,
             shrunk: false,
+            labels: Labels::default(),
             ..own.clone()
         }
     }
@@ -210,6 +212,17 @@ impl Inner {
         self.commit_header(|h| h.name = new.to_string())?;
         *self.name.write() = new.to_string();
         self.blocker().unbind_name(&old)
+    }
+
+    /// See [`crate::Store::set_labels`].
+    pub fn set_labels(&self, changes: &[LabelChange<'_>]) -> Result<()> {
+        let writer = self.writer()?;
+        let _operation = self.shared.operations.begin();
+        let _commit = writer.commit.lock();
+        self.check()?;
+        let old = self.header.lock().header.labels.clone();
+        let labels = old.with(changes)?;
+        if labels == old { Ok(()) } else { self.commit_header(|h| h.labels = labels) }
     }
 
     /// Flushes, folds and gives the volume up.

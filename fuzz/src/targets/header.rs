@@ -5,7 +5,7 @@ use archipelago_core::format::node::{Entry, Node, Pointer};
 use archipelago_core::format::relations::{Group, Received, Transfer};
 use archipelago_core::format::stream::{Identity, Progress};
 use archipelago_core::limits::{MAX_INLINE_ROOT, MAX_RANGES, MAX_RECORD, MAX_VOLUME_SIZE};
-use archipelago_core::{VolumeId, fuzzing};
+use archipelago_core::{Labels, VolumeId, fuzzing};
 
 use super::refused;
 use crate::Target;
@@ -50,6 +50,7 @@ pub(super) fn plain() -> Header {
         log: None,
         received: Received::No,
         group: Group::No,
+        labels: Labels::default(),
     }
 }
 
@@ -69,7 +70,9 @@ fn seeds() -> Vec<Vec<u8>> {
     let progress = Progress { position: 8192, data: 4096, zeros: 4096, chain: [9; 32] };
     let transfer = Transfer { identity, base: Some(identity), progress };
     let of = vec![VolumeId(4), VolumeId(5)];
+    let labels = Labels::default().with(&[("a", Some("1")), ("b.c", Some("ä 2"))]).expect("sound labels");
     [
+        Header { labels, ..plain() },
         Header { received: Received::Partly(Box::new(transfer)), ..plain() },
         Header { kind: Kind::Snapshot, received: Received::From(identity), ..plain() },
         Header { kind: Kind::Snapshot, group: Group::Member(VolumeId(3)), ..plain() },

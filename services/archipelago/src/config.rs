@@ -37,6 +37,12 @@ pub struct Config {
     pub max_unfolded: Option<u64>,
     /// `direct`: data is read and written past the page cache.
     pub direct: Option<bool>,
+    /// `run_dir`: the directory below which attachments are.
+    pub run_dir: Option<PathBuf>,
+    /// `node`: the name of this node, if it is not the host name.
+    pub node: Option<String>,
+    /// `ganeti`: what the Ganeti provider works with.
+    pub ganeti: Ganeti,
     /// `serve.nbd`: where to listen.
     pub nbd: Vec<String>,
     /// `serve.vhost_user`: what to attach to virtual machines, and where.
@@ -71,6 +77,27 @@ pub struct Config {
     pub original: original::Original,
 }
 
+/// What the Ganeti provider works with (docs/ganeti.md).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ganeti {
+    /// `ganeti.pools.NAME`: stores that disks may name by the parameter `pool`.
+    pub pools: BTreeMap<String, String>,
+    /// `ganeti.volume_naming`: by which of its two names a disk is looked for.
+    pub volume_naming: Naming,
+}
+
+/// By which of its two names a disk of Ganeti is looked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Naming {
+    /// Whichever exists.
+    #[default]
+    Either,
+    /// The disk's name, `VOL_CNAME`.
+    Cname,
+    /// The name that Ganeti made up, `VOL_NAME`.
+    Name,
+}
+
 /// Reads the named file, or the default ones: the original's, the system's, then the user's, whose keys win. A named file that ends in
 /// `.conf` stands for the original's, and ours are read as well. Calls `warn` for what is ignored.
 pub fn load(named: Option<&Path>, warn: &mut dyn FnMut(String)) -> Result<Config, Failure> {
@@ -89,6 +116,18 @@ pub fn load(named: Option<&Path>, warn: &mut dyn FnMut(String)) -> Result<Config
         if let Some(text) = read(&path)? {
             config.merge(&path, &text, warn)?;
         }
+    }
+    Ok(config)
+}
+
+/// Reads the files that hold for everybody: the original's, and the system's, whose keys win.
+pub fn load_for_everybody(warn: &mut dyn FnMut(String)) -> Result<Config, Failure> {
+    let mut config = Config::default();
+    if let Some(text) = read(Path::new(ORIGINAL))? {
+        config.merge_original(Path::new(ORIGINAL), &text, warn)?;
+    }
+    if let Some(text) = read(Path::new(SYSTEM))? {
+        config.merge(Path::new(SYSTEM), &text, warn)?;
     }
     Ok(config)
 }
@@ -161,6 +200,12 @@ impl Config {
                     Value::Boolean(direct) => self.direct = Some(*direct),
                     _ => return Err(file.wrong(key, "true or false")),
                 },
+                "run_dir" => self.run_dir = Some(file.absolute(key, value)?),
+                "node" => self.node = Some(file.text(key, value)?),
+                "ganeti" => match value {
+                    Value::Table(ganeti) => self.merge_ganeti(&file, ganeti, warn)?,
+                    _ => return Err(file.wrong(key, "a table")),
+                },
                 "limits" => match value {
                     Value::Table(volumes) => self.merge_limits(&file, volumes, warn)?,
                     _ => return Err(file.wrong(key, "a table")),
@@ -170,6 +215,29 @@ impl Config {
                     _ => return Err(file.wrong(key, "a table")),
                 },
                 _ => warn(format!("{}: unknown key `{key}` is ignored", path.display())),
+            }
+        }
+        Ok(())
+    }
+
+    fn merge_ganeti(&mut self, file: &KeyIn<'_>, ganeti: &Table, warn: &mut dyn FnMut(String)) -> Result<(), Failure> {
+        for (key, value) in ganeti {
+            match (key.as_str(), value) {
+                ("pools", Value::Table(pools)) => {
+                    for (name, value) in pools {
+                        let store = file.text(&format!("ganeti.pools.{name}"), value)?;
+                        self.ganeti.pools.insert(name.clone(), store);
+                    }
+                }
+                ("pools", _) => return Err(file.wrong("ganeti.pools", "a table")),
+                ("volume_naming", value) => {
+                    self.ganeti.volume_naming = match value.as_str() {
+                        Some("cname") => Naming::Cname,
+                        Some("name") => Naming::Name,
+                        _ => return Err(file.wrong("ganeti.volume_naming", "\"cname\" or \"name\"")),
+                    };
+                }
+                _ => warn(format!("{}: unknown key `ganeti.{key}` is ignored", file.path.display())),
             }
         }
         Ok(())
@@ -242,6 +310,11 @@ impl KeyIn<'_> {
         value.as_str().map(str::to_string).ok_or_else(|| self.wrong(key, "a text in quotes"))
     }
 
+    fn absolute(&self, key: &str, value: &Value) -> Result<PathBuf, Failure> {
+        let path = PathBuf::from(self.text(key, value)?);
+        if path.is_absolute() { Ok(path) } else { Err(self.wrong(key, "a path that starts with /")) }
+    }
+
     fn seconds(&self, key: &str, value: &Value) -> Result<u64, Failure> {
         self.number(key, value, "a number of seconds")
     }
@@ -283,11 +356,12 @@ mod tests {
 
     #[test]
     fn every_key_is_read() {
-        let text = "store = 'file:/srv/store'\nnode_cache = '128M'\nmax_unfolded = 33554432\ndirect = true\n\
+        let text = "run_dir = '/run/a'\nnode = 'node-1'\nstore = 'file:/srv/store'\nnode_cache = '128M'\nmax_unfolded = 33554432\ndirect = true\n\
             [serve]\nnbd = ['unix:/run/a.sock', 'tcp:127.0.0.1:10809']\nvhost_user = 'unix:/run/b.sock=disk-1'\npid_file = '/run/a.pid'\n\
             gc_interval = 600\ngc_rate = '8M'\nscrub_interval = 86400\nscrub_rate = '1M'\n\
             hash_interval = 60\nhash_rate = '4M'\nhash_age = 30\nslow_io = 250\n\
             tls_cert = '/etc/c.pem'\ntls_key = '/etc/k.pem'\ntls_client_ca = '/etc/ca.pem'\n\
+            [ganeti]\nvolume_naming = 'cname'\n[ganeti.pools]\nssd = 'file:/srv/ssd'\n\
             [limits.disk-1]\niops = 100\niops_burst = 200\nbps = '1M'\nbps_burst = 4096\n[limits.'*']\niops = 9\n";
         let (config, warnings) = merged(&[text]);
         let expected = Config {
@@ -295,6 +369,12 @@ mod tests {
             node_cache: Some(128 << 20),
             max_unfolded: Some(32 << 20),
             direct: Some(true),
+            run_dir: Some("/run/a".into()),
+            node: Some("node-1".into()),
+            ganeti: Ganeti {
+                pools: BTreeMap::from([("ssd".into(), "file:/srv/ssd".into())]),
+                volume_naming: Naming::Cname,
+            },
             nbd: vec!["unix:/run/a.sock".into(), "tcp:127.0.0.1:10809".into()],
             vhost_user: vec!["unix:/run/b.sock=disk-1".into()],
             tls_cert: Some("/etc/c.pem".into()),
@@ -334,6 +414,11 @@ mod tests {
         for bad in [
             "store = 1",
             "node_cache = '10KB'",
+            "run_dir = 'run'",
+            "ganeti = 1",
+            "[ganeti]\npools = 'a'",
+            "[ganeti]\nvolume_naming = 'both'",
+            "[ganeti.pools]\na = 1",
             "node_cache = -1",
             "direct = 'yes'",
             "serve = 1",

@@ -12,6 +12,7 @@ pub mod fuse;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod ganeti;
 pub mod hasher;
 pub mod import;
 pub mod nbd;

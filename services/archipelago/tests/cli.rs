@@ -221,6 +221,7 @@ fn a_volume_has_the_documented_fields() {
         "epoch",
         "id",
         "kind",
+        "labels",
         "mapped",
         "name",
         "open_by",
@@ -231,6 +232,7 @@ fn a_volume_has_the_documented_fields() {
         "shared",
         "size",
         "unique",
+        "untouched",
     ];
     assert_eq!(keys(&created), fields);
     assert_eq!((&created["unique"], &created["shared"]), (&json!(null), &json!(null)));

@@ -30,7 +30,7 @@ fn tests_below(dir: &Path, found: &mut HashSet<String>) {
 /// Names of all test functions of the project.
 fn all_tests() -> HashSet<String> {
     let mut found = HashSet::new();
-    for folder in ["archipelago-core", "archipelago-ffi", "services/archipelago"] {
+    for folder in ["archipelago-core", "archipelago-ffi", "services/archipelago", "extstorage-provider"] {
         for part in ["src", "tests"] {
             tests_below(&tree().join(folder).join(part), &mut found);
         }

@@ -4,6 +4,7 @@ use crate::blocker::{RecordKey, VolumeId};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind, Root};
+use crate::format::labels::Labels;
 use crate::format::node::{Entry, Extent, Source};
 use crate::format::relations::{Group, Received};
 use crate::limits::{MAX_DIGEST_BATCH, SECTOR, SECTOR_SHIFT};
@@ -86,6 +87,7 @@ impl Store {
                 log: None,
                 received: Received::No,
                 group: Group::No,
+                labels: Labels::default(),
             };
             catalog::publish(&self.shared, &header)?;
             Ok(header)

@@ -38,6 +38,8 @@ fn info(name: &str) -> VolumeInfo {
         open_by: None,
         origin: None,
         receiving: None,
+        labels: Default::default(),
+        untouched: false,
     }
 }
 

@@ -1,5 +1,6 @@
 //! What commands do: attach a volume, detach it, list what is attached.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -15,6 +16,7 @@ use super::loop_device::LoopDevice;
 use super::place::{Place, Record};
 use super::{start, users};
 use crate::fuse;
+use crate::nbd::bound_at;
 
 /// What a volume is to be attached as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +44,12 @@ pub struct Wanted {
     pub presentation: Presentation,
     /// The driver of the device; the best there is without.
     pub driver: Option<Driver>,
-    /// Arguments with which this program serves it, all but the directory of the attachment and the driver, which are added.
+    /// Whether it is served over NBD as well, on a socket of its own. What is attached already stays as it is: its record says.
+    pub socket: bool,
+    /// Arguments that name the same store and configuration to the program that serves it.
     pub server: Vec<String>,
+    /// Name under which this program is started for that, with an empty environment. `None`: as it is.
+    pub server_name: Option<&'static str>,
 }
 
 /// An attachment that is there.
@@ -69,13 +75,19 @@ impl Attached {
 
 /// Attaches and detaches on one node. Two nodes on one machine do not see one another's attachments.
 pub struct Attacher {
+    run: PathBuf,
     node: String,
 }
 
 impl Attacher {
-    /// For the node of this name.
-    pub fn new(node: String) -> Attacher {
-        Attacher { node }
+    /// For the node of this name, with the directory below which attachments are.
+    pub fn new(run: PathBuf, node: String) -> Attacher {
+        Attacher { run, node }
+    }
+
+    /// What is attached of a volume, if it is.
+    pub fn find(&self, store: &str, id: &str) -> Result<Option<Attached>, AttachError> {
+        look(&Place::of(&self.run, &self.node, store, id)?)
     }
 
     /// Attaches a volume; the same path again if it is attached already.
@@ -85,7 +97,7 @@ impl Attacher {
             // A device may be put over it later.
             Presentation::File => Driver::Loop,
         };
-        let place = Place::of(&self.node, &wanted.uuid, &wanted.id)?;
+        let place = Place::of(&self.run, &self.node, &wanted.uuid, &wanted.id)?;
         let _lock = place.lock()?;
         match look(&place)? {
             Some(attached) if attached.served => {
@@ -107,9 +119,12 @@ impl Attacher {
             // Whoever served it was killed.
             _ => clear(&place, &wanted.name)?,
         }
-        let mut arguments = wanted.server.clone();
-        arguments.extend([place.dir().to_string_lossy().into_owned(), driver.word().into()]);
-        if let Err(error) = start::start(&place, &arguments) {
+        let mut arguments: Vec<OsString> = wanted.server.iter().map(OsString::from).collect();
+        arguments.extend(["--json", "serve-attached"].map(OsString::from));
+        arguments.extend(wanted.socket.then(|| "--socket".into()));
+        arguments.extend(["--", &wanted.name, &wanted.id].map(OsString::from));
+        arguments.extend([place.dir().into(), driver.word().into()]);
+        if let Err(error) = start::start(&place, wanted.server_name, &arguments) {
             // Nothing of what failed stays; if it cannot be removed, the first error is the one to know.
             let _ = place.remove();
             return Err(error);
@@ -122,7 +137,7 @@ impl Attacher {
     /// returns.
     pub fn detach(&self, what: &str) -> Result<(), AttachError> {
         let path = fs::canonicalize(what).ok();
-        for place in Place::all(&self.node)? {
+        for place in Place::all(&self.run, &self.node)? {
             let Some(attached) = look(&place)? else { continue };
             let record = &attached.record;
             let meant = record.name == what
@@ -137,10 +152,22 @@ impl Attacher {
         Err(AttachError::NotAttached(what.into()))
     }
 
+    /// Makes the device of an attached volume as large as the volume, which its server does too, a little later.
+    pub fn follow_size(&self, attached: &Attached) -> Result<(), AttachError> {
+        // Of a device that is none over a file, its server alone can tell the kernel.
+        let Some(file) = &attached.file else { return Ok(()) };
+        // The kernel remembers the size until somebody asks.
+        fs::metadata(file).map_err(|e| AttachError::host("look at", file.display(), e))?;
+        match LoopDevice::over(file)? {
+            Some(device) => device.follow_size().map_err(|e| AttachError::host("resize", device.path().display(), e)),
+            None => Ok(()),
+        }
+    }
+
     /// All attachments of the node.
     pub fn list(&self) -> Result<Vec<Attached>, AttachError> {
         let mut list = Vec::new();
-        for place in Place::all(&self.node)? {
+        for place in Place::all(&self.run, &self.node)? {
             list.extend(look(&place)?);
         }
         list.sort_by(|a, b| a.record.name.cmp(&b.record.name));
@@ -183,6 +210,7 @@ fn end(place: &Place, what: &str) -> Result<(), AttachError> {
         place.remove()?;
         return Err(AttachError::NotAttached(what.into()));
     };
+    wait_for_clients(place, &attached)?;
     take_away_device(place)?;
     let using: Vec<u32> = users::of(&place.disk()).into_iter().filter(|pid| *pid != attached.record.pid).collect();
     if !using.is_empty() {
@@ -193,6 +221,21 @@ fn end(place: &Place, what: &str) -> Result<(), AttachError> {
     }
     unmount(place)?;
     place.remove()
+}
+
+/// A client of the socket is a virtual machine that runs.
+fn wait_for_clients(place: &Place, attached: &Attached) -> Result<(), AttachError> {
+    let Some(socket) = attached.record.socket.as_ref().filter(|_| attached.served) else { return Ok(()) };
+    let deadline = Instant::now() + SETTLE_TIME;
+    let bound = bound_at(socket, attached.record.pid);
+    while users::has_clients(&bound) {
+        if Instant::now() > deadline {
+            let by = format!(" (by a client of {}: a virtual machine)", socket.display());
+            return Err(AttachError::InUse { device: place.disk().display().to_string(), by });
+        }
+        std::thread::sleep(LOOK);
+    }
+    Ok(())
 }
 
 fn take_away_device(place: &Place) -> Result<(), AttachError> {

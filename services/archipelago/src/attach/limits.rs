@@ -19,3 +19,5 @@ pub const LOOP_TRIES: usize = 64;
 pub const SERVER_TRIES: usize = 20;
 /// Time in which a device may still be in use before detaching refuses: udev looks at one for some milliseconds after it was closed.
 pub const SETTLE_TIME: Duration = Duration::from_secs(1);
+/// Clients of the socket of one volume: a virtual machine is one, during a migration two, and programs that copy a disk open a few more.
+pub const MAX_CLIENTS: usize = 16;

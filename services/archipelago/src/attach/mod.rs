@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `place` | the directory of an attachment: its name, its lock, what is recorded there |
 //! | `server` | the process that serves an attached volume |
+//! | `only` | the one volume that a socket of its own leads to |
 //! | `start` | starts it, and waits until it serves |
 //! | `device` | the drivers, and what is the same for the devices of all |
 //! | `loop_device` | loop devices: over a file, of a file, away |
@@ -26,6 +27,7 @@ mod limits;
 mod loop_device;
 mod nbd_device;
 mod netlink;
+mod only;
 mod place;
 pub mod server;
 mod start;
@@ -34,5 +36,5 @@ mod users;
 pub use commands::{Attached, Attacher, Presentation, Wanted};
 pub use device::Driver;
 pub use error::AttachError;
-pub use place::{Place, Record, default_node};
+pub use place::{Place, RUN, Record, default_node};
 pub use start::READY;

@@ -8,21 +8,26 @@
 //! * `record`: what was attached, as JSON. Written before the server says that it is ready.
 //! * `disk`: the file over which the volume is mounted.
 //! * `log`: what the server said on standard error.
+//!
+//! The socket of a server, if it has one, is in `RUN/.sockets`, under a name of fixed length: the path of a socket may have 107 bytes, and
+//! those of a node and a store may take more.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::device::Driver;
 use super::error::AttachError;
 use super::limits::{LOCK_TIME, LOOK, SERVER_TRIES};
 
-/// The directory below which attachments are, unless `ARCHIPELAGO_RUN_DIR` names another one.
-const RUN: &str = "/run/archipelago/attached";
+/// The directory below which attachments are, unless another one is named.
+pub const RUN: &str = "/run/archipelago/attached";
 
 /// What is recorded about an attachment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +45,9 @@ pub struct Record {
     /// By what it becomes a device.
     #[serde(default)]
     pub driver: Driver,
+    /// The socket on which it is served over NBD, under its name.
+    #[serde(default)]
+    pub socket: Option<PathBuf>,
 }
 
 /// Where an attachment is.
@@ -55,7 +63,7 @@ pub fn default_node() -> Result<String, AttachError> {
     Ok(name.to_string_lossy().into_owned())
 }
 
-fn root(node: &str) -> Result<PathBuf, AttachError> {
+fn root(run: &Path, node: &str) -> Result<PathBuf, AttachError> {
     // It becomes the name of a directory.
     let good = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
     if node.is_empty() || node.len() > 255 || node.starts_with('.') || !node.bytes().all(good) {
@@ -63,8 +71,7 @@ fn root(node: &str) -> Result<PathBuf, AttachError> {
             "the name of the node, {node:?}, has something else in it than letters, digits, '.', '-' and '_'; give another one with --node"
         )));
     }
-    let base = std::env::var_os("ARCHIPELAGO_RUN_DIR").map_or_else(|| PathBuf::from(RUN), PathBuf::from);
-    Ok(base.join(node))
+    Ok(run.join(node))
 }
 
 fn is_same(file: &File, path: &Path) -> bool {
@@ -73,9 +80,9 @@ fn is_same(file: &File, path: &Path) -> bool {
 }
 
 impl Place {
-    /// The place of a volume, whether anything is there or not.
-    pub fn of(node: &str, store: &str, id: &str) -> Result<Place, AttachError> {
-        Ok(Place { dir: root(node)?.join(format!("{store}-{id}")) })
+    /// The place of a volume below the directory of all attachments, whether anything is there or not.
+    pub fn of(run: &Path, node: &str, store: &str, id: &str) -> Result<Place, AttachError> {
+        Ok(Place { dir: root(run, node)?.join(format!("{store}-{id}")) })
     }
 
     /// A place that is known by its directory.
@@ -84,8 +91,8 @@ impl Place {
     }
 
     /// All places of a node, in the order of their names.
-    pub fn all(node: &str) -> Result<Vec<Place>, AttachError> {
-        let dir = root(node)?;
+    pub fn all(run: &Path, node: &str) -> Result<Vec<Place>, AttachError> {
+        let dir = root(run, node)?;
         let failed = |e| AttachError::host("list", dir.display(), e);
         let entries = match fs::read_dir(&dir) {
             Ok(entries) => entries,
@@ -108,6 +115,25 @@ impl Place {
     /// Where the volume is mounted.
     pub fn disk(&self) -> PathBuf {
         self.dir.join("disk")
+    }
+
+    /// Where the server listens, if it does.
+    pub fn socket(&self) -> PathBuf {
+        let mut parts = self.dir.iter().rev();
+        let (store, node) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let hash =
+            Sha256::new().chain_update(node.as_bytes()).chain_update(b"/").chain_update(store.as_bytes()).finalize();
+        let name: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        let run = self.dir.ancestors().nth(2).unwrap_or(&self.dir);
+        run.join(".sockets").join(name)
+    }
+
+    /// Makes the directory of the socket, which only its owner may enter, and says where it is.
+    pub fn make_socket(&self) -> Result<PathBuf, AttachError> {
+        let path = self.socket();
+        let dir = path.parent().unwrap_or(&self.dir);
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        made.map(|()| path.clone()).map_err(|e| AttachError::host("make", dir.display(), e))
     }
 
     /// What the server says.
@@ -197,8 +223,14 @@ impl Place {
         serde_json::from_slice(&fs::read(self.dir.join("record")).ok()?).ok()
     }
 
-    /// Removes the directory. Nothing may be mounted there.
+    /// Removes the directory, and the socket that a server left that was killed. Nothing may be mounted there.
     pub fn remove(&self) -> Result<(), AttachError> {
+        match fs::remove_file(self.socket()) {
+            Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Err(AttachError::host("remove", self.socket().display(), error));
+            }
+            _ => {}
+        }
         match fs::remove_dir_all(&self.dir) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(AttachError::host("remove", self.dir.display(), error))
@@ -215,9 +247,14 @@ mod tests {
     #[test]
     fn names_of_nodes_cannot_lead_elsewhere() {
         for bad in ["", ".", "..", "a/b", ".hidden", "a b", "ä", &"a".repeat(256)] {
-            assert!(Place::of(bad, "s", "1").is_err(), "{bad}");
+            assert!(Place::of(Path::new("/run"), bad, "s", "1").is_err(), "{bad}");
         }
-        assert!(Place::of("node-1.example", "s", "1").unwrap().dir().ends_with("node-1.example/s-1"));
+        let place = Place::of(Path::new("/run"), "node-1.example", "s", "1").unwrap();
+        assert_eq!(place.dir(), Path::new("/run/node-1.example/s-1"));
+        // Every node and volume has a socket of its own, with a path of the same length.
+        let other = Place::of(Path::new("/run"), "node-2.example", "s", "1").unwrap();
+        assert!(place.socket() != other.socket() && place.socket().starts_with("/run/.sockets"));
+        assert_eq!(place.socket().as_os_str().len(), Place::at(Path::new("/run/n/s")).socket().as_os_str().len());
     }
 
     #[test]
@@ -231,7 +268,7 @@ mod tests {
         drop(lock);
         assert!(!place.is_served().unwrap());
         let [store, id, name] = ["file:/s", "1f", "disk-1"].map(String::from);
-        let record = Record { store, id, name, read_only: true, pid: 7, driver: Driver::Nbd };
+        let record = Record { store, id, name, read_only: true, pid: 7, driver: Driver::Nbd, socket: None };
         place.write_record(&record).unwrap();
         assert_eq!(place.record(), Some(record.clone()));
         // Written before there was a choice.

@@ -2,20 +2,26 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::connected::Connected;
 use super::device::Driver;
 use super::error::AttachError;
-use super::limits::WATCH;
+use super::limits::{MAX_CLIENTS, WATCH};
 use super::loop_device::LoopDevice;
+use super::only::OnlyExport;
 use super::place::{Place, Record};
 use crate::disk::device::{Device, Exports};
 use crate::fuse::Mounted;
+use crate::nbd;
 
 /// A volume that is served. Its end is the end of the process.
 pub struct Server {
+    nbd: Option<nbd::Server>,
     way: Way,
     disk: Arc<dyn Device>,
     place: Place,
@@ -54,19 +60,28 @@ impl Server {
                 Way::Connected(connected.map_err(|e| host("connect a block device for", e))?)
             }
         };
-        if let Err(error) = place.write_record(record) {
-            // A device that nobody knows of would stay.
-            let _ = way.end();
-            return Err(host("write in", error));
-        }
-        Ok(Server { way, disk, place: place.clone(), lock })
+        let listening = record.socket.as_deref().map(|_| listen(place, &record.name, &disk)).transpose();
+        let written =
+            listening.and_then(|nbd| place.write_record(record).map(|()| nbd).map_err(|e| host("write in", e)));
+        let nbd = match written {
+            Ok(nbd) => nbd,
+            Err(error) => {
+                // A device that nobody knows of would stay.
+                let _ = way.end();
+                return Err(error);
+            }
+        };
+        Ok(Server { nbd, way, disk, place: place.clone(), lock })
     }
 
-    /// Serves until `stop`, or until somebody unmounts the file or takes the device away. Keeps the device as large as the volume.
-    pub fn run(&self, stop: &AtomicBool) {
+    /// Serves until `stop`, of which `wake` becomes readable, or until somebody unmounts the file or takes the device away. Keeps the device as
+    /// large as the volume.
+    pub fn run(&self, stop: &AtomicBool, wake: BorrowedFd<'_>) {
+        let watch = PollTimeout::try_from(WATCH).unwrap_or(PollTimeout::MAX);
         let mut size = self.disk.size();
         while !stop.load(Ordering::Acquire) && !self.way.is_over() {
-            std::thread::park_timeout(WATCH);
+            // An interruption is a look too many.
+            let _ = poll(&mut [PollFd::new(wake, PollFlags::POLLIN)], watch);
             let now = self.disk.size();
             if now != size && self.announce(now).is_ok() {
                 size = now;
@@ -90,8 +105,12 @@ impl Server {
 
     /// Ends: takes the file or device away, and writes what is in memory to the store.
     pub fn stop(self) -> Result<(), AttachError> {
-        let Server { way, disk, place, lock } = self;
+        let Server { nbd, way, disk, place, lock } = self;
         let host = |op, error| AttachError::host(op, place.dir().display(), error);
+        let stopped = nbd.map(nbd::Server::stop).unwrap_or_default();
+        if stopped.cut > 0 {
+            eprintln!("archipelago: {} clients did not finish in time and were cut off", stopped.cut);
+        }
         let ended = way.end();
         let flushed = disk.flush();
         // The last handle closes the volume, whose errors have nobody to go to; so what it had to write was written before.
@@ -117,4 +136,12 @@ impl Way {
             Way::Connected(connected) => connected.end(),
         }
     }
+}
+
+/// Serves the disk over NBD, and nothing else of the store.
+fn listen(place: &Place, name: &str, disk: &Arc<dyn Device>) -> Result<nbd::Server, AttachError> {
+    let endpoint = nbd::Endpoint::Unix { path: place.make_socket()?, mode: 0o600 };
+    let exports = Arc::new(OnlyExport::new(name.to_string(), disk.clone()));
+    let options = nbd::ServerOptions { max_connections: MAX_CLIENTS, ..nbd::ServerOptions::default() };
+    nbd::Server::start(exports, &[endpoint], options).map_err(|error| AttachError::Busy(error.to_string()))
 }

@@ -1,8 +1,10 @@
 //! Starts the process that serves a volume, and waits until it does.
 
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use serde::Deserialize;
@@ -11,6 +13,9 @@ use super::error::AttachError;
 use super::limits::MAX_SAID;
 use super::place::Place;
 use crate::cli::exit::Class;
+
+/// Where a server with an environment of its own finds programs.
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What a server prints when it serves.
 pub const READY: &str = "attached";
@@ -27,14 +32,18 @@ struct SaidError {
     message: String,
 }
 
-/// Runs this program with `arguments` until it says that it serves. It goes on when this process ends.
-pub fn start(place: &Place, arguments: &[String]) -> Result<u32, AttachError> {
+/// Runs this program with `arguments` until it says that it serves; under `name`, if one is given, and then with an empty environment. It goes
+/// on when this process ends.
+pub fn start(place: &Place, name: Option<&str>, arguments: &[OsString]) -> Result<u32, AttachError> {
     let log = place.log();
     let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&log);
     let file = opened.map_err(|e| AttachError::host("open", log.display(), e))?;
     // Also after this program was replaced by a newer one.
     let mut command = Command::new("/proc/self/exe");
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file);
+    if let Some(name) = name {
+        command.arg0(name).env_clear().env("PATH", PATH);
+    }
+    command.args(arguments).current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file);
     let mut child = command.spawn().map_err(|e| AttachError::host("start", "a server", e))?;
     let mut line = String::new();
     if let Some(stdout) = child.stdout.take() {

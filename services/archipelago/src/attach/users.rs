@@ -1,6 +1,7 @@
 //! Who has a device in use.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// Processes that are named at most; whoever has more knows where to look.
@@ -22,6 +23,21 @@ pub fn of(path: &Path) -> Vec<u32> {
     found
 }
 
+/// Whether anybody is connected to a socket, as the kernel lists those of this network namespace.
+pub fn has_clients(socket: &Path) -> bool {
+    /// The states of a connection that waits to be accepted, and of one that was.
+    const CONNECTED: [&[u8]; 2] = [b"02", b"03"];
+    let Ok(table) = fs::read("/proc/net/unix") else { return false };
+    let path = socket.as_os_str().as_bytes();
+    table.split(|byte| *byte == b'\n').any(|line| {
+        // Number, references, protocol, flags, type, state, inode; then a blank and the path, which may have blanks itself.
+        line.strip_suffix(path).is_some_and(|rest| {
+            let fields: Vec<_> = rest.split(|byte| *byte == b' ').filter(|field| !field.is_empty()).collect();
+            rest.ends_with(b" ") && fields.len() == 7 && CONNECTED.contains(&fields[5])
+        })
+    })
+}
+
 /// Processes in words: ` (PID: 7, 8)`, or nothing.
 pub fn in_words(pids: &[u32]) -> String {
     let named: Vec<_> = pids.iter().take(MAX_NAMED).map(u32::to_string).collect();
@@ -34,6 +50,20 @@ pub fn in_words(pids: &[u32]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clients_of_a_socket_are_seen_as_long_as_they_are_connected() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a socket");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert!(!has_clients(&path));
+        let client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        assert!(has_clients(&path), "it waits to be accepted");
+        let (server, _) = listener.accept().unwrap();
+        assert!(has_clients(&path) && !has_clients(&dir.path().join("socket")));
+        drop((client, server));
+        assert!(!has_clients(&path));
+    }
 
     #[test]
     fn processes_that_have_a_file_open_are_found() {

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::{exit, size};
 use crate::attach::Driver;
 use crate::bench::args::Bench;
+use crate::ganeti;
 
 /// Store disks, images and snapshots as maps over one pool of blocks.
 ///
@@ -120,6 +121,8 @@ pub enum Command {
     /// Look for damage and leftovers, and repair what needs no invention; also while the store is in use
     #[command(visible_alias = "fsck")]
     Check(Check),
+    /// Find volumes that Ganeti made and no longer knows, and remove them if asked to
+    Orphans(Orphans),
     /// Print completions for a shell
     Completions(Completions),
     /// Write the man pages to a directory
@@ -508,6 +511,27 @@ pub struct Showmapped {
     pub node: Node,
 }
 
+/// `orphans`
+#[derive(Args, Debug)]
+pub struct Orphans {
+    /// File with the UUIDs of the disks that Ganeti has, as `gnt-instance list --no-headers -o disk.uuids` prints them [default: standard
+    /// input]
+    #[arg(long, value_name = "FILE")]
+    pub live: Option<PathBuf>,
+    /// Believe an empty list: Ganeti has no disks at all
+    #[arg(long)]
+    pub none_live: bool,
+    /// Only what is at least this old: Ganeti lists a disk when its instance is complete, which may take as long as copying an image
+    #[arg(long, value_name = "SECONDS", default_value_t = ganeti::MIN_AGE)]
+    pub min_age: u64,
+    /// Detach what is still attached on this node, and remove
+    #[arg(long)]
+    pub remove: bool,
+    /// Where it is attached
+    #[command(flatten)]
+    pub node: Node,
+}
+
 /// `serve-attached`
 #[derive(Args, Debug)]
 pub struct ServeAttached {
@@ -515,6 +539,9 @@ pub struct ServeAttached {
     pub name: String,
     /// Its id
     pub id: String,
+    /// Serve it over NBD as well, on a socket of its own
+    #[arg(long)]
+    pub socket: bool,
     /// Directory of the attachment
     pub dir: PathBuf,
     /// By what it becomes a device

@@ -174,6 +174,17 @@ fn bind_unix(path: &Path, mode: u32) -> Result<(UnixListener, (u64, u64)), Liste
     Ok((listener, (made.dev(), made.ino())))
 }
 
+/// The path under which the kernel lists the socket at `path`, and the connections to it, of the server that is this process: the one where
+/// it was bound.
+pub(crate) fn bound_at(path: &Path, server: u32) -> PathBuf {
+    path.parent().unwrap_or(Path::new(".")).join(private_name(server)).join("s")
+}
+
+/// Name of the directory in which a process binds a socket.
+fn private_name(process: u32) -> String {
+    format!(".n{process}")
+}
+
 fn lock_directory(directory: &Path) -> io::Result<File> {
     let file = File::open(directory)?;
     let begin = Instant::now();
@@ -196,7 +207,7 @@ impl PrivateDirectory {
     fn new(parent: &Path) -> io::Result<PrivateDirectory> {
         // The name is short: a socket's path may have no more than 107 bytes. Under the directory's lock only a dead process of
         // the same id can have left one.
-        let path = parent.join(format!(".n{}", std::process::id()));
+        let path = parent.join(private_name(std::process::id()));
         let _ = fs::remove_file(path.join("s"));
         let _ = fs::remove_dir(&path);
         fs::DirBuilder::new().mode(0o700).create(&path)?;

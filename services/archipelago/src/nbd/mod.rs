@@ -42,6 +42,7 @@ pub use crate::disk::device::{Device, DeviceResult, Errno, ExportError, Exports,
 pub use crate::disk::volumes::StoreExports;
 pub(crate) use buffer::share_heaps;
 pub(crate) use listen::Listener;
+pub(crate) use listen::bound_at;
 pub use listen::{DEFAULT_SOCKET_MODE, Endpoint, ListenError};
 #[cfg(feature = "fuzzing")]
 pub(crate) use server::serve_one;

@@ -28,7 +28,7 @@ pub fn run(context: &mut Context, command: Command) -> Done {
         Command::Create(args) => create(context, &args),
         Command::Remove(args) => remove(context, &args),
         Command::Map(args) => map(context, args),
-        Command::Unmap(args) => unmap(&args),
+        Command::Unmap(args) => unmap(context, &args),
         Command::Showmapped(args) => showmapped(context, &args),
         Command::List => list(context),
         Command::Snapshot(args) => snapshot(context, &args),
@@ -91,7 +91,7 @@ fn remove(context: &mut Context, args: &Named) -> Done {
     let store = context.store()?;
     store.remove(&args.name).map_err(|error| {
         let text = match &error {
-            Error::OpenElsewhere { .. } => store.info(&args.name).ok().and_then(|info| device_of(&info.id)),
+            Error::OpenElsewhere { .. } => store.info(&args.name).ok().and_then(|info| device_of(context, &info.id)),
             _ => None,
         };
         let text = text.map(|device| format!("Volume {} mapped on device {device}", args.name));
@@ -119,8 +119,8 @@ fn map(context: &mut Context, args: Map) -> Done {
     Ok(())
 }
 
-fn unmap(args: &Unmap) -> Done {
-    attach::attacher(&args.node)?.detach(&args.device).map_err(|error| {
+fn unmap(context: &Context, args: &Unmap) -> Done {
+    attach::attacher(context, &args.node)?.detach(&args.device).map_err(|error| {
         let text = match &error {
             AttachError::NotAttached(_) => "Device doesn't exist".to_string(),
             AttachError::InUse { by, .. } if by.contains("PID") => format!("Device is busy{by}"),
@@ -132,7 +132,7 @@ fn unmap(args: &Unmap) -> Done {
 }
 
 fn showmapped(context: &mut Context, args: &Showmapped) -> Done {
-    let list = attach::attacher(&args.node)?.list().map_err(Failure::from)?;
+    let list = attach::attacher(context, &args.node)?.list().map_err(Failure::from)?;
     if context.out.json {
         return Ok(context.out.document(&list)?);
     }
@@ -147,9 +147,9 @@ fn showmapped(context: &mut Context, args: &Showmapped) -> Done {
 }
 
 /// The device over a volume that is attached on this node.
-fn device_of(id: &str) -> Option<String> {
+fn device_of(context: &Context, id: &str) -> Option<String> {
     let node = Node { node: std::env::var("ARCHIPELAGO_NODE").ok() };
-    let list = attach::attacher(&node).ok()?.list().ok()?;
+    let list = attach::attacher(context, &node).ok()?.list().ok()?;
     list.iter().find(|attached| attached.served && attached.record.id == id).map(|a| a.path().display().to_string())
 }
 

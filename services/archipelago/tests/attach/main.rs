@@ -11,3 +11,4 @@ mod site;
 mod device;
 mod file;
 mod host;
+mod orphans;

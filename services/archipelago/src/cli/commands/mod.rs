@@ -14,6 +14,7 @@ mod import_legacy;
 mod inspect;
 mod limit;
 mod original;
+mod orphans;
 mod scrub;
 mod serve;
 mod shell;
@@ -61,6 +62,7 @@ pub fn run(context: &mut Context, command: Command) -> Result<(), Failure> {
         Command::Unmap(args) => attach::unmap(context, &args),
         Command::Showmapped(args) => attach::showmapped(context, &args),
         Command::ServeAttached(args) => attach::serve(context, &args),
+        Command::Orphans(args) => orphans::run(context, &args),
         Command::Completions(args) => shell::completions(context, &args),
         Command::Man(args) => shell::man(&args),
         Command::Start(_) => Err(original::daemons()),
