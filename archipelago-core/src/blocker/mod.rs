@@ -21,6 +21,7 @@ use sys::Outside;
 
 pub mod file;
 pub mod memory;
+pub mod rados;
 pub mod real_sys;
 pub mod sim;
 pub mod sys;

@@ -135,7 +135,7 @@ impl Store {
 
     /// Makes a store on any backend (for simulation and tests).
     pub fn init_on(blocker: Arc<dyn Blocker>, options: &InitOptions) -> Result<()> {
-        let half = || os::random_u64().map_err(|e| Error::io("read", "the system's randomness", e));
+        let half = || crate::random::random_u64().map_err(|e| Error::io("read", "the system's randomness", e));
         let mut uuid = [0; 16];
         uuid[..8].copy_from_slice(&half()?.to_le_bytes());
         uuid[8..].copy_from_slice(&half()?.to_le_bytes());

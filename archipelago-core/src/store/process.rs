@@ -66,7 +66,7 @@ impl Registration {
 
     /// Makes the record and the socket; `None` if a cleaner took the record away between its creation and its lock.
     fn attempt(dir: Dir, mode: u32, group: Option<u32>) -> io::Result<Option<Registration>> {
-        let process = format!("{:016x}", os::random_u64()?);
+        let process = format!("{:016x}", crate::random::random_u64()?);
         let owner =
             Owner { pid: std::process::id(), host: host(), command: command(), since: crate::time::now(), process };
         let record = make_record(&dir, &owner, mode, group)?;

@@ -14,7 +14,7 @@ use super::process::Registration;
 use super::reports::Reports;
 use super::service::Answerer;
 use super::sums::Sums;
-use super::{StoreOptions, os};
+use super::StoreOptions;
 use crate::blocker::{Blocker, LockGuard, VolumeId};
 use crate::error::{Error, Owner, Result};
 use crate::format::superblock::Superblock;
@@ -107,7 +107,7 @@ impl Shared {
     pub fn random(&self) -> Result<u64> {
         let value = match &self.seed {
             Some(seed) => splitmix(seed.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)),
-            None => os::random_u64().map_err(|e| crate::Error::io("read", "the system's randomness", e))?,
+            None => crate::random::random_u64().map_err(|e| crate::Error::io("read", "the system's randomness", e))?,
         };
         Ok(value.max(1))
     }

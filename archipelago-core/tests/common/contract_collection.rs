@@ -76,7 +76,9 @@ fn what_an_object_takes_shrinks_with_holes(b: &Arc<dyn Blocker>) {
     b.write(object, &[IoSlice::new(&[1; 256 << 10])], 1 << 20).unwrap();
     b.sync(&[object]).unwrap();
     let full = b.allocated(object).unwrap();
-    assert!((256 << 10..512 << 10).contains(&full), "{full}");
+    // Or up to where it ends, on a backend that does not tell holes.
+    let end = (1 << 20) + (256 << 10);
+    assert!((256 << 10..512 << 10).contains(&full) || full == end, "{full}");
     b.punch(object, 1 << 20, 128 << 10).unwrap();
     b.sync(&[object]).unwrap();
     let half = b.allocated(object).unwrap();

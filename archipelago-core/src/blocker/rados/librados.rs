@@ -85,6 +85,7 @@ functions! {
     rados_conf_set(Handle, *const c_char, *const c_char) -> c_int;
     rados_connect(Handle) -> c_int;
     rados_shutdown(Handle);
+    rados_get_instance_id(Handle) -> u64;
     rados_getaddrs(Handle, *mut *mut c_char) -> c_int;
     rados_buffer_free(*mut c_char);
     rados_cluster_stat(Handle, *mut ClusterStat) -> c_int;
@@ -329,6 +330,12 @@ impl Pool {
         if Arc::strong_count(&self) == 1 {
             let _ = std::thread::Builder::new().name("rados-close".into()).spawn(move || drop(self));
         }
+    }
+
+    /// The number that the cluster gave this connection.
+    pub(super) fn instance(&self) -> u64 {
+        // SAFETY: the handle is connected.
+        unsafe { (self.f.rados_get_instance_id)(self.cluster) }
     }
 
     /// The address by which others may fence this connection.
