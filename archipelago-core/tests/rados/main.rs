@@ -12,6 +12,8 @@ use archipelago_core::blocker::rados::{RadosBlocker, RadosPlace};
 mod collection;
 #[path = "../common/contract.rs"]
 mod contract;
+mod fencing;
+mod volumes;
 
 /// A namespace that nobody has.
 pub fn place() -> RadosPlace {

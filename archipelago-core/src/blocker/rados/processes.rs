@@ -196,23 +196,33 @@ impl Core {
         Ok(found.into_iter().next().map(|(_, entry)| split(&entry).1))
     }
 
-    /// Processes that use the store, with what they say of themselves. Those that are dead are fenced, and their entries go.
+    /// Processes that use the store, with what they say of themselves. What tells of dead ones goes.
     pub(crate) fn processes(&self) -> Result<Vec<(String, String)>> {
         let entries = self.done_with("look into", layout::PROCESSES, self.pool.entries_of(layout::PROCESSES, ""))?;
         let mut living = Vec::new();
         for (process, entry) in entries {
-            let (address, about) = split(&entry);
-            if self.life(&process)? != Life::Dead {
-                living.push((process, about));
-                continue;
+            if !self.is_gone(&process)? {
+                living.push((process, split(&entry).1));
             }
-            // What it had under way must not come later than the answer that it is gone.
+        }
+        Ok(living)
+    }
+
+    /// Whether a process is gone for good: nobody answers in its name, and what it had under way will not come any more.
+    pub(crate) fn is_gone(&self, process: &str) -> Result<bool> {
+        if self.life(process)? != Life::Dead {
+            return Ok(false);
+        }
+        let found = self.pool.values(layout::PROCESSES, &[process]);
+        // Who is in the table no more has left it himself, or was fenced by who took him out.
+        if let Some((_, entry)) = self.done_with("look into", layout::PROCESSES, found)?.into_iter().next() {
+            let (address, _) = split(&entry);
             if Ok(&address) != self.pool.address().as_ref() {
                 self.fence(&address)?;
             }
-            self.leave(&process)?;
+            self.leave(process)?;
         }
-        Ok(living)
+        Ok(true)
     }
 
     /// Removes what tells of a process.

@@ -147,15 +147,15 @@ impl Core {
         let groups: Vec<_> =
             shards.iter().flat_map(|(object, entries)| entries.chunks(BATCH).map(move |some| (object, some))).collect();
         let changes = groups.iter().map(|(object, entries)| {
-            let mut change = self.pool.change().create(false);
-            for (id, _, bytes) in entries.iter().copied() {
-                let key = RecordKey::Header(*id);
-                let (record, version) = layout::record_keys(key);
-                change = change.assert_value(&version, b"").set(&[
-                    (&record, &layout::encode_record(key, 1, bytes)),
-                    (&version, layout::version_text(1).as_bytes()),
-                ]);
-            }
+            // All comparisons before the first change: on an object that is made here they look at what was there before.
+            let keys = |id: &VolumeId| layout::record_keys(RecordKey::Header(*id));
+            let new = self.pool.change().create(false);
+            let compared = entries.iter().fold(new, |change, (id, _, _)| change.assert_value(&keys(id).1, b""));
+            let change = entries.iter().fold(compared, |change, (id, _, bytes)| {
+                let (record, version) = keys(id);
+                let stored = layout::encode_record(RecordKey::Header(*id), 1, bytes);
+                change.set(&[(&record, &stored), (&version, layout::version_text(1).as_bytes())])
+            });
             (object.to_string(), change)
         });
         let results = self.pool.change_all(changes);
@@ -182,11 +182,10 @@ impl Core {
         let groups: Vec<(usize, &[(&str, String)])> =
             shards.iter().flat_map(|(shard, entries)| entries.chunks(BATCH).map(move |some| (*shard, some))).collect();
         let changes = groups.iter().map(|(shard, entries)| {
-            let mut change = self.pool.change().create(false);
-            for (name, id) in entries.iter() {
-                change = change.assert_value(name, b"").set(&[(name, id.as_bytes())]);
-            }
-            (layout::names(*shard), change)
+            let new = self.pool.change().create(false);
+            let compared = entries.iter().fold(new, |change, (name, _)| change.assert_value(name, b""));
+            let bound: Vec<(&str, &[u8])> = entries.iter().map(|(name, id)| (*name, id.as_bytes())).collect();
+            (layout::names(*shard), compared.set(&bound))
         });
         let results = self.pool.change_all(changes);
         let mut failed = Ok(());
