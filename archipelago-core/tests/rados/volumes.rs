@@ -97,8 +97,8 @@ fn processes_of_a_store_ask_each_other_through_the_cluster() {
     // A collection asks everybody.
     collect(&two);
     volume.close().unwrap();
+    drop((volume, one));
     let volume = two.open_volume("disk-one", Mode::ReadWrite).unwrap();
-    drop(one);
     assert_eq!(two.status().unwrap().processes.len(), 1);
     volume.close().unwrap();
 }
