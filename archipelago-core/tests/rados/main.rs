@@ -13,6 +13,7 @@ mod collection;
 #[path = "../common/contract.rs"]
 mod contract;
 mod fencing;
+mod trouble;
 mod volumes;
 
 /// A namespace that nobody has.
