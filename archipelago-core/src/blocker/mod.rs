@@ -17,6 +17,7 @@ use std::str::FromStr;
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::limits::SECTOR;
 use sys::Outside;
 
 pub mod file;
@@ -259,6 +260,12 @@ pub trait Blocker: Send + Sync {
     fn inventory(&self, part: u8) -> Result<Inventory>;
     /// Bytes that an object takes on the backend, as near as it can tell; 0 if it does not exist.
     fn allocated(&self, object: Object) -> Result<u64>;
+    /// Of which size, at a multiple of it, a hole in an object has to be for [`Blocker::allocated`] to count it; the first and the last such
+    /// range of the object count in any case. `u64::MAX` where no hole is counted.
+    fn hole(&self, object: Object) -> u64 {
+        let _ = object;
+        SECTOR
+    }
     /// Closes what is kept open only to be quick, so that the room of what others removed is free.
     fn close_idle(&self) {}
     /// Takes away what was made to hold objects and holds none any more.

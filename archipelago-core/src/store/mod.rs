@@ -31,8 +31,8 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::{Duration, Instant};
 
-use self::control::{Answer, Handler, Request};
 use self::called::Called;
+use self::control::{Answer, Handler, Request};
 use self::peers::{Neighbours, Registered};
 use self::process::Registration;
 use self::shared::Shared;

@@ -4,9 +4,9 @@ use std::io::{BufRead, BufReader, IoSlice, IoSliceMut, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use archipelago_core::Error;
 use archipelago_core::blocker::rados::{RadosBlocker, RadosPlace};
 use archipelago_core::blocker::{Blocker, LockGuard, LockMode, LockOutcome, Object, VolumeId};
-use archipelago_core::Error;
 
 use crate::place;
 

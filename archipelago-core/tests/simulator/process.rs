@@ -14,9 +14,9 @@ use archipelago_core::format::header::Header;
 use archipelago_core::store::peers::Neighbours;
 use archipelago_core::{Background, InitOptions, Result, Store, StoreOptions, Volume};
 
+use crate::blocker_mount::BlockerMount;
 use crate::file_mount::FileMount;
 use crate::history::BLOCK;
-use crate::blocker_mount::BlockerMount;
 use crate::model::Map;
 use crate::wire::{Planted, Wire};
 

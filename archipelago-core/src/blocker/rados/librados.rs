@@ -16,6 +16,11 @@ pub(super) struct Errno(pub i32);
 /// Result of a call of the library.
 pub(super) type Outcome<T> = Result<T, Errno>;
 
+/// A key and its value.
+pub(super) type Entry = (String, Vec<u8>);
+/// Some keys with their values, and whether there may be more.
+pub(super) type Page = (Vec<Entry>, bool);
+
 /// Reads and changes that are under way at once on behalf of one call: enough to keep a cluster busy, few enough that a call
 /// of many objects does not fill its queues.
 pub(super) const WINDOW: usize = 64;
@@ -230,7 +235,8 @@ unsafe extern "C" fn on_notify(seat: *mut c_void, id: u64, watch: u64, _: u64, d
         _ => unsafe { std::slice::from_raw_parts(data.cast::<u8>(), len) },
     };
     let notification = Notification { id, watch };
-    let answer = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| seat.listener.notified(notification, message)));
+    let answer =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| seat.listener.notified(notification, message)));
     if let (Ok(Some(answer)), Some(pool)) = (answer, seat.pool.upgrade()) {
         pool.answer(&seat.object, notification, &answer);
         pool.leave_to_others();
@@ -421,8 +427,7 @@ impl Pool {
             let (begin, end) = ((f.rados_object_list_begin)(self.io), (f.rados_object_list_end)(self.io));
             let mut result = Ok(());
             for part in 0..parts {
-                let (mut from, mut to) =
-                    ((f.rados_object_list_begin)(self.io), (f.rados_object_list_begin)(self.io));
+                let (mut from, mut to) = ((f.rados_object_list_begin)(self.io), (f.rados_object_list_begin)(self.io));
                 (f.rados_object_list_slice)(self.io, begin, end, part, parts, &mut from, &mut to);
                 let mut item = std::mem::zeroed::<ListItem>();
                 let mut next = (f.rados_object_list_begin)(self.io);
@@ -540,7 +545,15 @@ impl Pool {
             // SAFETY: it is ours, and nobody uses it.
             unsafe { (self.f.rados_release_read_op)(op) }
         })?;
-        Ok(ReadUnderWay { running: Some(running), pool: self, op, got, gathered, bufs_base: bufs_of(bufs), _bufs: std::marker::PhantomData })
+        Ok(ReadUnderWay {
+            running: Some(running),
+            pool: self,
+            op,
+            got,
+            gathered,
+            bufs_base: bufs_of(bufs),
+            _bufs: std::marker::PhantomData,
+        })
     }
 
     /// Lengths of objects, asked at the same time; `None` for one that does not exist.
@@ -591,50 +604,85 @@ impl Pool {
 
     /// Keys and values of an object that start with `prefix` and sort after `after`: at most `most` of them, and whether there may be
     /// more. None if the object does not exist.
-    pub(super) fn page(&self, object: &str, prefix: &str, after: &str, most: u64) -> Outcome<(Vec<(String, Vec<u8>)>, bool)> {
-        let (mut iterator, mut more, mut code) = (null_mut(), 0u8, 0);
+    pub(super) fn page(&self, object: &str, prefix: &str, after: &str, most: u64) -> Outcome<Page> {
+        self.pages(&[object.to_string()], prefix, after, most).map(|pages| pages.into_iter().next().unwrap_or_default())
+    }
+
+    /// The same of several objects at the same time.
+    pub(super) fn pages(&self, objects: &[String], prefix: &str, after: &str, most: u64) -> Outcome<Vec<Page>> {
         let (prefix, after) = (text(prefix), text(after));
-        // SAFETY: the places for the answers are ours, and outlive the operation, which has ended when `operate` returns. The iterator is
-        // made by it also if it fails.
-        let result = unsafe {
-            let op = (self.f.rados_create_read_op)();
-            (self.f.rados_read_op_omap_get_vals2)(
-                op,
-                after.as_ptr(),
-                prefix.as_ptr(),
-                most,
-                &mut iterator,
-                &mut more,
-                &mut code,
-            );
-            let result = (self.f.rados_read_op_operate)(op, self.io, text(object).as_ptr(), 0);
-            (self.f.rados_release_read_op)(op);
-            result
-        };
-        let entries = self.entries(iterator);
-        match outcome(result).and(outcome(code)) {
-            Err(Errno(libc::ENOENT)) => Ok((Vec::new(), false)),
-            other => other.map(|()| (entries, more != 0)),
+        let mut pages = Vec::with_capacity(objects.len());
+        for some in objects.chunks(WINDOW) {
+            let mut places: Vec<(Handle, u8, c_int)> = vec![(null_mut(), 0, 0); some.len()];
+            let mut running = Vec::with_capacity(some.len());
+            for (object, (iterator, more, code)) in some.iter().zip(&mut places) {
+                // SAFETY: has no arguments.
+                let op = unsafe { (self.f.rados_create_read_op)() };
+                let object = text(object);
+                let started = Running::start(self, |completion| {
+                    // SAFETY: the places for the answers live until all that was started has ended, below.
+                    unsafe {
+                        (self.f.rados_read_op_omap_get_vals2)(
+                            op,
+                            after.as_ptr(),
+                            prefix.as_ptr(),
+                            most,
+                            iterator,
+                            more,
+                            code,
+                        );
+                        (self.f.rados_aio_read_op_operate)(op, self.io, completion, object.as_ptr(), 0)
+                    }
+                });
+                running.push((started, op));
+            }
+            let mut results = Vec::with_capacity(some.len());
+            for (started, op) in running {
+                let result = started.and_then(Running::wait);
+                // SAFETY: the operation has ended.
+                unsafe { (self.f.rados_release_read_op)(op) };
+                results.push(result);
+            }
+            let mut failed = None;
+            for (result, (iterator, more, code)) in results.into_iter().zip(places) {
+                // Also of what failed, for the iterator is there all the same.
+                let entries = self.entries(iterator);
+                match result.and(outcome(code)) {
+                    Err(Errno(libc::ENOENT)) => pages.push(Page::default()),
+                    Err(errno) => failed = failed.or(Some(errno)),
+                    Ok(()) => pages.push((entries, more != 0)),
+                }
+            }
+            if let Some(errno) = failed {
+                return Err(errno);
+            }
         }
+        Ok(pages)
     }
 
     /// All keys of an object that start with `prefix`, with their values.
-    pub(super) fn entries_of(&self, object: &str, prefix: &str) -> Outcome<Vec<(String, Vec<u8>)>> {
+    pub(super) fn entries_of(&self, object: &str, prefix: &str) -> Outcome<Vec<Entry>> {
+        self.entries_of_all(&[object.to_string()], prefix)
+    }
+
+    /// The same of several objects.
+    pub(super) fn entries_of_all(&self, objects: &[String], prefix: &str) -> Outcome<Vec<Entry>> {
         let mut all = Vec::new();
-        let mut after = String::new();
-        loop {
-            let (page, more) = self.page(object, prefix, &after, PAGE)?;
-            let Some((last, _)) = page.last() else { return Ok(all) };
-            after.clone_from(last);
-            all.extend(page);
-            if !more {
-                return Ok(all);
+        for ((mut page, mut more), object) in self.pages(objects, prefix, "", PAGE)?.into_iter().zip(objects) {
+            while let Some((last, _)) = page.last() {
+                let after = last.clone();
+                all.extend(page);
+                if !more {
+                    break;
+                }
+                (page, more) = self.page(object, prefix, &after, PAGE)?;
             }
         }
+        Ok(all)
     }
 
     /// Values of some keys of an object, by key; those that are there.
-    pub(super) fn values(&self, object: &str, keys: &[&str]) -> Outcome<Vec<(String, Vec<u8>)>> {
+    pub(super) fn values(&self, object: &str, keys: &[&str]) -> Outcome<Vec<Entry>> {
         let (mut iterator, mut code) = (null_mut(), 0);
         let pointers: Vec<*const c_char> = keys.iter().map(|key| key.as_ptr().cast()).collect();
         let lens: Vec<usize> = keys.iter().map(|key| key.len()).collect();
@@ -660,7 +708,7 @@ impl Pool {
         }
     }
 
-    fn entries(&self, iterator: Handle) -> Vec<(String, Vec<u8>)> {
+    fn entries(&self, iterator: Handle) -> Vec<Entry> {
         let mut entries = Vec::new();
         if iterator.is_null() {
             return entries;
@@ -1075,13 +1123,7 @@ impl Change<'_> {
     pub(super) fn apply(self, object: &str) -> Outcome<()> {
         // SAFETY: the operation is ours, and the string ends with a NUL; no time is given.
         outcome(unsafe {
-            (self.pool.f.rados_write_op_operate)(
-                self.op,
-                self.pool.io,
-                text(object).as_ptr(),
-                null_mut(),
-                FULL_TRY,
-            )
+            (self.pool.f.rados_write_op_operate)(self.op, self.pool.io, text(object).as_ptr(), null_mut(), FULL_TRY)
         })
     }
 }

@@ -119,7 +119,13 @@ impl Core {
                         LockMode::Shared => holders.shared += 1,
                     }
                     drop(held);
-                    return Ok(LockOutcome::Held(Box::new(Guard { core: self.clone(), volume, mode, cookie, over: false })));
+                    return Ok(LockOutcome::Held(Box::new(Guard {
+                        core: self.clone(),
+                        volume,
+                        mode,
+                        cookie,
+                        over: false,
+                    })));
                 }
                 // EEXIST is what it says to somebody who shares a lock and asks for more.
                 Err(Errno(libc::EBUSY | libc::EEXIST)) => {}
@@ -202,7 +208,10 @@ impl Core {
         let answer = self.done_with("ask for the placement groups of", "the pool", answer)?;
         let groups = serde_json::from_slice::<serde_json::Value>(&answer).ok().and_then(|v| v["pg_num"].as_u64());
         groups.map(|groups| groups.max(1) as usize).ok_or_else(|| {
-            Error::Unsupported(format!("{}: the monitors do not say how many placement groups it has", self.place.short()))
+            Error::Unsupported(format!(
+                "{}: the monitors do not say how many placement groups it has",
+                self.place.short()
+            ))
         })
     }
 

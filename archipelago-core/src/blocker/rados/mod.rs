@@ -17,9 +17,7 @@ use std::fmt::Display;
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
 
-use super::{
-    Blocker, Boot, Inventory, LockMode, LockOutcome, Object, Record, RecordKey, Space, VolumeId, check_owner,
-};
+use super::{Blocker, Boot, Inventory, LockMode, LockOutcome, Object, Record, RecordKey, Space, VolumeId, check_owner};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use librados::{Errno, Outcome, Pool, Unconnected};
@@ -194,6 +192,11 @@ impl Blocker for RadosBlocker {
 
     fn allocated(&self, object: Object) -> Result<u64> {
         self.0.allocated_object(object)
+    }
+
+    fn hole(&self, object: Object) -> u64 {
+        // Ceph tells how long its objects are, and not what of them is there.
+        if layout::is_whole(object) { u64::MAX } else { layout::PIECE }
     }
 
     fn put(&self, digest: Digest, bytes: &[u8]) -> Result<bool> {

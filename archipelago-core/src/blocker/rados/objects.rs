@@ -69,7 +69,9 @@ fn spans(object: Object, offset: u64, len: u64) -> impl Iterator<Item = Span> {
 fn range_end(object: Object, offset: u64, len: u64) -> Result<u64> {
     match offset.checked_add(len) {
         Some(end) if end <= layout::max_len(object) => Ok(end),
-        _ => Err(Error::InvalidArgument(format!("{object}: {len} bytes at offset {offset} are beyond what it can hold"))),
+        _ => {
+            Err(Error::InvalidArgument(format!("{object}: {len} bytes at offset {offset} are beyond what it can hold")))
+        }
     }
 }
 
@@ -309,7 +311,9 @@ impl Core {
 
     pub(super) fn punch_object(&self, object: Object, offset: u64, len: u64) -> Result<()> {
         if offset.checked_add(len).is_none_or(|end| end > i64::MAX as u64) {
-            return Err(Error::InvalidArgument(format!("{object}: {len} bytes at offset {offset} are beyond any object")));
+            return Err(Error::InvalidArgument(format!(
+                "{object}: {len} bytes at offset {offset} are beyond any object"
+            )));
         }
         let size = layout::piece_size(object);
         let end = (offset + len).min(layout::max_len(object));
@@ -325,7 +329,8 @@ impl Core {
         };
         let names: Vec<String> = pieces.iter().map(|piece| layout::piece(object, *piece)).collect();
         let lens = self.done_with("look at", object, self.pool.lengths(&names))?;
-        let last = if pieces.len() > 1 || pieces.first().is_some_and(|p| *p > 0) { self.last_piece(object)? } else { 0 };
+        let last =
+            if pieces.len() > 1 || pieces.first().is_some_and(|p| *p > 0) { self.last_piece(object)? } else { 0 };
         let changes = pieces.into_iter().zip(names).zip(lens).filter_map(|((piece, name), len)| {
             let len = len?;
             let (from, to) = (offset.max(piece * size) - piece * size, end.min((piece + 1) * size) - piece * size);
@@ -446,7 +451,8 @@ impl Core {
     /// Of these objects those that exist.
     pub(super) fn existing(&self, objects: Vec<Object>) -> Result<Vec<Object>> {
         let names: Vec<String> = objects.iter().map(|object| layout::piece(*object, 0)).collect();
-        let lens = self.pool.lengths(&names).map_err(|errno| self.failed("look at", "the objects of a volume", errno))?;
+        let lens =
+            self.pool.lengths(&names).map_err(|errno| self.failed("look at", "the objects of a volume", errno))?;
         Ok(objects.into_iter().zip(lens).filter_map(|(object, len)| len.map(|_| object)).collect())
     }
 }

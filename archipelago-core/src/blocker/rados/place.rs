@@ -92,7 +92,9 @@ impl FromStr for RadosPlace {
 
     fn from_str(text: &str) -> Result<RadosPlace> {
         let wrong = |why: String| {
-            Error::InvalidArgument(format!("{text:?}: {why}; a store in Ceph is written rados:POOL[/NAMESPACE][?conf=/PATH&user=NAME]"))
+            Error::InvalidArgument(format!(
+                "{text:?}: {why}; a store in Ceph is written rados:POOL[/NAMESPACE][?conf=/PATH&user=NAME]"
+            ))
         };
         let rest = text.strip_prefix("rados:").ok_or_else(|| wrong("it does not begin with rados:".into()))?;
         let (path, options) = rest.split_once('?').unwrap_or((rest, ""));
@@ -105,9 +107,10 @@ impl FromStr for RadosPlace {
         }
         let mut place = RadosPlace { namespace: namespace.to_string(), ..RadosPlace::new(pool) };
         for option in options.split('&').filter(|_| !options.is_empty()) {
-            let (name, value) = option.split_once('=').filter(|(_, value)| !value.is_empty()).ok_or_else(|| {
-                wrong(format!("{option:?} is no NAME=VALUE"))
-            })?;
+            let (name, value) = option
+                .split_once('=')
+                .filter(|(_, value)| !value.is_empty())
+                .ok_or_else(|| wrong(format!("{option:?} is no NAME=VALUE")))?;
             let seconds = |least: u32| match value.parse::<u32>() {
                 Ok(seconds) if (least..=MAX_TIMEOUT).contains(&seconds) => Ok(seconds),
                 _ => Err(wrong(format!("{name} is {least} to {MAX_TIMEOUT} seconds"))),

@@ -92,7 +92,12 @@ impl Process {
             answerer: OnceLock::new(),
             under_way: AtomicUsize::new(0),
         };
-        Ok(Process { id, client: format!("client.{}", pool.instance()), calls: Arc::new(calls), watch: Mutex::new(None) })
+        Ok(Process {
+            id,
+            client: format!("client.{}", pool.instance()),
+            calls: Arc::new(calls),
+            watch: Mutex::new(None),
+        })
     }
 
     /// 16 hex digits.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
-use super::librados::Errno;
+use super::librados::{Entry, Errno, Page};
 use super::{Core, layout};
 use crate::blocker::{Record, RecordKey, VolumeId};
 use crate::error::{Error, Result};
@@ -27,10 +27,11 @@ impl Core {
     pub(super) fn new_record(&self, key: RecordKey, bytes: &[u8]) -> Result<()> {
         check(key, bytes)?;
         let (record, version) = layout::record_keys(key);
-        let change = self.pool.change().create(false).assert_value(&version, b"").set(&[
-            (&record, &layout::encode_record(key, 1, bytes)),
-            (&version, layout::version_text(1).as_bytes()),
-        ]);
+        let change =
+            self.pool.change().create(false).assert_value(&version, b"").set(&[
+                (&record, &layout::encode_record(key, 1, bytes)),
+                (&version, layout::version_text(1).as_bytes()),
+            ]);
         match change.apply(&layout::record_object(key)) {
             Err(Errno(libc::ECANCELED)) => Err(Error::Exists(key.to_string())),
             other => self.done("create", key, other),
@@ -110,12 +111,10 @@ impl Core {
 
     /// Ids of the records whose keys begin so, sorted.
     pub(super) fn list_records(&self, prefix: &str) -> Result<Vec<VolumeId>> {
-        let mut ids = Vec::new();
-        for shard in 0..layout::SHARDS {
-            let object = layout::catalog(shard);
-            let keys = self.done_with("list", &object, self.pool.entries_of(&object, prefix))?;
-            ids.extend(keys.iter().filter_map(|(key, _)| key.strip_prefix(prefix)?.parse::<VolumeId>().ok()));
-        }
+        let objects: Vec<String> = (0..layout::SHARDS).map(layout::catalog).collect();
+        let keys = self.done_with("list", "the catalogue", self.pool.entries_of_all(&objects, prefix))?;
+        let id = |(key, _): &Entry| key.strip_prefix(prefix)?.parse::<VolumeId>().ok();
+        let mut ids: Vec<VolumeId> = keys.iter().filter_map(id).collect();
         ids.sort_unstable();
         Ok(ids)
     }
@@ -164,7 +163,8 @@ impl Core {
             match result {
                 Ok(()) => made.extend(entries.iter().map(|(id, _, _)| *id)),
                 Err(Errno(libc::ECANCELED)) => {
-                    let taken = entries.iter().map(|(id, _, _)| *id).find(|id| self.get_record(RecordKey::Header(*id)).is_ok());
+                    let taken =
+                        entries.iter().map(|(id, _, _)| *id).find(|id| self.get_record(RecordKey::Header(*id)).is_ok());
                     let what = taken.map_or_else(|| "a header".to_string(), |id| RecordKey::Header(id).to_string());
                     failed = failed.and(Err(Error::Exists(what)));
                 }
@@ -242,17 +242,22 @@ impl Core {
     /// Merges the shards, each of which is asked for some names at a time.
     pub(super) fn list_names(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>> {
         let page = (limit as u64 / layout::SHARDS as u64 * 5 / 4).clamp(MIN_PAGE, 1000);
-        let mut shards = Vec::with_capacity(layout::SHARDS);
-        for shard in 0..layout::SHARDS {
-            if limit > 0 {
-                let mut names = Names { object: layout::names(shard), found: VecDeque::new(), more: true };
-                names.fill(self, prefix, after.unwrap_or(""), page)?;
-                shards.push(names);
-            }
+        if limit == 0 {
+            return Ok(Vec::new());
         }
+        let objects: Vec<String> = (0..layout::SHARDS).map(layout::names).collect();
+        let first = self.pool.pages(&objects, prefix, after.unwrap_or(""), page);
+        let first = self.done_with("list", "the names", first)?.into_iter().zip(objects);
+        let shard = |((page, more), object): (Page, String)| Names {
+            object,
+            found: page.into_iter().map(|(name, _)| name).collect(),
+            more,
+        };
+        let mut shards: Vec<Names> = first.map(shard).collect();
         let mut listed: Vec<String> = Vec::new();
         while listed.len() < limit {
-            let first = shards.iter_mut().filter(|s| !s.found.is_empty()).min_by(|a, b| a.found.front().cmp(&b.found.front()));
+            let first =
+                shards.iter_mut().filter(|s| !s.found.is_empty()).min_by(|a, b| a.found.front().cmp(&b.found.front()));
             let Some(first) = first else { break };
             let Some(name) = first.found.pop_front() else { break };
             if first.found.is_empty() {
