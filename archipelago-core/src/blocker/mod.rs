@@ -258,6 +258,15 @@ pub trait Blocker: Send + Sync {
     fn objects(&self, volume: VolumeId) -> Result<Vec<Object>>;
     /// All that there is of the volumes whose id has `part` as its lowest byte, whether they have a header or not.
     fn inventory(&self, part: u8) -> Result<Inventory>;
+    /// Parts in which there is anything for [`Blocker::inventory`], rising; all of them where telling is as much as looking.
+    fn parts(&self) -> Result<Vec<u8>> {
+        Ok((0..=u8::MAX).collect())
+    }
+    /// First bytes of digests with which there is anything for [`Blocker::contents`] or [`Blocker::unfinished_contents`], as for
+    /// [`Blocker::parts`].
+    fn content_parts(&self) -> Result<Vec<u8>> {
+        Ok((0..=u8::MAX).collect())
+    }
     /// Bytes that an object takes on the backend, as near as it can tell; 0 if it does not exist.
     fn allocated(&self, object: Object) -> Result<u64>;
     /// Of which size, at a multiple of it, a hole in an object has to be for [`Blocker::allocated`] to count it; the first and the last such

@@ -185,6 +185,20 @@ impl Blocker for BlockerMount {
         self.disk.objects(volume)
     }
 
+    fn parts(&self) -> Result<Vec<u8>> {
+        self.look()?;
+        self.disk.parts()
+    }
+
+    fn content_parts(&self) -> Result<Vec<u8>> {
+        self.look()?;
+        self.disk.content_parts()
+    }
+
+    fn hole(&self, object: Object) -> u64 {
+        self.disk.hole(object)
+    }
+
     fn inventory(&self, part: u8) -> Result<Inventory> {
         self.look()?;
         self.disk.inventory(part)

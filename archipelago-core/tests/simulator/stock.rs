@@ -135,9 +135,11 @@ impl Stock {
     /// What the backend lists, without holes.
     fn whole_objects(&mut self) -> Done<()> {
         let mut all = self.blocker.content_tables()?;
-        for byte in 0..=u8::MAX {
-            all.extend(self.blocker.inventory(byte)?.objects);
-            all.extend(self.blocker.contents(byte)?.into_iter().map(Object::Content));
+        for part in self.blocker.parts()? {
+            all.extend(self.blocker.inventory(part)?.objects);
+        }
+        for first in self.blocker.content_parts()? {
+            all.extend(self.blocker.contents(first)?.into_iter().map(Object::Content));
         }
         for object in all {
             let len = self.blocker.len(object)?.unwrap_or(0);

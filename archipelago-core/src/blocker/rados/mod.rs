@@ -130,6 +130,13 @@ impl Core {
         self.done_with(what, object, outcome)
     }
 
+    /// Bytes whose list has anything in it.
+    fn filled(&self, list: fn(u8) -> String) -> Result<Vec<u8>> {
+        let lists: Vec<String> = (0..=u8::MAX).map(list).collect();
+        let pages = self.done_with("look into", "the lists", self.pool.pages(&lists, "", "", 1))?;
+        Ok((0..=u8::MAX).zip(pages).filter(|(_, (keys, _))| !keys.is_empty()).map(|(byte, _)| byte).collect())
+    }
+
     fn done_with<T>(&self, what: &'static str, object: impl Display, outcome: Outcome<T>) -> Result<T> {
         outcome.map_err(|errno| self.failed(what, object, errno))
     }
@@ -192,6 +199,14 @@ impl Blocker for RadosBlocker {
 
     fn allocated(&self, object: Object) -> Result<u64> {
         self.0.allocated_object(object)
+    }
+
+    fn parts(&self) -> Result<Vec<u8>> {
+        self.0.filled(layout::part)
+    }
+
+    fn content_parts(&self) -> Result<Vec<u8>> {
+        self.0.filled(layout::contents)
     }
 
     fn hole(&self, object: Object) -> u64 {

@@ -72,7 +72,7 @@ impl<'a, 'b> ContentSweep<'a, 'b> {
     pub fn run(&mut self, candidates: &Candidates) -> Result<()> {
         self.mark_moved(&candidates.redirects)?;
         self.pace.phase(CollectPhase::Sweep, 256 + candidates.hashed.len() as u64)?;
-        for first in 0..=u8::MAX {
+        for first in self.shared.blocker.content_parts()? {
             self.objects(first)?;
             self.unfinished(first)?;
             self.pace.advance()?;
