@@ -186,12 +186,12 @@ impl Blocker for BlockerMount {
     }
 
     fn parts(&self) -> Result<Vec<u8>> {
-        self.look()?;
+        self.alive()?;
         self.disk.parts()
     }
 
     fn content_parts(&self) -> Result<Vec<u8>> {
-        self.look()?;
+        self.alive()?;
         self.disk.content_parts()
     }
 

@@ -15,6 +15,9 @@ const BATCH: usize = 256;
 /// Names that a listing asks an object for at once.
 const MIN_PAGE: u64 = 32;
 
+/// Id, name and header of a map that is made.
+type NewMap = (VolumeId, String, Vec<u8>);
+
 fn check(key: RecordKey, bytes: &[u8]) -> Result<()> {
     if bytes.len() > MAX_RECORD {
         let text = format!("{key}: a record of {} bytes is longer than the limit of {MAX_RECORD}", bytes.len());
@@ -119,7 +122,7 @@ impl Core {
         Ok(ids)
     }
 
-    pub(super) fn new_named(&self, batch: &[(VolumeId, String, Vec<u8>)]) -> Result<()> {
+    pub(super) fn new_named(&self, batch: &[NewMap]) -> Result<()> {
         let mut seen = HashSet::with_capacity(batch.len());
         for (id, name, bytes) in batch {
             check(RecordKey::Header(*id), bytes)?;
@@ -138,8 +141,8 @@ impl Core {
         result
     }
 
-    fn make_headers(&self, batch: &[(VolumeId, String, Vec<u8>)], made: &mut Vec<VolumeId>) -> Result<()> {
-        let mut shards: BTreeMap<String, Vec<&(VolumeId, String, Vec<u8>)>> = BTreeMap::new();
+    fn make_headers(&self, batch: &[NewMap], made: &mut Vec<VolumeId>) -> Result<()> {
+        let mut shards: BTreeMap<String, Vec<&NewMap>> = BTreeMap::new();
         for entry in batch {
             shards.entry(layout::record_object(RecordKey::Header(entry.0))).or_default().push(entry);
         }
@@ -174,7 +177,7 @@ impl Core {
         failed
     }
 
-    fn make_names(&self, batch: &[(VolumeId, String, Vec<u8>)]) -> Result<()> {
+    fn make_names(&self, batch: &[NewMap]) -> Result<()> {
         let mut shards: BTreeMap<usize, Vec<(&str, String)>> = BTreeMap::new();
         for (id, name, _) in batch {
             shards.entry(layout::shard_of(name)).or_default().push((name, id.to_string()));
