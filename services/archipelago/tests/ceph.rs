@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 /// Runs the program on a store and returns what it printed; it succeeds.
 fn run(store: &str, arguments: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_archipelago"))
-        .args(["--config", "/dev/null", "--store", store])
+        .args(["--store", store])
+        .env("XDG_CONFIG_HOME", "/nonexistent")
         .args(arguments)
         .output()
         .unwrap();
@@ -53,7 +54,9 @@ fn every_command_takes_a_store_in_a_pool() {
 
     let socket = path("nbd");
     let mut server = Command::new(env!("CARGO_BIN_EXE_archipelago"));
-    server.args(["--config", "/dev/null", "--store", &store, "serve", "--nbd", &format!("unix:{socket}")]);
+    server
+        .args(["--store", &store, "serve", "--nbd", &format!("unix:{socket}")])
+        .env("XDG_CONFIG_HOME", "/nonexistent");
     let server = Server(server.stdout(Stdio::null()).spawn().unwrap());
     let begun = Instant::now();
     while !Path::new(&socket).exists() {
