@@ -2,6 +2,7 @@
 # make test      formatting, lints, licences, all tests
 # make test-all  the same and the long tests: file system exerciser over FUSE (as root), POWER_CUTS and KILLS, the demo, devices
 # make simulate  new histories in the simulator for SIM_MINUTES, with a line in docs/simulator-ledger.tsv (docs/simulator.md)
+# make test-ceph the backend for Ceph on a cluster of its own, with HISTORIES of the simulator (tests/ceph/)
 # make soak      the simulator, then random file system work over a served volume, power cuts and kills until SOAK_MINUTES are over (as root)
 # make devices   what `archipelago map` promises, by the kernel's NBD client and by loop devices, in a guest with Debian's kernel (docs/block-devices.md)
 # make tour      the README's tour by a new user in a fresh Debian root in which `make install` put the program (as root)
@@ -57,7 +58,7 @@ LIBRARY := $(abspath $(TARGET_DIR))/release/libarchipelago
 TESTED_LIBRARY := $(abspath $(TARGET_DIR))/tmp/libarchipelago
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 GUEST := $(CURDIR)/.demo/guest
-SHELL_SCRIPTS := .ci/run archipelago-ffi/link-library archipelago-ffi/examples/fio-headers archipelago-ffi/python/run-tests $(addprefix $(SCRIPTS)/,install-deps guest-image fsx-over-fuse with-served-volume) tests/ganeti/guest
+SHELL_SCRIPTS := .ci/run tests/ceph/cluster tests/ceph/run archipelago-ffi/link-library archipelago-ffi/examples/fio-headers archipelago-ffi/python/run-tests $(addprefix $(SCRIPTS)/,install-deps guest-image fsx-over-fuse with-served-volume) tests/ganeti/guest
 PYTHON_SCRIPTS := tests/ganeti/run tests/ganeti/attach-many tests/ganeti/cluster.py fuzz/soak archipelago-ffi/python/build-wheel $(addprefix $(SCRIPTS)/,demo.py guestctl.py map-in-guest probe-kvm tour check-licences check-links)
 # Programs run by `make test` after the cargo tests; each finds the built program in $$ARCHIPELAGO.
 INTEGRATION_TESTS ?=
@@ -66,7 +67,7 @@ INTEGRATION_TESTS ?=
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 export ARCHIPELAGO := $(BINARY)
 
-.PHONY: test-ganeti install-extstorage help deps build library wheel header demo devices tour fmt fmt-check lint test test-all fsx crashes simulate soak bench install install-library fuzz schedules mutants miri
+.PHONY: test-ceph test-ganeti install-extstorage help deps build library wheel header demo devices tour fmt fmt-check lint test test-all fsx crashes simulate soak bench install install-library fuzz schedules mutants miri
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -124,6 +125,7 @@ test:
 	  $(CARGO) nextest run --workspace --locked; $(CARGO) test --workspace --locked --doc; \
 	else $(CARGO) test --workspace --locked; fi
 	$(CARGO) test --locked -p archipelago-core --features shuttle --test shuttle
+	@$(MAKE) --no-print-directory test-ceph
 	archipelago-ffi/python/run-tests $(TESTED_LIBRARY)/libarchipelago.so.1.* $(abspath $(TARGET_DIR))/tmp/python
 	$(if $(INTEGRATION_TESTS),$(CARGO) build --release --locked -p archipelago)
 	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory test-ganeti; else echo "not root: the test on Ganeti is left out" >&2; fi
@@ -134,6 +136,10 @@ test-ganeti:
 	$(CARGO) build --release --locked -p archipelago -p extstorage-provider
 	@tests/ganeti/guest .demo/ganeti
 	timeout --kill-after 20 360 tests/ganeti/run --archipelago $(BINARY) --provider $(PROVIDER)
+
+test-ceph:
+	@$(SCRIPTS)/install-deps build
+	CARGO="$(CARGO)" tests/ceph/run
 
 test-all: test miri
 	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory fsx; else echo "not root: the test over FUSE is left out" >&2; fi

@@ -663,13 +663,14 @@ int archip_queue_eventfd(archip_queue queue,
                          int *descriptor);
 
 /**
- * Makes a store at `location`, `file:` and the path of a directory that is empty or does not exist. `options` may be null.
+ * Makes a store at `location`: `file:` and the path of a directory that is empty or does not exist, or `rados:` and a pool of a Ceph
+ * cluster. `options` may be null.
  */
 int archip_store_init(const char *location,
                       const struct archip_init_options *options);
 
 /**
- * Opens the store at `location`, `file:` and the path of its directory. `options` may be null.
+ * Opens the store at `location`: `file:` and the path of its directory, or `rados:` and a pool of a Ceph cluster. `options` may be null.
  */
 int archip_store_open(const char *location,
                       const struct archip_store_options *options,

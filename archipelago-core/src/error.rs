@@ -86,7 +86,7 @@ pub enum Error {
     #[error("{0}: is not open")]
     NotOpen(String),
     /// The backend has no room for new data.
-    #[error("{0}: no space left in the store; make room on its file system, then repeat what failed")]
+    #[error("{0}: no space left in the store; make room where it lies, then repeat what failed")]
     NoSpace(String),
     /// A stored object does not hold what its checksum says: cut short, altered, or not what was expected.
     #[error(

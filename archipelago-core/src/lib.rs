@@ -24,6 +24,7 @@ pub mod merkle;
 pub mod name;
 #[doc(hidden)]
 pub mod planted;
+mod random;
 pub mod store;
 #[cfg_attr(feature = "shuttle", doc(hidden))]
 #[cfg(feature = "shuttle")]

@@ -66,7 +66,8 @@ pub fn reserved(field: u32) -> Result<()> {
     if field == 0 { Ok(()) } else { Err(Error::Invalid("a reserved field is not 0".into())) }
 }
 
-/// Makes a store at `location`, `file:` and the path of a directory that is empty or does not exist. `options` may be null.
+/// Makes a store at `location`: `file:` and the path of a directory that is empty or does not exist, or `rados:` and a pool of a Ceph
+/// cluster. `options` may be null.
 ///
 /// # Safety
 ///
@@ -98,7 +99,7 @@ pub unsafe extern "C" fn archip_store_init(location: *const c_char, options: *co
     })
 }
 
-/// Opens the store at `location`, `file:` and the path of its directory. `options` may be null.
+/// Opens the store at `location`: `file:` and the path of its directory, or `rados:` and a pool of a Ceph cluster. `options` may be null.
 ///
 /// # Safety
 ///

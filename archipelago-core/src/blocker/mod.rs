@@ -17,12 +17,14 @@ use std::str::FromStr;
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::limits::SECTOR;
 use flights::Flights;
 use sys::Outside;
 
 pub mod file;
 pub mod flights;
 pub mod memory;
+pub mod rados;
 pub mod real_sys;
 pub mod ring;
 pub mod sim;
@@ -274,8 +276,23 @@ pub trait Blocker: Send + Sync {
     fn objects(&self, volume: VolumeId) -> Result<Vec<Object>>;
     /// All that there is of the volumes whose id has `part` as its lowest byte, whether they have a header or not.
     fn inventory(&self, part: u8) -> Result<Inventory>;
+    /// Parts in which there is anything for [`Blocker::inventory`], rising; all of them where telling is as much as looking.
+    fn parts(&self) -> Result<Vec<u8>> {
+        Ok((0..=u8::MAX).collect())
+    }
+    /// First bytes of digests with which there is anything for [`Blocker::contents`] or [`Blocker::unfinished_contents`], as for
+    /// [`Blocker::parts`].
+    fn content_parts(&self) -> Result<Vec<u8>> {
+        Ok((0..=u8::MAX).collect())
+    }
     /// Bytes that an object takes on the backend, as near as it can tell; 0 if it does not exist.
     fn allocated(&self, object: Object) -> Result<u64>;
+    /// Of which size, at a multiple of it, a hole in an object has to be for [`Blocker::allocated`] to count it; the first and the last such
+    /// range of the object count in any case. `u64::MAX` where no hole is counted.
+    fn hole(&self, object: Object) -> u64 {
+        let _ = object;
+        SECTOR
+    }
     /// Closes what is kept open only to be quick, so that the room of what others removed is free.
     fn close_idle(&self) {}
     /// Takes away what was made to hold objects and holds none any more.

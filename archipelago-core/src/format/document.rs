@@ -17,7 +17,8 @@ use super::stream::{
 };
 use super::sums::SumAtom;
 use super::superblock::Superblock;
-use crate::blocker::VolumeId;
+use crate::blocker::rados::layout;
+use crate::blocker::{RecordKey, VolumeId};
 use crate::checksum;
 use crate::digest::Digest;
 use crate::error::Owner;
@@ -293,6 +294,14 @@ fn the_record_file_of_the_document_holds_its_second_version() {
     same("record-file", &file);
     let read = record::decode_slots("example", &example("record-file", 8192)).unwrap();
     assert_eq!(read, Slots { id: VOLUME.0, version: 2, payload: b"second".to_vec() });
+}
+
+#[test]
+fn the_record_on_rados_in_the_document_is_the_one_described() {
+    let key = RecordKey::Header(VOLUME);
+    let stored = layout::encode_record(key, 2, b"second");
+    same("rados-record", &stored);
+    assert_eq!(layout::decode_record(key, &example("rados-record", 26)), Ok((2, &b"second"[..])));
 }
 
 #[test]

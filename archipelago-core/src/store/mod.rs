@@ -2,6 +2,7 @@
 
 mod acknowledge;
 mod background;
+mod called;
 pub(crate) mod catalog;
 mod check;
 pub mod collect;
@@ -27,15 +28,17 @@ mod types;
 mod usage;
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::{Duration, Instant};
 
+use self::called::Called;
 use self::control::{Answer, Handler, Request};
 use self::peers::{Neighbours, Registered};
 use self::process::Registration;
 use self::shared::Shared;
 use crate::blocker::file::{FileBlocker, FileOptions};
+use crate::blocker::rados::{RadosBlocker, RadosPlace};
 use crate::blocker::{Blocker, LockGuard, RecordKey, VolumeId};
 use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind, Root};
@@ -90,10 +93,19 @@ fn block_shift(size: u64) -> Result<u8> {
 }
 
 impl Store {
-    /// Makes a store in a directory that is empty or does not exist.
+    /// Makes a store in a directory that is empty or does not exist, or in a namespace of a pool in which there is none.
     pub fn init(location: &Location, options: &InitOptions) -> Result<()> {
-        let Location::File(path) = location;
         block_shift(options.block_size)?;
+        match location {
+            Location::File(path) => Store::init_directory(path, options),
+            Location::Rados(place) => match Store::init_on(Arc::new(RadosBlocker::open(place)?), options) {
+                Err(Error::Exists(_)) => Err(Error::Exists(format!("{place}: a store"))),
+                other => other,
+            },
+        }
+    }
+
+    fn init_directory(path: &Path, options: &InitOptions) -> Result<()> {
         if path.join("archipelago.store").exists() {
             return Err(Error::Exists(format!("{}: a store", path.display())));
         }
@@ -114,7 +126,27 @@ impl Store {
 
     /// Opens a store and registers this process with it.
     pub fn open(location: &Location, options: StoreOptions) -> Result<Store> {
-        let Location::File(path) = location;
+        match location {
+            Location::File(path) => Store::open_directory(path, location, options),
+            Location::Rados(place) => Store::open_pool(place, location, options),
+        }
+    }
+
+    fn open_pool(place: &RadosPlace, location: &Location, options: StoreOptions) -> Result<Store> {
+        let blocker = Arc::new(RadosBlocker::open(place)?);
+        let superblock = match read_superblock(&*blocker) {
+            Err(Error::NoStore(_)) => return Err(Error::NoStore(place.to_string())),
+            other => other?,
+        };
+        let peers = Called::new(&blocker);
+        let store = Store::assemble(blocker, options, superblock, Some(location.clone()))?;
+        let handler: Weak<dyn Handler> = Arc::downgrade(&(store.shared.clone() as Arc<dyn Handler>));
+        peers.join(handler)?;
+        let _ = store.shared.peers.set(Arc::new(peers));
+        Ok(store)
+    }
+
+    fn open_directory(path: &Path, location: &Location, options: StoreOptions) -> Result<Store> {
         let here = path.display().to_string();
         // A directory that may not be looked into is not the same as no store.
         match path.join("archipelago.store").try_exists() {
@@ -131,19 +163,19 @@ impl Store {
         }
         let (mode, group, direct) = (superblock.mode, superblock.group, options.direct);
         let blocker = Arc::new(FileBlocker::open(path, FileOptions { mode, group, direct, ..FileOptions::default() })?);
-        let store = Store::assemble(blocker, options, superblock, Some(path.clone()))?;
+        let store = Store::assemble(blocker, options, superblock, Some(location.clone()))?;
         let superblock = &store.shared.superblock;
         let group = Some(superblock.group).filter(|g| *g != u32::MAX);
         let handler: Weak<dyn Handler> = Arc::downgrade(&(store.shared.clone() as Arc<dyn Handler>));
         let registration = Registration::register(path, superblock.mode, group, handler)?;
-        let _ = store.shared.peers.set(Arc::new(Registered::new(path.clone(), registration.id().to_string())));
+        let _ = store.shared.peers.set(Arc::new(Registered::new(path.to_path_buf(), registration.id().to_string())));
         let _ = store.shared.registration.set(registration);
         Ok(store)
     }
 
     /// Makes a store on any backend (for simulation and tests).
     pub fn init_on(blocker: Arc<dyn Blocker>, options: &InitOptions) -> Result<()> {
-        let half = || os::random_u64().map_err(|e| Error::io("read", "the system's randomness", e));
+        let half = || crate::random::random_u64().map_err(|e| Error::io("read", "the system's randomness", e));
         let mut uuid = [0; 16];
         uuid[..8].copy_from_slice(&half()?.to_le_bytes());
         uuid[8..].copy_from_slice(&half()?.to_le_bytes());
@@ -192,7 +224,7 @@ impl Store {
         blocker: Arc<dyn Blocker>,
         options: StoreOptions,
         superblock: Superblock,
-        root: Option<PathBuf>,
+        location: Option<Location>,
     ) -> Result<Store> {
         if !(128 << 10..=1 << 30).contains(&options.max_unfolded) {
             return Err(Error::InvalidArgument("the unfolded journal may be 128 KiB to 1 GiB long".into()));
@@ -205,7 +237,7 @@ impl Store {
         let threads = if options.direct { limits::DIRECT_THREADS.max(*PROCESSORS) } else { *PROCESSORS };
         let pool = WorkerPool::new(threads, limits::MAX_QUEUE);
         let manual = options.background == Background::Manual;
-        let shared = Arc::new(Shared::new(blocker, options, superblock, root, pool));
+        let shared = Arc::new(Shared::new(blocker, options, superblock, location, pool));
         if !manual {
             background::start(&shared)?;
         }
@@ -354,8 +386,8 @@ impl Store {
                     answer => return answer,
                 }
             }
-            // Without a directory there is nobody who could be asked, and so nothing to wait for.
-            if self.shared.root.is_none() || Instant::now() >= deadline {
+            // In memory there is nobody else who could be asked, and so nothing to wait for.
+            if self.shared.location.is_none() || Instant::now() >= deadline {
                 return Err(refused);
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -552,7 +584,7 @@ impl Store {
             }
         }
         Ok(StoreStatus {
-            location: shared.root.as_ref().map_or_else(|| "memory".to_string(), |p| format!("file:{}", p.display())),
+            location: shared.location.as_ref().map_or_else(|| "memory".to_string(), Location::to_string),
             uuid: self.uuid(),
             block_size: 1 << shared.superblock.block_shift,
             volumes,

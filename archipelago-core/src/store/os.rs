@@ -50,23 +50,6 @@ pub(super) fn effective_uid() -> u32 {
     unsafe { libc::geteuid() }
 }
 
-/// Eight bytes of the system's randomness.
-pub(super) fn random_u64() -> io::Result<u64> {
-    let mut bytes = [0u8; 8];
-    loop {
-        // SAFETY: `bytes` is ours and as long as we say.
-        let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-        if got == bytes.len() as isize {
-            return Ok(u64::from_ne_bytes(bytes));
-        }
-        // Requests of up to 256 bytes are not cut short; what is left is a signal before the pool was filled at boot.
-        let error = io::Error::last_os_error();
-        if got >= 0 || error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-    }
-}
-
 /// User and primary group that the peer had when it connected.
 pub(super) fn peer(stream: &UnixStream) -> io::Result<(u32, u32)> {
     // SAFETY: ucred is a plain struct of integers, for which zero is a value.

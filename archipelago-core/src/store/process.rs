@@ -66,7 +66,7 @@ impl Registration {
 
     /// Makes the record and the socket; `None` if a cleaner took the record away between its creation and its lock.
     fn attempt(dir: Dir, mode: u32, group: Option<u32>) -> io::Result<Option<Registration>> {
-        let process = format!("{:016x}", os::random_u64()?);
+        let process = format!("{:016x}", crate::random::random_u64()?);
         let owner =
             Owner { pid: std::process::id(), host: host(), command: command(), since: crate::time::now(), process };
         let record = make_record(&dir, &owner, mode, group)?;
@@ -250,7 +250,7 @@ pub(crate) fn parse_record(process: &str, bytes: &[u8]) -> Option<Owner> {
 }
 
 /// A live process whose record cannot be read, by this user or by this version.
-fn unreadable(process: &str) -> Owner {
+pub(super) fn unreadable(process: &str) -> Owner {
     Owner { pid: 0, host: "?".into(), command: "?".into(), since: 0, process: process.to_string() }
 }
 
@@ -333,7 +333,8 @@ pub(super) fn host() -> String {
     }
 }
 
-fn command() -> String {
+/// Name of this program.
+pub(super) fn command() -> String {
     match fs::read_to_string("/proc/self/comm") {
         Ok(name) if !name.trim().is_empty() => printable(name.trim_end_matches('\n')),
         _ => std::env::args_os().next().map_or_else(

@@ -1,7 +1,6 @@
 //! What the volumes of one open store share.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use super::process::Registration;
 use super::reports::Reports;
 use super::service::Answerer;
 use super::sums::Sums;
-use super::{StoreOptions, os};
+use super::{Location, StoreOptions};
 use crate::blocker::{Blocker, LockGuard, VolumeId};
 use crate::error::{Error, Owner, Result};
 use crate::format::superblock::Superblock;
@@ -43,8 +42,8 @@ pub struct Shared {
     pub options: StoreOptions,
     /// Facts about the store.
     pub superblock: Superblock,
-    /// Its directory, if it has one.
-    pub root: Option<PathBuf>,
+    /// Where it is, if it is anywhere but in memory.
+    pub location: Option<Location>,
     /// This process in the store.
     pub registration: OnceLock<Registration>,
     /// The processes that have the store open; none where only this one can.
@@ -76,7 +75,7 @@ impl Shared {
         blocker: Arc<dyn Blocker>,
         options: StoreOptions,
         superblock: Superblock,
-        root: Option<PathBuf>,
+        location: Option<Location>,
         pool: WorkerPool<Volume>,
     ) -> Shared {
         Shared {
@@ -88,7 +87,7 @@ impl Shared {
             seed: options.seed.map(AtomicU64::new),
             options,
             superblock,
-            root,
+            location,
             registration: OnceLock::new(),
             peers: OnceLock::new(),
             operations: Operations::default(),
@@ -107,7 +106,7 @@ impl Shared {
     pub fn random(&self) -> Result<u64> {
         let value = match &self.seed {
             Some(seed) => splitmix(seed.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)),
-            None => os::random_u64().map_err(|e| crate::Error::io("read", "the system's randomness", e))?,
+            None => crate::random::random_u64().map_err(|e| crate::Error::io("read", "the system's randomness", e))?,
         };
         Ok(value.max(1))
     }

@@ -7,23 +7,27 @@ use std::str::FromStr;
 use serde::Serialize;
 
 use crate::blocker::Space;
+use crate::blocker::rados::RadosPlace;
 use crate::digest::Digest;
 use crate::error::{Error, Owner, Result};
 use crate::format::header::Kind;
 use crate::format::labels::Labels;
 use crate::limits;
 
-/// Where a store is. Text form: `file:/path`.
+/// Where a store is. Text form: `file:/path`, or `rados:pool` as [`RadosPlace`] says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
     /// A directory.
     File(PathBuf),
+    /// A pool of a Ceph cluster.
+    Rados(RadosPlace),
 }
 
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Location::File(path) => write!(f, "file:{}", path.display()),
+            Location::Rados(place) => place.fmt(f),
         }
     }
 }
@@ -34,7 +38,10 @@ impl FromStr for Location {
     fn from_str(text: &str) -> Result<Location> {
         match text.strip_prefix("file:") {
             Some(path) if !path.is_empty() => Ok(Location::File(PathBuf::from(path))),
-            _ => Err(Error::InvalidArgument(format!("{text:?}: a store is written file:/path/of/a/directory"))),
+            _ if text.starts_with("rados:") => text.parse().map(Location::Rados),
+            _ => Err(Error::InvalidArgument(format!(
+                "{text:?}: a store is written file:/path/of/a/directory or rados:pool[/namespace]"
+            ))),
         }
     }
 }

@@ -50,6 +50,9 @@ fn an_inventory_has_all_objects_of_its_part(b: &Arc<dyn Blocker>) {
     assert_eq!(found.objects.len(), all.len());
     assert!(all.iter().all(|object| found.objects.contains(object)));
     assert_eq!(b.inventory(0xa2).unwrap().objects, [Object::Pack(other, 1)]);
+    let parts = b.parts().unwrap();
+    assert!(parts.is_sorted() && parts.contains(&0xa1) && parts.contains(&0xa2));
+    assert!(parts.len() == 2 || parts.len() == 256, "{parts:?}");
     // Whoever keeps something for a lock says so, until its holder removes it.
     let guard = held(b.lock(V, LockMode::Exclusive, b"x").unwrap()).unwrap();
     let locks = b.inventory(0xa1).unwrap().locks;
@@ -76,7 +79,9 @@ fn what_an_object_takes_shrinks_with_holes(b: &Arc<dyn Blocker>) {
     b.write(object, &[IoSlice::new(&[1; 256 << 10])], 1 << 20).unwrap();
     b.sync(&[object]).unwrap();
     let full = b.allocated(object).unwrap();
-    assert!((256 << 10..512 << 10).contains(&full), "{full}");
+    // Or up to where it ends, on a backend that does not tell holes.
+    let end = (1 << 20) + (256 << 10);
+    assert!((256 << 10..512 << 10).contains(&full) || full == end, "{full}");
     b.punch(object, 1 << 20, 128 << 10).unwrap();
     b.sync(&[object]).unwrap();
     let half = b.allocated(object).unwrap();

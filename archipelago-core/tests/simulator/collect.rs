@@ -18,8 +18,9 @@ impl World {
     /// Takes away what nothing needs any more; content too that nothing has needed for `grace` seconds. With `look` it is asked
     /// before what would go. Now and then there is no memory to know what is used of data and journals.
     pub fn collect(&mut self, p: usize, grace: u64, look: bool) -> Done<CollectReport> {
-        // Of a full disk or one whose syncs failed it is not told what has to stay.
-        let before = self.is_sound().then(|| Stock::of(&self.disk)).transpose()?;
+        // Of a full disk or one whose syncs failed it is not told what has to stay, nor is it where holes are not told.
+        let counted = self.is_sound() && self.disk.tells_holes();
+        let before = counted.then(|| Stock::of(&self.disk)).transpose()?;
         if let Some(before) = &before {
             self.packs_are_closed(before)?;
         }

@@ -103,7 +103,7 @@ impl World {
     /// Looks at what an operation is about to change, if that is a volume that is open in the process and all is sound.
     pub fn before(&mut self, p: usize, step: &Step) -> Done<Option<Before>> {
         let Some(name) = volume_of(&step.op) else { return Ok(None) };
-        if step.fault.is_some() || !self.is_sound() || self.holder(name) != Some(p) {
+        if step.fault.is_some() || !self.is_sound() || !self.disk.tells_holes() || self.holder(name) != Some(p) {
             return Ok(None);
         }
         let header = self.header(name)?;

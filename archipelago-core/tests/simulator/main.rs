@@ -7,7 +7,7 @@
 //! | `SIM_HISTORIES` | histories, every other one on each backend (default 1000) |
 //! | `SIM_MINUTES` | go on for so long instead |
 //! | `SIM_OPERATIONS` | operations of a history (default 500) |
-//! | `SIM_BACKEND` | only this one: `file` or `memory` |
+//! | `SIM_BACKEND` | only this one: `file`, `memory`, or `rados` in the cluster of `ARCHIPELAGO_CEPH_CONF` |
 //! | `SIM_KEEP` | of the history only the operations of these numbers; `-` behind one: without what goes wrong in it |
 //! | `SIM_THREADS` | threads (default: one for each processor) |
 //! | `SIM_SHRINK` | 0: a history that fails is shown as it is |
@@ -16,6 +16,7 @@
 //! | `SIM_SHOW` | prints each history before it runs |
 #![allow(clippy::unwrap_used)]
 
+mod blocker_mount;
 mod collect;
 mod collected;
 mod costs;
@@ -24,7 +25,6 @@ mod file_mount;
 mod generate;
 mod history;
 mod journals;
-mod memory_mount;
 mod model;
 mod needs;
 mod perform;
@@ -56,7 +56,8 @@ fn backend_of(seed: u64) -> Backend {
     match variable::<String>("SIM_BACKEND").as_deref() {
         Some("file") => Backend::File,
         Some("memory") => Backend::Memory,
-        Some(other) => panic!("SIM_BACKEND={other}: it is file or memory"),
+        Some("rados") => Backend::Rados,
+        Some(other) => panic!("SIM_BACKEND={other}: it is file, memory or rados"),
         None if seed.is_multiple_of(2) => Backend::File,
         None => Backend::Memory,
     }

@@ -2,19 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use archipelago_core::blocker::Blocker;
 use archipelago_core::blocker::file::{FileBlocker, FileOptions};
 use archipelago_core::blocker::memory::MemoryBlocker;
+use archipelago_core::blocker::rados::{RadosBlocker, RadosPlace};
 use archipelago_core::blocker::sim::{SimDisk, Syncs};
 use archipelago_core::blocker::sys::Sys;
 use archipelago_core::format::header::Header;
 use archipelago_core::store::peers::Neighbours;
 use archipelago_core::{Background, InitOptions, Result, Store, StoreOptions, Volume};
 
+use crate::blocker_mount::BlockerMount;
 use crate::file_mount::FileMount;
 use crate::history::BLOCK;
-use crate::memory_mount::MemoryMount;
 use crate::model::Map;
 use crate::wire::{Planted, Wire};
 
@@ -25,6 +27,8 @@ pub enum Backend {
     File,
     /// The backend in memory.
     Memory,
+    /// The backend in a Ceph cluster, whose configuration `ARCHIPELAGO_CEPH_CONF` names.
+    Rados,
 }
 
 /// A disk whose past can be cut at any call.
@@ -32,14 +36,17 @@ pub enum Backend {
 pub enum Disk {
     File(Arc<SimDisk>),
     Memory(Arc<MemoryBlocker>),
+    /// One whose past is over: what was acknowledged is durable, so a power cut is the death of all processes.
+    Rados(Arc<RadosBlocker>),
 }
 
-/// The same call on whichever disk it is.
+/// The same call on whichever simulated disk it is; nothing on one that is none.
 macro_rules! on_disk {
     ($disk:expr, $inner:ident => $call:expr) => {
         match $disk {
             Disk::File($inner) => $call,
             Disk::Memory($inner) => $call,
+            Disk::Rados(_) => Default::default(),
         }
     };
 }
@@ -50,6 +57,7 @@ impl Disk {
         let disk = match backend {
             Backend::File => Disk::File(SimDisk::new()),
             Backend::Memory => Disk::Memory(MemoryBlocker::new()),
+            Backend::Rados => Disk::Rados(Arc::new(RadosBlocker::open(&place())?)),
         };
         if let Disk::File(disk) = &disk {
             FileBlocker::new(disk.clone(), FileOptions::default()).make_layout()?;
@@ -63,7 +71,13 @@ impl Disk {
         match self {
             Disk::File(disk) => Arc::new(FileBlocker::new(disk.clone(), FileOptions::default())),
             Disk::Memory(blocker) => blocker.clone(),
+            Disk::Rados(blocker) => blocker.clone(),
         }
+    }
+
+    /// Whether it tells what of an object is a hole.
+    pub fn tells_holes(&self) -> bool {
+        !matches!(self, Disk::Rados(_))
     }
 
     /// State-changing calls so far.
@@ -76,6 +90,7 @@ impl Disk {
         match self {
             Disk::File(disk) => Disk::File(disk.crash_at(step, seed)),
             Disk::Memory(blocker) => Disk::Memory(blocker.crash_at(step, seed)),
+            Disk::Rados(blocker) => Disk::Rados(blocker.clone()),
         }
     }
 
@@ -104,9 +119,18 @@ impl Disk {
     }
 }
 
+/// A namespace that nobody has, in the pool of the cluster of `make test-ceph`.
+fn place() -> RadosPlace {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let conf = std::env::var("ARCHIPELAGO_CEPH_CONF").expect("ARCHIPELAGO_CEPH_CONF is set, as make test-ceph does");
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
+    RadosPlace { conf, namespace: format!("history-{since:x}-{number}"), ..RadosPlace::new("archipelago") }
+}
+
 enum Mount {
     File(Arc<FileMount>),
-    Memory(Arc<MemoryMount>),
+    Blocker(Arc<BlockerMount>),
 }
 
 /// A snapshot that is kept open for reading, what must be in it for ever, and the header by which it is read.
@@ -160,8 +184,12 @@ impl Process {
                 (Mount::File(mount.clone()), Arc::new(FileBlocker::new(mount, options)))
             }
             Disk::Memory(disk) => {
-                let mount = MemoryMount::new(disk.clone(), wire.clone());
-                (Mount::Memory(mount.clone()), mount)
+                let mount = BlockerMount::new(disk.clone(), Some(disk.clone()), wire.clone());
+                (Mount::Blocker(mount.clone()), mount)
+            }
+            Disk::Rados(disk) => {
+                let mount = BlockerMount::new(Arc::new(disk.beside()?), None, wire.clone());
+                (Mount::Blocker(mount.clone()), mount)
             }
         };
         let options = store_options(seed, history);
@@ -184,7 +212,7 @@ impl Process {
         self.store.process().into_iter().for_each(|id| self.neighbours.kill(id));
         match &self.mount {
             Mount::File(mount) => mount.close_all(),
-            Mount::Memory(mount) => mount.close_all(),
+            Mount::Blocker(mount) => mount.close_all(),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::generate::History;
-use crate::history::Step;
+use crate::history::{Step, in_a_cluster};
 use crate::process::Backend;
 use crate::wire::TRACE;
 use crate::world::{Bugs, Counts, World};
@@ -25,7 +25,11 @@ pub fn run(backend: Backend, seed: u64, steps: &[Step], bugs: Bugs) -> Result<Co
     let mut at = None;
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         let mut world = World::new(backend, seed, bugs).map_err(|e| format!("at the start: {e}"))?;
-        for step in steps {
+        let steps = match backend {
+            Backend::Rados => in_a_cluster(steps),
+            Backend::File | Backend::Memory => steps.to_vec(),
+        };
+        for step in &steps {
             at = Some(step.stamp);
             if *TRACE {
                 println!("    {step}");

@@ -125,10 +125,27 @@ impl Stock {
                 let things = disk.taken().into_iter().map(|Taken { what, len, pages }| (what, Thing { len, pages }));
                 stock.objects = things.collect();
             }
+            Disk::Rados(_) => stock.whole_objects()?,
         }
         stock.catalogue()?;
         stock.content()?;
         Ok(stock)
+    }
+
+    /// What the backend lists, without holes.
+    fn whole_objects(&mut self) -> Done<()> {
+        let mut all = self.blocker.content_tables()?;
+        for part in self.blocker.parts()? {
+            all.extend(self.blocker.inventory(part)?.objects);
+        }
+        for first in self.blocker.content_parts()? {
+            all.extend(self.blocker.contents(first)?.into_iter().map(Object::Content));
+        }
+        for object in all {
+            let len = self.blocker.len(object)?.unwrap_or(0);
+            self.objects.insert(object, Thing { len, pages: (0..len.div_ceil(SECTOR)).collect() });
+        }
+        Ok(())
     }
 
     fn files(&mut self, disk: &SimDisk) {

@@ -328,7 +328,7 @@ impl World {
             return Ok(());
         }
         self.state = after;
-        if step.fault.is_none() && !refused && self.is_sound() {
+        if step.fault.is_none() && !refused && self.is_sound() && self.disk.tells_holes() {
             self.after(p, step, cost, &calls)?;
         }
         if matches!(step.fault, Some(Fault::Kill { .. })) {

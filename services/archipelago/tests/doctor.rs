@@ -265,7 +265,7 @@ fn a_clock_that_went_back_is_found() {
     site.ok(&["create", "volume", "--size", "1M"]);
     let topics = |now| {
         let mut findings = Findings::default();
-        store::examine(&site.open(), &site.path("store"), now, &mut findings).unwrap();
+        store::examine(&site.open(), Some(&site.path("store")), now, &mut findings).unwrap();
         findings.sorted().iter().map(|finding| finding.topic).collect::<Vec<_>>()
     };
     assert_eq!(topics(1_000_000_000), ["clock"]);

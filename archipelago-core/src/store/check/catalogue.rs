@@ -248,7 +248,7 @@ pub(super) enum Leads {
 
 /// Whether a header may be one that another process is just publishing.
 fn is_young(shared: &Shared, created: u64, grace: u64) -> bool {
-    shared.root.is_some() && shared.now().saturating_sub(created) < grace
+    shared.location.is_some() && shared.now().saturating_sub(created) < grace
 }
 
 /// Whether a header is a snapshot of a group that was never taken: it does not count.

@@ -199,7 +199,7 @@ pub(super) fn look(
         }
         step()?;
     }
-    for first in 0..=u8::MAX {
+    for first in blocker.content_parts()? {
         report.content.objects += blocker.contents(first)?.len() as u64;
         leftovers(blocker, first, &mut looked)?;
     }

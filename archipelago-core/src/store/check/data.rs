@@ -75,7 +75,7 @@ impl Reading<'_> {
     fn total(&self, marks: &Marks, all: bool) -> Result<u64> {
         let data = marks.epochs().into_iter().filter_map(|(owner, epoch)| marks.bytes(Object::Data(owner, epoch)));
         let mut total = data.sum();
-        for first in 0..=u8::MAX {
+        for first in self.shared.blocker.content_parts()? {
             for digest in self.shared.blocker.contents(first)? {
                 if all || marks.needs(&digest) {
                     total += self.shared.blocker.content_len(digest)?.unwrap_or(0);
@@ -157,7 +157,7 @@ impl Reading<'_> {
 
     /// Content objects.
     fn contents(&mut self, marks: &Marks, all: bool) -> Result<()> {
-        for first in 0..=u8::MAX {
+        for first in self.shared.blocker.content_parts()? {
             for digest in self.shared.blocker.contents(first)? {
                 if !all && !marks.needs(&digest) {
                     continue;

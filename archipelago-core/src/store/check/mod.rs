@@ -89,7 +89,7 @@ struct Work<'a> {
 /// Every object of the store, sorted.
 fn all_objects(shared: &Shared) -> Result<Vec<Object>> {
     let mut objects = Vec::new();
-    for part in 0..=u8::MAX {
+    for part in shared.blocker.parts()? {
         objects.extend(shared.blocker.inventory(part)?.objects);
     }
     objects.sort_unstable();

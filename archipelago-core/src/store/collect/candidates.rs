@@ -69,7 +69,7 @@ impl Candidates {
             let detail = "what it names is not known, and so must stay until it is put back or given up";
             return Err(Error::damaged(header, detail));
         }
-        for part in 0..=u8::MAX {
+        for part in blocker.parts()? {
             let inventory = blocker.inventory(part)?;
             found.objects.extend(inventory.objects);
             found.locks.extend(inventory.locks.into_iter().filter(|id| id.0 >= FIRST_ID));
@@ -77,7 +77,7 @@ impl Candidates {
         }
         found.unfinished = index::unfinished(blocker)?;
         found.content = !blocker.content_tables()?.is_empty() || found.objects.iter().any(|o| redirected(o).is_some());
-        for first in 0..=u8::MAX {
+        for first in blocker.content_parts()? {
             found.content = found.content
                 || !blocker.contents(first)?.is_empty()
                 || !blocker.unfinished_contents(first)?.is_empty();

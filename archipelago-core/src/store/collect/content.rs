@@ -71,8 +71,9 @@ impl<'a, 'b> ContentSweep<'a, 'b> {
     /// All of it. Any cut leaves what the next collection finds by listing.
     pub fn run(&mut self, candidates: &Candidates) -> Result<()> {
         self.mark_moved(&candidates.redirects)?;
-        self.pace.phase(CollectPhase::Sweep, 256 + candidates.hashed.len() as u64)?;
-        for first in 0..=u8::MAX {
+        let parts = self.shared.blocker.content_parts()?;
+        self.pace.phase(CollectPhase::Sweep, (parts.len() + candidates.hashed.len()) as u64)?;
+        for first in parts {
             self.objects(first)?;
             self.unfinished(first)?;
             self.pace.advance()?;

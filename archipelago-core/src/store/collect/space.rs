@@ -32,7 +32,7 @@ pub fn by_kind(shared: &Shared) -> Result<SpaceByKind> {
     for id in blocker.trashed()? {
         by.trash.add(length(RecordKey::Trash(id))?);
     }
-    for part in 0..=u8::MAX {
+    for part in blocker.parts()? {
         for object in blocker.inventory(part)?.objects {
             let bytes = blocker.allocated(object)?;
             kind_of(object, &mut by).add(bytes);
@@ -41,7 +41,7 @@ pub fn by_kind(shared: &Shared) -> Result<SpaceByKind> {
             }
         }
     }
-    for first in 0..=u8::MAX {
+    for first in blocker.content_parts()? {
         for digest in blocker.contents(first)? {
             by.content.add(blocker.allocated(Object::Content(digest))?);
         }

@@ -17,7 +17,24 @@ pub fn waste(shared: &Shared, marks: &Marks, object: Object) -> Result<Option<u6
     let Some(live) = marks.bytes(object) else { return Ok(None) };
     let slack = if matches!(object, Object::Data(..)) { HOLE_SLACK } else { PAGE_SLACK };
     let taken = shared.blocker.allocated(object)?;
+    let live = match shared.blocker.hole(object) {
+        SECTOR => live,
+        hole => {
+            let len = shared.blocker.len(object)?.unwrap_or(0);
+            len - countable(&marks.dead(object, len), len, hole)
+        }
+    };
     Ok(Some(taken.saturating_sub(live)).filter(|waste| *waste > slack.max(live / HOLE_SLACK_FRACTION)))
+}
+
+/// Bytes of an object of this length that will not count any more when these ranges are holes, if only holes of this size do.
+fn countable(ranges: &[std::ops::Range<u64>], len: u64, hole: u64) -> u64 {
+    let last = len.saturating_sub(1) / hole * hole;
+    let inner = |range: &std::ops::Range<u64>| {
+        let from = range.start.max(1).div_ceil(hole).saturating_mul(hole);
+        (range.end.min(last) / hole * hole).saturating_sub(from)
+    };
+    ranges.iter().map(inner).sum()
 }
 
 /// A sweep under way.
@@ -98,6 +115,10 @@ impl Sweep<'_, '_> {
         let blocker = &*self.shared.blocker;
         let taken = blocker.allocated(object)?;
         let Some(len) = blocker.len(object)? else { return Ok(()) };
+        let hole = blocker.hole(object);
+        if hole != SECTOR && taken <= len - countable(std::slice::from_ref(&(0..len)), len, hole) {
+            return Ok(());
+        }
         // The page in which it ends stays.
         if taken > SECTOR && len > 0 {
             self.punch(object, std::slice::from_ref(&(0..len)), taken)?;

@@ -118,7 +118,7 @@ impl Store {
 
     /// Calls `each` with every content object of the store, a 256th of them at a time in memory.
     pub fn contents(&self, each: &mut dyn FnMut(Digest) -> Result<()>) -> Result<()> {
-        for first in 0..=u8::MAX {
+        for first in self.shared.blocker.content_parts()? {
             self.shared.blocker.contents(first)?.into_iter().try_for_each(&mut *each)?;
         }
         Ok(())

@@ -22,7 +22,7 @@ pub(crate) fn replace_index(shared: &Shared, id: u64) -> Result<()> {
     // A collection that began before removes no table that it finds without a head.
     let _operation = shared.operations.begin();
     let mut maker = Maker { shared, pages: Tables::default(), tables: others(blocker, id)?, fresh: Vec::new() };
-    for part in 0..=u8::MAX {
+    for part in blocker.parts()? {
         for object in blocker.inventory(part)?.objects {
             if let Object::Redirect(owner, epoch) = object {
                 maker.slots_of(owner, epoch, id)?;

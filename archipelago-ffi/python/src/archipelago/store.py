@@ -70,11 +70,11 @@ def _info(raw: lib.Info) -> Info:
 
 def _location(place: Union[str, "os.PathLike[str]"]) -> bytes:
     text = os.fspath(place)
-    return (text if text.startswith("file:") else f"file:{os.path.abspath(text)}").encode()
+    return (text if text.startswith(("file:", "rados:")) else f"file:{os.path.abspath(text)}").encode()
 
 
 class Store(Handle):
-    """An open store: a directory, as a path or as `file:/path`."""
+    """An open store: a directory, as a path or as `file:/path`, or a pool of a Ceph cluster, as `rados:pool`."""
 
     _close_function = "store_close"
 

@@ -29,8 +29,8 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Args, Debug)]
 pub struct Global {
-    /// The store, written file:/path. Otherwise `store` of the configuration file is used
-    #[arg(long, global = true, env = "ARCHIPELAGO_STORE", value_name = "file:/PATH")]
+    /// The store, written file:/path or rados:pool[/namespace]. Otherwise `store` of the configuration file is used
+    #[arg(long, global = true, env = "ARCHIPELAGO_STORE", value_name = "STORE")]
     pub store: Option<String>,
     /// Configuration file to read instead of the default ones
     #[arg(long, short, global = true, value_name = "FILE")]

@@ -49,7 +49,7 @@ impl Context {
         let text = self.global.store.as_ref().filter(|text| !text.is_empty()).or(self.config.store.as_ref());
         let Some(text) = text else {
             return Err(Failure::Usage(format!(
-                "no store is named; use --store file:/PATH, set ARCHIPELAGO_STORE, or write store = \"file:/PATH\" in {}",
+                "no store is named; use --store file:/PATH or rados:POOL, set ARCHIPELAGO_STORE, or write store = \"file:/PATH\" in {}",
                 config::SYSTEM
             )));
         };

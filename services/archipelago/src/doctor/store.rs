@@ -23,6 +23,7 @@ pub fn unopened(error: &Error, findings: &mut Findings) {
         Error::Damaged { .. } => {
             "put `archipelago.store` back from a backup; it is written once, when the store is made"
         }
+        Error::Unsupported(_) | Error::Timeout(_) => "see docs/operations.md, \"A store in a Ceph cluster\"",
         Error::Io { .. } => "look at the permissions of its directories, and for errors of the disk in `dmesg`",
         _ => "see docs/operations.md",
     };
@@ -30,7 +31,7 @@ pub fn unopened(error: &Error, findings: &mut Findings) {
 }
 
 /// Looks at an open store. `now` is in seconds since 1970.
-pub fn examine(store: &Store, path: &Path, now: u64, findings: &mut Findings) -> Result<(), Error> {
+pub fn examine(store: &Store, path: Option<&Path>, now: u64, findings: &mut Findings) -> Result<(), Error> {
     let own = store.process().map(str::to_string);
     // Whoever answers, answers something; that it is no question of anybody's does not matter.
     for (owner, answer) in store.ask_processes(&json!("doctor"))? {
@@ -52,7 +53,7 @@ pub fn examine(store: &Store, path: &Path, now: u64, findings: &mut Findings) ->
         }
     }
     maps(store, now, findings)?;
-    aside(path, findings);
+    path.into_iter().for_each(|path| aside(path, findings));
     Ok(())
 }
 

@@ -29,11 +29,16 @@ pub fn run(context: &mut Context) -> Result<(), Failure> {
     configuration::examine(&config, &mut findings);
     context.set_config(config);
     let location = match context.location() {
-        Ok(Location::File(path)) => {
-            if place::examine(&path, &mut findings) {
+        Ok(location) => {
+            let path = match &location {
+                Location::File(path) => Some(path.as_path()),
+                // What lies there is looked at by those who run the cluster.
+                Location::Rados(_) => None,
+            };
+            if path.is_none_or(|path| place::examine(path, &mut findings)) {
                 match context.store() {
                     Ok(opened) => {
-                        if let Err(error) = store::examine(&opened, &path, now, &mut findings) {
+                        if let Err(error) = store::examine(&opened, path, now, &mut findings) {
                             findings.error("store", error.to_string(), "run `archipelago check`");
                         }
                     }
@@ -41,7 +46,7 @@ pub fn run(context: &mut Context) -> Result<(), Failure> {
                     Err(other) => return Err(other),
                 }
             }
-            Some(format!("file:{}", path.display()))
+            Some(location.to_string())
         }
         Err(failure) => {
             findings.error("store", failure.to_string(), "name the store; nothing about it was looked at");

@@ -1,4 +1,4 @@
-//! The backend in memory as one simulated process sees it: its own locks, and its own trouble.
+//! A whole backend, in memory or in a cluster, as one simulated process sees it: its own locks, and its own trouble.
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -15,9 +15,11 @@ use crate::wire::{Call, Lie, Planted, Turn, Wire, flip, has_sums};
 
 type Locks = Arc<Mutex<(u64, BTreeMap<u64, Box<dyn LockGuard>>)>>;
 
-/// One process's view of a shared [`MemoryBlocker`].
-pub struct MemoryMount {
-    disk: Arc<MemoryBlocker>,
+/// One process's view of a shared backend.
+pub struct BlockerMount {
+    disk: Arc<dyn Blocker>,
+    /// The same, if it can be told to let a call fail, and how it leaves what that was to change.
+    failing: Option<Arc<MemoryBlocker>>,
     wire: Arc<Wire>,
     locks: Locks,
     /// Syncs that a planted bug holds back.
@@ -48,9 +50,9 @@ fn gone(what: &'static str) -> Error {
     Error::io(what, "a disk of a process that was killed, or that fails", io::Error::from_raw_os_error(libc::EIO))
 }
 
-impl MemoryMount {
-    pub fn new(disk: Arc<MemoryBlocker>, wire: Arc<Wire>) -> Arc<MemoryMount> {
-        Arc::new(MemoryMount { disk, wire, locks: Locks::default(), late: Mutex::default() })
+impl BlockerMount {
+    pub fn new(disk: Arc<dyn Blocker>, failing: Option<Arc<MemoryBlocker>>, wire: Arc<Wire>) -> Arc<BlockerMount> {
+        Arc::new(BlockerMount { disk, failing, wire, locks: Locks::default(), late: Mutex::default() })
     }
 
     /// Drops the locks of a killed process.
@@ -68,10 +70,13 @@ impl MemoryMount {
         self.wire.note(call);
         match self.wire.change(what, object) {
             Turn::Go => Ok(()),
-            Turn::Fail => {
-                self.disk.fail_at(self.disk.steps() + 1, libc::EIO);
-                Ok(())
-            }
+            Turn::Fail => match &self.failing {
+                Some(disk) => {
+                    disk.fail_at(disk.steps() + 1, libc::EIO);
+                    Ok(())
+                }
+                None => Err(gone("write")),
+            },
             Turn::Dead => {
                 self.close_all();
                 Err(gone("write"))
@@ -116,7 +121,7 @@ impl MemoryMount {
     }
 }
 
-impl Blocker for MemoryMount {
+impl Blocker for BlockerMount {
     fn create(&self, object: Object, head: &[u8], len: u64) -> Result<()> {
         self.call(Call::Create { object, len }, "create", &|| object.to_string())?;
         self.disk.create(object, head, len)
@@ -178,6 +183,20 @@ impl Blocker for MemoryMount {
     fn objects(&self, volume: VolumeId) -> Result<Vec<Object>> {
         self.alive()?;
         self.disk.objects(volume)
+    }
+
+    fn parts(&self) -> Result<Vec<u8>> {
+        self.alive()?;
+        self.disk.parts()
+    }
+
+    fn content_parts(&self) -> Result<Vec<u8>> {
+        self.alive()?;
+        self.disk.content_parts()
+    }
+
+    fn hole(&self, object: Object) -> u64 {
+        self.disk.hole(object)
     }
 
     fn inventory(&self, part: u8) -> Result<Inventory> {
