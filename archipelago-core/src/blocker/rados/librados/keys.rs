@@ -64,9 +64,9 @@ impl Pool {
             }
             let mut failed = None;
             for (result, (iterator, more, code)) in results.into_iter().zip(places) {
-                // Also of what failed, for the iterator is there all the same.
-                let entries = self.entries(iterator);
-                match result.and(outcome(code)) {
+                let result = result.and(outcome(code));
+                let entries = self.entries(iterator, result.is_ok());
+                match result {
                     Err(Errno(libc::ENOENT)) => pages.push(Page::default()),
                     Err(errno) => failed = failed.or(Some(errno)),
                     Ok(()) => pages.push((entries, more != 0)),
@@ -120,19 +120,21 @@ impl Pool {
             (self.f.rados_release_read_op)(op);
             result
         };
-        let entries = self.entries(iterator);
-        match outcome(result).and(outcome(code)) {
+        let result = outcome(result).and(outcome(code));
+        let entries = self.entries(iterator, result.is_ok());
+        match result {
             Err(Errno(libc::ENOENT)) => Ok(Vec::new()),
             other => other.map(|()| entries),
         }
     }
 
-    fn entries(&self, iterator: Handle) -> Vec<Entry> {
+    /// What an iterator gives, and its end. One of an operation that failed was not filled, and must not be asked.
+    fn entries(&self, iterator: Handle, filled: bool) -> Vec<Entry> {
         let mut entries = Vec::new();
         if iterator.is_null() {
             return entries;
         }
-        loop {
+        while filled {
             let (mut key, mut value, mut key_len, mut value_len) = (null_mut(), null_mut(), 0, 0);
             // SAFETY: the iterator was made by an operation that has ended, and what it gives lives as long as it does.
             let entry = unsafe {
