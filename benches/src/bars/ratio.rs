@@ -74,13 +74,13 @@ mod tests {
 
     #[test]
     fn a_goal_is_met_by_the_median_and_nearly_by_the_worst_quarter() {
-        let ratio = |at_most, rounds: [f64; 3]| Ratio::new("", "", "", "", Some(1.0), at_most).of(rounds.into_iter());
+        let ratio = |at_most, rounds: [f64; 5]| Ratio::new("", "", "", "", Some(1.0), at_most).of(rounds.into_iter());
         for (at_most, rounds, met) in [
-            (false, [0.9, 1.0, 2.0], true),
-            (false, [0.8, 1.5, 2.0], false),
-            (false, [0.95, 0.99, 2.0], false),
-            (true, [0.1, 1.0, 1.1], true),
-            (true, [0.1, 0.5, 1.2], false),
+            (false, [0.9, 0.9, 1.0, 2.0, 2.0], true),
+            (false, [0.8, 0.85, 1.5, 2.0, 2.0], false),
+            (false, [0.95, 0.95, 0.99, 2.0, 2.0], false),
+            (true, [0.1, 0.1, 1.0, 1.1, 9.0], true),
+            (true, [0.1, 0.1, 0.5, 1.2, 9.0], false),
         ] {
             assert_eq!(ratio(at_most, rounds).met(), Some(met), "{rounds:?}");
         }
