@@ -14,9 +14,9 @@ use super::{Contender, Kind, Numbers, Outcome, REQUEST, place};
 pub fn prepare(path: &Path, size: u64) -> io::Result<()> {
     let file = OpenOptions::new().create(true).truncate(true).write(true).open(path)?;
     file.set_len(size)?;
-    // In the pieces in which the library writes: ext4 makes folios of what is written at once, and an overwrite costs the more the larger
-    // the folio is (some 80 us in one of 2 MiB).
-    let block = vec![7; archipelago_core::limits::ADMITTED];
+    // In the calls in which the library writes: ext4 makes folios of what is written at once, and an overwrite costs the more the larger
+    // the folio is (some 80 us in one of 2 MiB). So what is compared is not how the files came to be.
+    let block = vec![7; 32 << 10];
     (0..size).step_by(block.len()).try_for_each(|at| file.write_all_at(&block, at))?;
     file.sync_all()
 }

@@ -134,22 +134,24 @@ impl Pool {
         if iterator.is_null() {
             return entries;
         }
-        while filled {
+        let next = || {
             let (mut key, mut value, mut key_len, mut value_len) = (null_mut(), null_mut(), 0, 0);
             // SAFETY: the iterator was made by an operation that has ended, and what it gives lives as long as it does.
-            let entry = unsafe {
+            unsafe {
                 (self.f.rados_omap_get_next2)(iterator, &mut key, &mut value, &mut key_len, &mut value_len);
                 if key.is_null() {
-                    break;
+                    return None;
                 }
                 let key = std::slice::from_raw_parts(key.cast::<u8>(), key_len);
                 let value = match value_len {
                     0 => Vec::new(),
                     len => std::slice::from_raw_parts(value.cast::<u8>(), len).to_vec(),
                 };
-                (String::from_utf8_lossy(key).into_owned(), value)
-            };
-            entries.push(entry);
+                Some((String::from_utf8_lossy(key).into_owned(), value))
+            }
+        };
+        if filled {
+            entries.extend(std::iter::from_fn(next));
         }
         // SAFETY: it is ours, and not used any more.
         unsafe { (self.f.rados_omap_get_end)(iterator) };
