@@ -21,7 +21,7 @@ const WRITTEN_LATER: [u64; 2] = [4, 12];
 /// What is counted, and how many instructions it may take.
 const CASES: [(&str, Option<u64>); 7] = [
     ("read", Some(600)),
-    ("read-fragmented", Some(600)),
+    ("read-fragmented", Some(1000)),
     ("overwrite", None),
     ("read-queued", None),
     ("read-snapshot", None),
