@@ -4,12 +4,12 @@
 //! sync, small records that are replaced atomically, an exclusive index of names, and exclusive locks. Nothing here
 //! knows what a volume is.
 //!
-//! | Kind | What it is | `file` | `memory` |
-//! |---|---|---|---|
-//! | [`Object`] | sparse bytes; writes are durable after [`Blocker::sync`] | one file (split at 8 TiB) | two images: current and durable |
-//! | record ([`RecordKey`]) | at most [`MAX_RECORD`](crate::limits::MAX_RECORD) bytes, replaced atomically, durable on return | two slots in one file | a value |
-//! | name | index from a name to a volume id, exclusive, durable on return | hard link to the record's file | a map |
-//! | lock | exclusive or shared per volume, dropped by the system when its holder dies | OFD lock on a file of its own, the holder's record in a symbolic link | a table |
+//! | Kind | What it is | `file` | `rados` | `memory` |
+//! |---|---|---|---|---|
+//! | [`Object`] | sparse bytes; writes are durable after [`Blocker::sync`] | one file (split at 8 TiB) | an object of the pool for each 4 MiB; durable at once | two images: current and durable |
+//! | record ([`RecordKey`]) | at most [`MAX_RECORD`](crate::limits::MAX_RECORD) bytes, replaced atomically, durable on return | two slots in one file | a key, changed by one guarded operation | a value |
+//! | name | index from a name to a volume id, exclusive, durable on return | hard link to the record's file | a key | a map |
+//! | lock | exclusive or shared per volume, dropped by the system when its holder dies | OFD lock on a file of its own, the holder's record in a symbolic link | a lock of Ceph, whose dead holder is fenced by the next | a table |
 
 use std::fmt;
 use std::io::{IoSlice, IoSliceMut};
