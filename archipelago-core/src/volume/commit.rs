@@ -393,7 +393,10 @@ impl Inner {
                 let _fold = writer.fold.lock();
                 self.check()?;
                 self.fold_jobs(writer)?;
-                self.compose(writer, Occasion::Idle)?;
+                if self.compose(writer, Occasion::Idle)? > 0 {
+                    // A block that was folded before is not looked for again by who opens the volume after a power cut.
+                    self.flush()?;
+                }
             }
             worked = true;
         }
