@@ -387,12 +387,16 @@ impl World {
         }
     }
 
-    /// A scrub finds nothing wrong, for nothing that is stored was altered.
+    /// A scrub finds nothing wrong, for nothing that is stored was altered; but a collection that was cut short may have taken away what
+    /// only a map needed that was removed, and whose header is still there.
     fn scrub(&mut self, p: usize) -> Done<()> {
         let store = self.process(p)?.store.clone();
         let report = store.scrub(&ScrubOptions { rate: None, anywhere: true }, &mut |_| true)?;
-        let wrong_bytes = report.altered + report.healed + report.unstable + report.broken;
-        if wrong_bytes > 0 || !report.findings.is_empty() {
+        let gone = |finding: &Finding| {
+            finding.severity == Severity::Leak && finding.affected.iter().all(|affected| affected.removed)
+        };
+        let only_gone = report.findings.iter().all(gone) && (report.altered == 0 || !report.findings.is_empty());
+        if report.healed + report.unstable + report.broken > 0 || !only_gone {
             return wrong(format!("a scrub found {report:?}"));
         }
         Ok(())
