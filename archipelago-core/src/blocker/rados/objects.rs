@@ -10,6 +10,7 @@ use super::librados::{Change, Errno, Outcome};
 use super::{Core, layout};
 use crate::blocker::Object;
 use crate::error::{Error, Result};
+use crate::iov::{ReadCursor, part};
 use crate::sync::Mutex;
 
 /// Objects of which a process remembers what it announced; about 150 bytes each.
@@ -77,52 +78,6 @@ fn range_end(object: Object, offset: u64, len: u64) -> Result<u64> {
 
 fn missing(object: Object) -> Error {
     Error::damaged(object.to_string(), "cut short: it is missing")
-}
-
-/// Some of the bytes of `bufs`, without copying them.
-fn part<'a>(bufs: &'a [IoSlice<'a>], mut from: u64, mut len: u64) -> Vec<IoSlice<'a>> {
-    let mut found = Vec::new();
-    for buf in bufs {
-        let size = buf.len() as u64;
-        if from >= size {
-            from -= size;
-            continue;
-        }
-        let there = len.min(size - from);
-        if there > 0 {
-            found.push(IoSlice::new(&buf[from as usize..(from + there) as usize]));
-        }
-        (from, len) = (0, len - there);
-        if len == 0 {
-            break;
-        }
-    }
-    found
-}
-
-/// Cuts buffers into those of consecutive ranges of these lengths.
-fn cut<'a>(bufs: &'a mut [IoSliceMut<'_>], lens: &[u64]) -> Vec<Vec<IoSliceMut<'a>>> {
-    let mut rest = bufs.iter_mut().map(|buf| &mut buf[..]);
-    let mut left: &'a mut [u8] = &mut [];
-    let mut all = Vec::with_capacity(lens.len());
-    for len in lens {
-        let (mut wanted, mut found) = (*len as usize, Vec::new());
-        while wanted > 0 {
-            if left.is_empty() {
-                match rest.next() {
-                    Some(next) => left = next,
-                    None => break,
-                }
-                continue;
-            }
-            let (first, others) = left.split_at_mut(wanted.min(left.len()));
-            wanted -= first.len();
-            found.push(IoSliceMut::new(first));
-            left = others;
-        }
-        all.push(found);
-    }
-    all
 }
 
 /// Zeros in all bytes from `from` on.
@@ -220,7 +175,7 @@ impl Core {
             if !made && span.piece == 0 {
                 change = change.assert_exists();
             }
-            let bufs = part(bufs, from, span.len);
+            let bufs = part(bufs, from as usize, span.len as usize);
             from += span.len;
             all.push((layout::piece(object, span.piece), change.write(&bufs, span.at)));
         }
@@ -272,8 +227,8 @@ impl Core {
             clear(bufs, result.unwrap_or(0));
             return vec![result];
         }
-        let lens: Vec<u64> = spans.iter().map(|span| span.len).collect();
-        let mut cut = cut(bufs, &lens);
+        let mut cursor = ReadCursor::new(bufs);
+        let mut cut: Vec<_> = spans.iter().map(|span| cursor.take(span.len as usize)).collect();
         let mut parts: Vec<(String, u64, &mut [IoSliceMut<'_>])> = (spans.iter().zip(&mut cut))
             .map(|(span, bufs)| (layout::piece(object, span.piece), span.at, &mut bufs[..]))
             .collect();
@@ -461,27 +416,6 @@ impl Core {
 mod tests {
     use super::*;
     use crate::blocker::VolumeId;
-
-    #[test]
-    fn buffers_are_cut_where_pieces_end() {
-        let mut bytes: Vec<u8> = (0..100).collect();
-        let (one, rest) = bytes.split_at_mut(10);
-        let (two, three) = rest.split_at_mut(0);
-        let mut bufs = [IoSliceMut::new(one), IoSliceMut::new(two), IoSliceMut::new(three)];
-        let cut = cut(&mut bufs, &[4, 20, 76]);
-        let seen: Vec<Vec<u8>> = cut.iter().map(|bufs| bufs.iter().flat_map(|b| b.to_vec()).collect()).collect();
-        assert_eq!(seen, [(0..4).collect::<Vec<u8>>(), (4..24).collect(), (24..100).collect()]);
-    }
-
-    #[test]
-    fn parts_of_buffers_are_what_lies_there() {
-        let bytes: Vec<u8> = (0..100).collect();
-        let bufs: Vec<IoSlice<'_>> = bytes.chunks(7).map(IoSlice::new).collect();
-        for (from, len) in [(0, 100), (3, 4), (6, 2), (7, 7), (99, 1), (50, 0)] {
-            let found: Vec<u8> = part(&bufs, from, len).iter().flat_map(|b| b.to_vec()).collect();
-            assert_eq!(found, &bytes[from as usize..(from + len) as usize]);
-        }
-    }
 
     #[test]
     fn a_range_falls_into_pieces() {
