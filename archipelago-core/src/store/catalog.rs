@@ -136,6 +136,22 @@ pub fn claim_name(shared: &Shared, name: &str, id: VolumeId) -> Result<()> {
     }
 }
 
+/// Gives a map another name: the new one is bound, `commit` puts it into the header, the old one is dropped. The header
+/// decides at every moment.
+pub fn rename(shared: &Shared, old: &str, new: &str, id: VolumeId, commit: impl FnOnce() -> Result<()>) -> Result<()> {
+    claim_name(shared, new, id)?;
+    match commit() {
+        // No room: certainly nothing was changed, so the new name is nobody's again. An entry that stays does not count, but
+        // as long as the volume is open nobody could clear it away. After other errors the header may name either.
+        Err(full @ Error::NoSpace(_)) => {
+            let _ = shared.blocker.unbind_name(new);
+            Err(full)
+        }
+        Err(error) => Err(error),
+        Ok(()) => shared.blocker.unbind_name(old),
+    }
+}
+
 /// `Exists` speaks of the user's name, not of the backend's object.
 fn named(error: Error, name: &str) -> Error {
     match error {

@@ -444,10 +444,10 @@ impl Store {
         let _operation = self.shared.operations.begin();
         let _lock = self.lock_patiently(&header, "try again")?;
         let (mut header, version) = self.find_again(old, header.id)?;
-        catalog::claim_name(&self.shared, new, header.id)?;
         header.name = new.to_string();
-        self.shared.blocker.commit_record(RecordKey::Header(header.id), version, &header.encode())?;
-        self.shared.blocker.unbind_name(old)
+        catalog::rename(&self.shared, old, new, header.id, || {
+            self.shared.blocker.commit_record(RecordKey::Header(header.id), version, &header.encode()).map(drop)
+        })
     }
 
     /// Sets the size of a volume, asking the process that has it open if there is one. Smaller only with `shrink`; what is cut off is gone.

@@ -199,7 +199,7 @@ impl Inner {
         Ok(VolumeInfo { epoch: self.epoch.load(Ordering::Acquire), size: self.size.load(Ordering::Acquire), ..info })
     }
 
-    /// Gives the volume another name: new name bound, header committed, old name dropped. The header decides at every moment.
+    /// Gives the volume another name; see [`catalog::rename`].
     pub fn rename(&self, new: &str) -> Result<()> {
         crate::name::check(new)?;
         let writer = self.writer()?;
@@ -208,10 +208,11 @@ impl Inner {
         let _commit = writer.commit.lock();
         self.check()?;
         let old = self.name();
-        catalog::claim_name(&self.shared, new, self.id)?;
-        self.commit_header(|h| h.name = new.to_string())?;
-        *self.name.write() = new.to_string();
-        self.blocker().unbind_name(&old)
+        catalog::rename(&self.shared, &old, new, self.id, || {
+            self.commit_header(|h| h.name = new.to_string())?;
+            *self.name.write() = new.to_string();
+            Ok(())
+        })
     }
 
     /// See [`crate::Store::set_labels`].

@@ -305,3 +305,21 @@ fn a_block_that_was_folded_on_a_full_disk_may_stay_in_many_pieces_for_who_opens_
     ];
     run(Backend::File, 0, &steps(&script), Bugs::default()).unwrap_or_else(|f| panic!("{}", f.what));
 }
+
+#[test]
+fn a_name_that_a_full_disk_refused_to_a_volume_is_free_while_that_volume_is_open() {
+    let name = |name: &str| name.to_string();
+    let script = [
+        (0, Op::Create { name: name("volume"), size: 1 << 20, block: 1 << 20 }, None),
+        (0, Op::Create { name: name("another"), size: 1 << 20, block: 1 << 20 }, None),
+        (0, Op::Open { name: name("volume") }, None),
+        (0, Op::Full { total: 1 << 40, free: 0 }, None),
+        (0, Op::Rename { old: name("volume"), new: name("renamed") }, None),
+        (1, Op::Rename { old: name("another"), new: name("renamed") }, None),
+        (0, Op::Room, None),
+        (1, Op::Rename { old: name("another"), new: name("renamed") }, None),
+    ];
+    for backend in [Backend::File, Backend::Memory] {
+        run(backend, 0, &steps(&script), Bugs::default()).unwrap_or_else(|f| panic!("{backend:?}: {}", f.what));
+    }
+}
