@@ -61,6 +61,9 @@ pub struct Memory {
     /// Volumes that were open while the disk was full or background work was cut short: a block may have been folded in however many
     /// pieces it was, and who opens such a volume anew does not look for it.
     crowded: BTreeSet<VolumeId>,
+    /// Volumes that were changed since all of their blocks were composed. Folded while writers wait, a block keeps up to
+    /// `PRESSED_EXTENTS` pieces until the background comes to it.
+    uncomposed: BTreeSet<VolumeId>,
 }
 
 impl Memory {
@@ -68,6 +71,13 @@ impl Memory {
     pub fn forget(&mut self) {
         self.captured.clear();
         self.flushed.clear();
+    }
+
+    /// A volume that nobody has open any more, without having closed it.
+    pub fn abandon(&mut self, volume: VolumeId) {
+        if self.uncomposed.remove(&volume) {
+            self.crowd(volume);
+        }
     }
 
     /// A volume of which blocks may be left in many pieces.
@@ -133,6 +143,15 @@ impl World {
         Ok(Plan { id: header.id, epoch, block: 1 << header.block_shift, folded, extents })
     }
 
+    /// An operation that changes a volume is about to be done.
+    pub fn note_changed(&mut self, step: &Step) {
+        if let Some(name) = volume_of(&step.op)
+            && let Ok(header) = self.header(name)
+        {
+            self.costs.uncomposed.insert(header.id);
+        }
+    }
+
     /// Compares what an operation cost with what it may cost.
     pub fn after(&mut self, p: usize, step: &Step, before: Option<Before>, calls: &[Call]) -> Done<()> {
         if let Some(before) = &before {
@@ -150,6 +169,8 @@ impl World {
             }
             Op::Checkpoint { name } => {
                 self.composed(p, name)?;
+                let id = self.header(name)?.id;
+                self.costs.uncomposed.remove(&id);
                 if let Some(before) = &before {
                     self.appended(name, before, calls)?;
                 }
@@ -385,6 +406,7 @@ impl World {
         for name in self.process(p)?.handles.keys().cloned().collect::<Vec<_>>() {
             self.composed(p, &name)?;
             let header = self.header(&name)?;
+            self.costs.uncomposed.remove(&header.id);
             let waits = Journal::of(&*self.disk.blocker(), &header)?.bytes();
             if waits >= most / 2 {
                 return wrong(format!("of {most} bytes of journal {waits} are left by the background"));

@@ -323,3 +323,31 @@ fn a_name_that_a_full_disk_refused_to_a_volume_is_free_while_that_volume_is_open
         run(backend, 0, &steps(&script), Bugs::default()).unwrap_or_else(|f| panic!("{backend:?}: {}", f.what));
     }
 }
+
+#[test]
+fn a_block_that_was_folded_while_writers_waited_may_stay_in_many_pieces_for_who_opens_the_volume_anew() {
+    let name = |name: &str| name.to_string();
+    let script = |count| {
+        [
+            (0, Op::Create { name: name("volume"), size: 1 << 20, block: 1 << 20 }, None),
+            (0, Op::Open { name: name("volume") }, None),
+            (0, Op::Scatter { name: name("volume"), offset: 0, count }, None),
+            // One round, after which nobody looks.
+            (2, Op::Pause, None),
+            (0, Op::Background, None),
+            (0, Op::Kill, None),
+            (2, Op::Wake, None),
+            (1, Op::Open { name: name("volume") }, None),
+            (1, Op::Background, None),
+        ]
+    };
+    // What waits to be folded is bounded otherwise with each seed, and how much waits after the last request depends on their number.
+    for seed in 0..8 {
+        for count in (70..120).step_by(5) {
+            for backend in [Backend::File, Backend::Memory] {
+                run(backend, seed, &steps(&script(count)), Bugs::default())
+                    .unwrap_or_else(|f| panic!("{backend:?}, {count} requests, seed {seed}: {}", f.what));
+            }
+        }
+    }
+}

@@ -7,7 +7,7 @@ use archipelago_core::blocker::sim::{Random, Syncs};
 use archipelago_core::format::header::Header;
 use archipelago_core::store::collect;
 use archipelago_core::store::peers::Neighbours;
-use archipelago_core::{CollectPhase, Error, Mode};
+use archipelago_core::{CollectPhase, Error, Mode, VolumeId};
 
 use crate::costs;
 use crate::examine::shape;
@@ -146,6 +146,7 @@ impl World {
     fn kill(&mut self, p: usize) {
         self.soured.remove(&p);
         self.costs.forget();
+        self.headers_of(self.held(p)).into_iter().for_each(|id| self.costs.abandon(id));
         if let Some(process) = self.procs[p].take() {
             process.kill();
         }
@@ -159,11 +160,12 @@ impl World {
     /// Volumes that are open while the disk is full, or while background work is cut short.
     fn note_crowded(&mut self) {
         let open: BTreeSet<String> = (0..PROCESSES).flat_map(|p| self.held(p)).collect();
-        for name in open {
-            if let Ok(header) = Stock::header(&*self.disk.blocker(), &name) {
-                self.costs.crowd(header.id);
-            }
-        }
+        self.headers_of(open).into_iter().for_each(|id| self.costs.crowd(id));
+    }
+
+    fn headers_of(&self, names: BTreeSet<String>) -> Vec<VolumeId> {
+        let blocker = self.disk.blocker();
+        names.iter().filter_map(|name| Stock::header(&*blocker, name).ok()).map(|header| header.id).collect()
     }
 
     /// Does one operation, with what goes wrong meanwhile.
@@ -248,6 +250,7 @@ impl World {
         if step.fault.is_some() {
             self.costs.forget();
         }
+        self.note_changed(step);
         let cost = self.before(p, step)?;
         let before = self.disk.steps();
         let wire = self.arm(p, step)?;
