@@ -148,6 +148,9 @@ pub enum Error {
     TooBusy(String),
 }
 
+/// The operation of an [`Error::Io`] that is a failed sync.
+pub(crate) const SYNC: &str = "sync";
+
 impl Error {
     /// The errno that stands for this error in the C ABI and on block protocols: the only such table.
     pub fn errno(&self) -> i32 {
@@ -175,6 +178,12 @@ impl Error {
             Some(libc::ENOSPC) | Some(libc::EDQUOT) => Error::NoSpace(object.into()),
             _ => Error::Io { op, object: object.into(), source },
         }
+    }
+
+    /// Whether [`Blocker::sync`](crate::blocker::Blocker::sync) ended with this before it synced what it was looking for, so that the system
+    /// has dropped nothing.
+    pub(crate) fn is_before_sync(&self) -> bool {
+        matches!(self, Error::Io { op, .. } if *op != SYNC)
     }
 
     /// A stored object that does not hold what it should.

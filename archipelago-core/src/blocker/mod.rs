@@ -266,7 +266,8 @@ pub trait Blocker: Send + Sync {
     }
     /// Makes the range read as zeros and frees its room where the backend can. Nothing happens to an object that does not exist.
     fn punch(&self, object: Object, offset: u64, len: u64) -> Result<()>;
-    /// Makes all earlier writes to these objects durable. Objects that do not exist are passed over.
+    /// Makes all earlier writes to these objects durable. Objects that do not exist are passed over. After an error the system may have
+    /// dropped what was not durable, unless it is an [`Error::Io`] of another operation than a sync: those it ended before.
     fn sync(&self, objects: &[Object]) -> Result<()>;
     /// Length in bytes (highest written byte + 1), or `None` if it does not exist.
     fn len(&self, object: Object) -> Result<Option<u64>>;

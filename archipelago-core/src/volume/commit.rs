@@ -54,7 +54,7 @@ impl Inner {
             objects.push(Object::Data(self.id, self.epoch.load(Ordering::Acquire)));
         }
         if let Err(error) = self.sync(&objects) {
-            if !planted::has(Bug::NotDisowned) {
+            if !planted::has(Bug::NotDisowned) && !error.is_before_sync() {
                 writer.journal.disown(self.blocker());
             }
             return Err(error);

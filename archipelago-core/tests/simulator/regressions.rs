@@ -351,3 +351,25 @@ fn a_block_that_was_folded_while_writers_waited_may_stay_in_many_pieces_for_who_
         }
     }
 }
+
+#[test]
+fn a_sync_that_was_not_begun_is_not_one_that_failed() {
+    let name = |name: &str| name.to_string();
+    for call in 1..4 {
+        let script = [
+            (0, Op::Create { name: name("volume"), size: 1 << 18, block: 1 << 16 }, None),
+            (0, Op::Snapshot { volume: name("volume"), name: name("snap-1") }, None),
+            (1, Op::Clone { snapshot: name("snap-1"), name: name("clone-1"), size: None }, None),
+            (1, Op::Write { name: name("clone-1"), offset: 67_165, len: 32_767, fua: false }, None),
+            // What was answered is there, although nothing was made durable.
+            (1, Op::Exit, Some(Fault::ReadError { call })),
+            (2, Op::Open { name: name("clone-1") }, None),
+        ];
+        for seed in 0..8 {
+            for backend in [Backend::File, Backend::Memory] {
+                run(backend, seed, &steps(&script), Bugs::default())
+                    .unwrap_or_else(|f| panic!("{backend:?}, read {call}, seed {seed}: {}", f.what));
+            }
+        }
+    }
+}

@@ -9,7 +9,7 @@ use super::{FileBlocker, fail};
 use crate::blocker::Object;
 use crate::blocker::sys::{Fd, Open};
 use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, SYNC};
 use crate::format::bytes::is_zero;
 
 /// Names tried for an unfinished object before something must be wrong: each is another process's, or was left by one that died.
@@ -42,7 +42,7 @@ impl FileBlocker {
         let (file, unfinished) = self.new_unfinished(digest)?;
         let made = fill(file.fd).and_then(|filled| {
             if filled {
-                self.sys.fdatasync(file.fd).map_err(|e| fail("sync", &path, e))?;
+                self.sys.fdatasync(file.fd).map_err(|e| fail(SYNC, &path, e))?;
                 // Whoever was quicker made the same.
                 self.sys.rename(&unfinished, &path).map_err(|e| fail("create", &path, e))?;
             }

@@ -14,7 +14,7 @@ use super::locks::Handle;
 use super::{FileBlocker, fail, names};
 use crate::blocker::sys::{Fd, Open};
 use crate::blocker::{Inventory, Object, VolumeId};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, SYNC};
 use crate::iov::{ReadCursor, part, total};
 use crate::limits::{DATA_PART, RESERVED_SEGMENT};
 
@@ -131,7 +131,7 @@ impl FileBlocker {
                 done => {
                     done.map_err(|e| fail("reserve room for", path, e))?;
                     self.sys.pwritev(fd, &[IoSlice::new(head)], 0).map_err(|e| fail("write", path, e))?;
-                    return self.sys.fdatasync(fd).map_err(|e| fail("sync", path, e));
+                    return self.sys.fdatasync(fd).map_err(|e| fail(SYNC, path, e));
                 }
             }
         }
@@ -143,7 +143,7 @@ impl FileBlocker {
         let written = head.len() as u64 + first;
         write_zeros(written, len - written, |bufs, at| self.sys.pwritev(fd, bufs, at))
             .map_err(|e| fail("write", path, e))?;
-        self.sys.fdatasync(fd).map_err(|e| fail("sync", path, e))
+        self.sys.fdatasync(fd).map_err(|e| fail(SYNC, path, e))
     }
 
     #[inline(always)]
@@ -339,7 +339,7 @@ impl FileBlocker {
     fn sync_failed(&self, object: Object, failure: SyncFailure) -> Error {
         self.files.fail(object);
         match failure {
-            SyncFailure::Now(e) => fail("sync", object.to_string(), e),
+            SyncFailure::Now(e) => fail(SYNC, object.to_string(), e),
             SyncFailure::Before => Error::Poisoned(object.to_string()),
         }
     }
@@ -446,7 +446,7 @@ impl FileBlocker {
     /// Makes the entries of one directory of objects durable, and its own entry, unless this very directory is known to be.
     pub(super) fn sync_object_dir(&self, dir: names::Dir) -> Result<()> {
         let path = dir.path();
-        self.sys.sync_dir(&path).map_err(|e| fail("sync", &path, e))?;
+        self.sys.sync_dir(&path).map_err(|e| fail(SYNC, &path, e))?;
         let id = self.sys.dir_id(&path).map_err(|e| fail("look into", path, e))?;
         if !self.dirs.is_durable(dir, id) {
             self.sync_parents(dir)?;
@@ -456,7 +456,7 @@ impl FileBlocker {
     }
 
     fn sync_parents(&self, dir: names::Dir) -> Result<()> {
-        dir.parents().iter().try_for_each(|parent| self.sys.sync_dir(parent).map_err(|e| fail("sync", *parent, e)))
+        dir.parents().iter().try_for_each(|parent| self.sys.sync_dir(parent).map_err(|e| fail(SYNC, *parent, e)))
     }
 
     /// Removes the directories of objects in which nothing is. Not synced: nobody is harmed if a power cut brings one back. Whoever

@@ -13,7 +13,7 @@ use super::locks::Handle;
 use super::{FileBlocker, fail, names};
 use crate::blocker::sys::{Fd, Open};
 use crate::blocker::{LockMode, Record, RecordKey, VolumeId};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, SYNC};
 use crate::format::record::{RECORD_FILE, SLOT, Slots, decode_slots, encode_slot, slot_of};
 use crate::limits::MAX_CLONE_COUNT;
 
@@ -79,7 +79,7 @@ impl FileBlocker {
         let file = self.create_record_file(&path)?;
         let made = self
             .write_new(&path, &file, &slot)
-            .and_then(|()| self.sys.fdatasync(file.fd).map_err(|e| fail("sync", &path, e)))
+            .and_then(|()| self.sys.fdatasync(file.fd).map_err(|e| fail(SYNC, &path, e)))
             .and_then(|()| self.sync_dir(names::record_dir(key)));
         match made {
             Ok(()) => self.known.set(key, 1),
@@ -138,10 +138,10 @@ impl FileBlocker {
         }
         if open.is_empty() {
             // Write-back errors of the files closed above are reported here.
-            self.sys.syncfs().map_err(|e| fail("sync", names::ROOT, e))?;
+            self.sys.syncfs().map_err(|e| fail(SYNC, names::ROOT, e))?;
         }
         for (file, header) in open.iter().zip(&made.headers) {
-            self.sys.fdatasync(file.fd).map_err(|e| fail("sync", header, e))?;
+            self.sys.fdatasync(file.fd).map_err(|e| fail(SYNC, header, e))?;
         }
         drop(open);
         for ((path, header), (_, name, _)) in paths.into_iter().zip(&made.headers).zip(batch) {
@@ -208,7 +208,7 @@ impl FileBlocker {
             .sys
             .pwritev(file.fd, &[IoSlice::new(&slot)], slot_of(next) * SLOT as u64)
             .map_err(|e| fail("write", &path, e))
-            .and_then(|()| self.sys.fdatasync(file.fd).map_err(|e| fail("sync", &path, e)));
+            .and_then(|()| self.sys.fdatasync(file.fd).map_err(|e| fail(SYNC, &path, e)));
         match written {
             Ok(()) => self.known.set(key, next),
             Err(_) => self.known.forget(key),
@@ -248,7 +248,7 @@ impl FileBlocker {
             self.sys
                 .pwritev(file.fd, &[IoSlice::new(&found)], slot_of(stored.version) * SLOT as u64)
                 .map_err(|e| fail("write", path, e))?;
-            self.sys.fdatasync(file.fd).map_err(|e| fail("sync", path, e))?;
+            self.sys.fdatasync(file.fd).map_err(|e| fail(SYNC, path, e))?;
             self.sync_dir(names::record_dir(key))?;
         }
         Ok(file)
@@ -339,7 +339,7 @@ impl FileBlocker {
     }
 
     fn sync_dir(&self, dir: &str) -> Result<()> {
-        self.sys.sync_dir(dir).map_err(|e| fail("sync", dir, e))
+        self.sys.sync_dir(dir).map_err(|e| fail(SYNC, dir, e))
     }
 }
 

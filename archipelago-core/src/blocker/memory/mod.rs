@@ -16,7 +16,7 @@ use super::{
     Blocker, Boot, Inventory, LockGuard, LockMode, LockOutcome, Object, Record, RecordKey, Space, VolumeId, check_owner,
 };
 use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, SYNC};
 use crate::limits::MAX_RECORD;
 use crate::sync::Mutex;
 use state::{Batch, Held, Op};
@@ -295,7 +295,7 @@ impl Blocker for MemoryBlocker {
         for object in objects.iter().copied() {
             if inner.held().content(object).is_some() {
                 let op = if inner.syncs.files() { Op::Nothing } else { Op::Sync(object) };
-                inner.step(op, Op::FailedSync(object), "sync", object)?;
+                inner.step(op, Op::FailedSync(object), SYNC, object)?;
             }
         }
         Ok(())
