@@ -38,8 +38,9 @@ impl World {
         let after = Stock::of(&self.disk)?;
         self.close_packs(&after);
         let pins = self.pins();
-        Collected { before: &before, after: &after, pins, graceless: grace == 0, blind, report: &report, said }
-            .check()?;
+        let lied_to = self.process(p)?.wire.hit();
+        let graceless = grace == 0;
+        Collected { before: &before, after: &after, pins, graceless, blind, lied_to, report: &report, said }.check()?;
         let (by, counted) = (self.process(p)?.store.space_by_kind()?, space(&after)?);
         if by != counted {
             return wrong(format!("it is said that kinds take {by:?}, and they take {counted:?}"));

@@ -40,6 +40,8 @@ pub struct Collected<'a> {
     pub graceless: bool,
     /// There was no memory to know what is used of data and journals: what is used at all is used whole.
     pub blind: bool,
+    /// Something was read wrongly. Of content that the index seems not to know every place stays.
+    pub lied_to: bool,
     pub report: &'a CollectReport,
     /// What it was said that it would do.
     pub said: Option<CollectReport>,
@@ -229,7 +231,7 @@ impl Collected<'_> {
                 Some(now) if *now == *entry => {
                     // Slots that were moved may make one needed that was not before.
                     let relied = needed || self.was_moved_here(&entry.digest);
-                    relied && (entry.moved || places.indexed == 0)
+                    relied && (entry.moved || places.indexed == 0 || self.lied_to)
                 }
                 Some(now) if now.moved && now.digest == entry.digest && now.len == entry.len => {
                     moved.objects += 1;

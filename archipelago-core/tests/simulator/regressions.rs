@@ -373,3 +373,25 @@ fn a_sync_that_was_not_begun_is_not_one_that_failed() {
         }
     }
 }
+
+#[test]
+fn a_collection_that_reads_the_index_wrongly_leaves_every_place_of_what_it_does_not_find() {
+    let name = |name: &str| name.to_string();
+    for call in 1..8 {
+        for misdirected in [false, true] {
+            let script = [
+                (1, Op::Create { name: name("volume"), size: 1 << 19, block: 1 << 16 }, None),
+                (1, Op::Twin { name: name("volume"), offset: 1 << 16, count: 2, content: 0 }, None),
+                (1, Op::Resize { name: name("volume"), size: 459_797 }, None),
+                (0, Op::Snapshot { volume: name("volume"), name: name("snap-1") }, None),
+                (1, Op::Hash { name: name("snap-1") }, None),
+                (1, Op::Scrub, None),
+                (0, Op::Collect, Some(Fault::Corrupt { call, bit: 77, misdirected })),
+            ];
+            for backend in [Backend::File, Backend::Memory] {
+                run(backend, 1, &steps(&script), Bugs::default())
+                    .unwrap_or_else(|f| panic!("{backend:?}, read {call}: {}", f.what));
+            }
+        }
+    }
+}
