@@ -1,6 +1,7 @@
 //! Memory of a connection: aligned, allocated once, touched only as far as it is used, and given back while the connection rests.
 
 use std::io;
+use std::ops::Range;
 use std::ptr::NonNull;
 
 use super::limits::RECEIVE_BUFFER;
@@ -51,6 +52,20 @@ impl AlignedBuf {
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as above; the borrow of `self` is the only one.
         unsafe { std::slice::from_raw_parts_mut(self.memory.as_ptr(), self.len) }
+    }
+
+    /// A part of it.
+    pub fn part(&self, range: Range<usize>) -> &[u8] {
+        assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: inside the mapping; as above.
+        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().add(range.start), range.end - range.start) }
+    }
+
+    /// A part of it, for change. The rest may be in use by requests that are under way.
+    pub fn part_mut(&mut self, range: Range<usize>) -> &mut [u8] {
+        assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: inside the mapping; as above.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.as_ptr().add(range.start), range.end - range.start) }
     }
 
     /// Gives the pages back; afterwards there are zeros.

@@ -66,6 +66,8 @@ pub const HOLE_READ: usize = 64 << 10;
 pub const MAX_READ_EXTENTS: usize = 32;
 /// Extents in one block status reply: 16 KiB of reply. A client asks again from where they end.
 pub const MAX_STATUS_EXTENTS: usize = 2048;
+/// Requests of a connection that are under way together, where they wait for a disk: as many as a gathered send has replies for.
+pub const TOGETHER: usize = MAX_PARTS / 2;
 /// Parts of one gathered send: 64 reads. More gains nothing that could be measured.
 pub const MAX_PARTS: usize = 128;
 /// Reply headers are sent off past this many bytes.

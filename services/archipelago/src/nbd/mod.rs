@@ -9,6 +9,7 @@
 //! | `negotiate`, `handshake` | the negotiation: its states; its input and output |
 //! | `request`, `extents` | what may be run; what is known of zeros |
 //! | `transmission`, `reading` | runs requests |
+//! | `together` | requests that are under way together |
 //! | `turn` | waits for what the limits of a disk let through |
 //! | `buffer`, `replies`, `socket` | memory, gathered sends, waiting, system calls |
 //! | `tls`, `channel` | certificates and encryption; a connection's bytes with it or without |
@@ -33,6 +34,8 @@ mod server;
 #[allow(unsafe_code)]
 mod socket;
 pub mod tls;
+#[allow(unsafe_code)]
+mod together;
 mod transmission;
 mod turn;
 pub mod uri;

@@ -11,7 +11,12 @@ impl Transmission<'_> {
     /// Answers an admitted READ.
     pub(super) fn read(&mut self, request: &Request) -> io::Result<()> {
         let len = request.len as usize;
-        if self.form >= Form::Structured && !request.has(flag::DF) && len >= HOLE_READ {
+        let in_runs = self.form >= Form::Structured && !request.has(flag::DF) && len >= HOLE_READ;
+        if !in_runs && len <= PIECE && self.begin_read(request) {
+            return Ok(());
+        }
+        self.end_all();
+        if in_runs {
             return self.read_runs(request);
         }
         if len > PIECE {

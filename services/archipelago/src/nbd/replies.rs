@@ -23,30 +23,52 @@ pub struct Replies {
     data: AlignedBuf,
     used: usize,
     parts: Vec<Part>,
+    /// Replies for which room was reserved.
+    reserved: usize,
 }
 
 impl Replies {
     /// None yet.
     pub fn new(form: Form) -> io::Result<Replies> {
-        Ok(Replies { form, heads: Vec::new(), data: AlignedBuf::new(PIECE)?, used: 0, parts: Vec::new() })
+        Ok(Replies { form, heads: Vec::new(), data: AlignedBuf::new(PIECE)?, used: 0, parts: Vec::new(), reserved: 0 })
     }
 
     /// Gives its memory back if nothing waits.
     pub fn rest(&mut self) {
-        if self.parts.is_empty() {
+        if self.parts.is_empty() && self.reserved == 0 {
             (self.heads, self.parts) = (Vec::new(), Vec::new());
             self.data.rest();
         }
     }
 
-    /// Whether a reply with `len` bytes of data fits. When nothing waits, every `len` up to [`PIECE`] does.
+    /// Whether a reply with `len` bytes of data fits. When nothing waits and nothing is reserved, every `len` up to [`PIECE`] does.
     pub fn has_room(&self, len: usize) -> bool {
-        self.heads.len() < MAX_HEADS && self.parts.len() + 2 <= MAX_PARTS && self.used + len <= PIECE
+        let parts = self.parts.len() + 2 * self.reserved;
+        self.heads.len() < MAX_HEADS && parts + 2 <= MAX_PARTS && self.used + len <= PIECE
+    }
+
+    /// Keeps room for a reply with `len` bytes of data to a request that is under way: the place of the data. Only after
+    /// [`Replies::has_room`]; ends with [`Replies::release`].
+    pub fn reserve(&mut self, len: usize) -> Range<usize> {
+        let place = self.used..self.used + len;
+        self.used = place.end.next_multiple_of(ALIGN).min(PIECE);
+        self.reserved += 1;
+        place
+    }
+
+    /// The memory of a place that is reserved.
+    pub fn reserved(&mut self, place: &Range<usize>) -> &mut [u8] {
+        self.data.part_mut(place.clone())
+    }
+
+    /// The request has ended, and is answered next.
+    pub fn release(&mut self) {
+        self.reserved -= 1;
     }
 
     /// Where the data of the next reply goes; page-aligned. Only after [`Replies::has_room`].
     pub fn spare(&mut self, len: usize) -> &mut [u8] {
-        &mut self.data.bytes_mut()[self.used..self.used + len]
+        self.data.part_mut(self.used..self.used + len)
     }
 
     /// A reply without data.
@@ -63,6 +85,16 @@ impl Replies {
             Form::Simple => self.simple_data(mark, len),
             Form::Structured | Form::Extended => self.chunk_data(mark, true, mark.offset, len, len),
         }
+    }
+
+    /// A whole reply to a read whose data are in a place that was reserved.
+    pub fn data_at(&mut self, mark: Mark, place: Range<usize>) {
+        let len = place.len();
+        match self.form {
+            Form::Simple => self.head(&wire::encode_simple(mark.cookie, 0)),
+            Form::Structured | Form::Extended => self.data_head(mark, chunk::DONE, mark.offset, len),
+        }
+        self.parts.push(Part::Data(place));
     }
 
     /// A reply that the request failed; if there is an offset, from there on.
@@ -96,9 +128,13 @@ impl Replies {
     /// The head of a data chunk that says `total` bytes; `len` of them are in [`Replies::spare`].
     pub fn chunk_data(&mut self, mark: Mark, done: bool, offset: u64, total: usize, len: usize) {
         let flags = if done { chunk::DONE } else { 0 };
+        self.data_head(mark, flags, offset, total);
+        self.more_data(len);
+    }
+
+    fn data_head(&mut self, mark: Mark, flags: u16, offset: u64, total: usize) {
         self.chunk(mark, flags, chunk::OFFSET_DATA, total as u64 + 8);
         self.head(&offset.to_be_bytes());
-        self.more_data(len);
     }
 
     /// A chunk that says that a range is zeros.
@@ -153,7 +189,7 @@ impl Replies {
         }
     }
 
-    /// Sends all that waits. Blocks while the client does not read.
+    /// Sends all that waits. Blocks while the client does not read, so that nothing may be under way.
     pub fn send(&mut self, channel: &Channel) -> io::Result<()> {
         if self.parts.is_empty() { Ok(()) } else { self.send_parts(channel) }
     }
@@ -163,11 +199,11 @@ impl Replies {
     fn send_parts(&mut self, channel: &Channel) -> io::Result<()> {
         // One more than the limit: a reply may be begun with one part left.
         let mut slices: [IoSlice<'_>; MAX_PARTS + 2] = std::array::from_fn(|_| IoSlice::new(&[]));
-        let data = self.data.bytes();
+        debug_assert_eq!(self.reserved, 0);
         for (slice, part) in slices.iter_mut().zip(&self.parts) {
             *slice = IoSlice::new(match part {
                 Part::Heads(range) => &self.heads[range.clone()],
-                Part::Data(range) => &data[range.clone()],
+                Part::Data(range) => self.data.part(range.clone()),
             });
         }
         let mut left = &mut slices[..self.parts.len()];

@@ -11,6 +11,7 @@ use super::limits::{IDLE, LARGE_WRITE, MAX_PAYLOAD, PIECE, RANGE_PIECE};
 use super::negotiate::Session;
 use super::replies::Replies;
 use super::request::{Facts, Failure, check};
+use super::together::Together;
 use super::wire::{Form, Request, command, command_flag as flag, decode_request, decode_status_payload};
 use crate::disk::device::{Device, DeviceResult, Errno};
 use crate::disk::spin::Spin;
@@ -30,6 +31,8 @@ pub enum End {
 
 /// The transmission phase of one connection.
 pub struct Transmission<'a> {
+    // Before the buffers that it uses: dropped, it waits for what is under way.
+    pub(super) together: Option<Together>,
     pub(super) channel: &'a Channel,
     pub(super) device: &'a dyn Device,
     pub(super) form: Form,
@@ -55,6 +58,7 @@ impl<'a> Transmission<'a> {
         stopping: &'a AtomicBool,
     ) -> io::Result<Self> {
         Ok(Transmission {
+            together: Together::new(&*session.device),
             channel,
             device: &*session.device,
             form: session.form,
@@ -74,6 +78,7 @@ impl<'a> Transmission<'a> {
     pub fn run(mut self) -> io::Result<End> {
         loop {
             let end = self.run_received()?;
+            self.end_all();
             self.replies.send(self.channel)?;
             if let Some(end) = end {
                 return Ok(end);
@@ -135,7 +140,7 @@ impl<'a> Transmission<'a> {
         while let Some(header) = self.inbox.bytes().get(..head) {
             let Some(request) = decode_request(self.form, header) else { return Ok(Some(End::Broken)) };
             if !self.replies.has_room(0) {
-                self.replies.send(self.channel)?;
+                self.send_before_waiting()?;
             }
             if request.payload > 0 {
                 if request.payload > u64::from(MAX_PAYLOAD) {
@@ -181,10 +186,13 @@ impl<'a> Transmission<'a> {
     /// Runs an admitted request without a payload.
     fn run_one(&mut self, request: &Request) -> io::Result<()> {
         self.take_turn(request)?;
+        if request.command == command::READ {
+            return self.read(request);
+        }
+        self.end_all();
         let device = self.device;
         let durable = request.has(flag::FUA);
         let result = match request.command {
-            command::READ => return self.read(request),
             command::BLOCK_STATUS => return self.block_status(request),
             command::FLUSH => {
                 self.send_before_waiting()?;
@@ -226,6 +234,7 @@ impl<'a> Transmission<'a> {
                 return Ok(());
             };
             let request = Request { len: asked, ..*request };
+            self.end_all();
             return match self.admit(&request) {
                 Ok(()) => self.block_status(&request),
                 failed => {
@@ -236,6 +245,11 @@ impl<'a> Transmission<'a> {
         }
         let mut result = self.admit(request);
         let durable = request.has(flag::FUA);
+        if result.is_ok() && !durable && self.begin_write(request, head..head + len) {
+            self.inbox.consume(head + len);
+            return Ok(());
+        }
+        self.end_all();
         if durable {
             self.send_before_waiting()?;
         }
@@ -295,6 +309,7 @@ impl<'a> Transmission<'a> {
 
     /// Sends the replies that wait, so that they do not wait for a slow device or for the client.
     pub(super) fn send_before_waiting(&mut self) -> io::Result<()> {
+        self.end_all();
         self.replies.send(self.channel)
     }
 

@@ -90,6 +90,44 @@ fn fio_verifies_what_it_wrote_while_snapshots_are_taken_which_never_change() {
     assert_eq!(server.stop(), 0, "{}", site.log());
 }
 
+/// TMPDIR has to be on a disk.
+#[test]
+fn fio_verifies_past_the_page_cache_what_it_wrote_with_requests_under_way_together() {
+    let site = site();
+    let mut server = site.serve_with(&["--direct"]);
+    let golden = sha256(&site.uri("golden"));
+    for volume in ["fresh1", "cloned"] {
+        fio_ok(&job(&site, volume, &["--rw=randwrite", "--size=64M", "--do_verify=1"]));
+        // All is in place now: whole pages are under way together, and what else there is between them.
+        let uri = format!("--uri={}", site.uri(volume));
+        let common = [
+            "--name=pages",
+            "--ioengine=nbd",
+            &uri,
+            "--iodepth=32",
+            "--size=64M",
+            "--verify=crc32c",
+            "--verify_fatal=1",
+        ];
+        let mixed = [
+            "--rw=randrw",
+            "--bssplit=4k/90:512/5:12k/5",
+            "--ba=512",
+            "--fsync=64",
+            "--verify_backlog=64",
+            "--randseed=5",
+        ];
+        let text = fio_ok(&common.iter().chain(&mixed).map(|s| s.to_string()).collect::<Vec<_>>());
+        assert!(text.contains("read:") && text.contains("write:"), "{text}");
+    }
+    assert_eq!(sha256(&site.uri("golden")), golden);
+    let sums = ["fresh1", "cloned"].map(|volume| sha256(&site.uri(volume)));
+    assert_eq!(server.stop(), 0, "{}", site.log());
+    let mut server = site.serve();
+    assert_eq!(["fresh1", "cloned"].map(|volume| sha256(&site.uri(volume))), sums, "by the page cache");
+    assert_eq!(server.stop(), 0, "{}", site.log());
+}
+
 #[test]
 fn fio_verifies_around_trims_and_trimmed_ranges_are_zero() {
     let site = site();

@@ -112,12 +112,24 @@ impl Site {
         server
     }
 
+    /// Starts one with these options.
+    pub fn serve_with(&self, options: &[&str]) -> Server {
+        let mut server = self.start_with("nbd", options);
+        let line = server.wait_until_ready();
+        assert!(line.contains("\"ready\""), "the server did not start: {line}{}", self.log());
+        server
+    }
+
     /// Starts a server, and does not wait.
     pub fn start(&self, socket: &str) -> Server {
+        self.start_with(socket, &[])
+    }
+
+    fn start_with(&self, socket: &str, options: &[&str]) -> Server {
         let began = Instant::now();
         let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
         let address = format!("unix:{}", self.text(socket));
-        let mut command = self.command(&["serve", "--json", "--nbd", &address]);
+        let mut command = self.command(&[&["serve", "--json", "--nbd", &address], options].concat());
         let child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         Server { child, began, start: Duration::ZERO }
     }
