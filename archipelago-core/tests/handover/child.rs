@@ -160,7 +160,8 @@ impl Worker {
         match words[0] {
             "run" => {
                 let count = words[1].parse::<u64>().unwrap();
-                let (this, first, seed) = (&*self, self.next, self.random.next());
+                let (first, seed) = (self.next, self.random.next());
+                let this = &*self;
                 let failed = std::thread::scope(|scope| {
                     let threads: Vec<_> = (0..THREADS)
                         .map(|thread| {

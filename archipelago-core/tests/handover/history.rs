@@ -225,7 +225,8 @@ impl History {
                 let Some((_, from, event)) = before.checked_sub(1).map(|last| newest[last]) else { continue };
                 let done = writes.get(value).map_or(0, |write| self.span(write).1);
                 if done < from {
-                    let mut text = format!("a read shows something older than what was there for good:\n{read:?}\n{event:?}");
+                    let mut text =
+                        format!("a read shows something older than what was there for good:\n{read:?}\n{event:?}");
                     let _ = write!(text, "\nwhat it shows: {:?}", writes.get(value));
                     return Err(text);
                 }

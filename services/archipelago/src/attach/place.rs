@@ -271,7 +271,8 @@ mod tests {
         drop(lock);
         assert!(!place.is_served().unwrap());
         let [store, id, name] = ["file:/s", "1f", "disk-1"].map(String::from);
-        let record = Record { store, id, name, read_only: true, pid: 7, driver: Driver::Nbd, socket: None, process: None };
+        let record =
+            Record { store, id, name, read_only: true, pid: 7, driver: Driver::Nbd, socket: None, process: None };
         place.write_record(&record).unwrap();
         assert_eq!(place.record(), Some(record.clone()));
         // Written before there was a choice.

@@ -273,7 +273,9 @@ fn export_error(error: &Error) -> ExportError {
     let text = error.to_string();
     match error {
         Error::NotFound(_) | Error::InvalidName { .. } => ExportError::Unknown(text),
-        Error::OpenElsewhere { .. } | Error::Busy(_) | Error::GivenUp(_) | Error::TooBusy(_) => ExportError::Refused(text),
+        Error::OpenElsewhere { .. } | Error::Busy(_) | Error::GivenUp(_) | Error::TooBusy(_) => {
+            ExportError::Refused(text)
+        }
         _ => ExportError::Failed(text),
     }
 }

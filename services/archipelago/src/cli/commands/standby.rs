@@ -28,7 +28,10 @@ pub fn run(context: &mut Context, args: &Standby) -> Result<(), Failure> {
     if let Some(sharing) = wanted {
         let [(owner, state)] = servers.as_mut_slice() else {
             let text = match servers.len() {
-                0 => format!("{}: no such server stands by for it; start one with `archipelago serve --standby`", info.name),
+                0 => format!(
+                    "{}: no such server stands by for it; start one with `archipelago serve --standby`",
+                    info.name
+                ),
                 many => format!("{}: {many} servers stand by for it; say which with --process", info.name),
             };
             return Err(Error::Unsupported(text).into());
