@@ -166,7 +166,7 @@ impl Worker {
                     let threads: Vec<_> = (0..THREADS)
                         .map(|thread| {
                             scope.spawn(move || {
-                                let mut random = Random(seed ^ thread << 56);
+                                let mut random = Random(seed ^ (thread << 56));
                                 let mut numbers = (0..count).map(|n| first + n * THREADS + thread);
                                 numbers.try_for_each(|id| this.request(id, thread, &mut random)).err()
                             })
@@ -212,7 +212,7 @@ impl Worker {
             2..8 => Kind::Read,
             _ => Kind::Write,
         };
-        let value = if kind == Kind::Write { self.number << 32 | id + 1 } else { 0 };
+        let value = if kind == Kind::Write { (self.number << 32) + id + 1 } else { 0 };
         self.note(asked(id, kind, slot, value));
         if kind == Kind::Flush && random.below(2) == 0 {
             // Whoever has the volume.

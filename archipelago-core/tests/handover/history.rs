@@ -190,10 +190,8 @@ impl History {
             match (event.kind, &event.ended) {
                 (Kind::Flush, Some((at, Ok(_)))) => flushes.entry(event.process).or_default().push((event.asked, *at)),
                 (Kind::Read, Some((_, Ok(_)))) => reads.entry(event.slot).or_default().push(event),
-                (Kind::Write, _) => {
-                    if writes.insert(event.value, event).is_some() {
-                        return Err(format!("the value of {event:?} was written twice"));
-                    }
+                (Kind::Write, _) if writes.insert(event.value, event).is_some() => {
+                    return Err(format!("the value of {event:?} was written twice"));
                 }
                 _ => {}
             }
