@@ -93,7 +93,9 @@ impl Site {
 
     /// An owner that stands still for so long that it is fenced, and then goes on: nothing of what it does is done.
     fn fence(&mut self) {
-        self.processes[0].send("run 500");
+        self.run(0, 1);
+        // More than it gets done.
+        self.processes[0].send("run 100000");
         self.pause(Duration::from_millis(200));
         self.processes[0].signal(libc::SIGSTOP);
         self.history.stood.insert(self.processes[0].number, now());

@@ -15,8 +15,14 @@ pub fn run(context: &mut Context, args: &Standby) -> Result<(), Failure> {
     let info = store.info(&args.name)?;
     let mut servers = Vec::new();
     for (owner, state) in ask_all(&store, &info.id, &info.name)? {
-        if args.process.as_ref().is_none_or(|process| *process == owner.process) {
-            servers.push((owner, state?));
+        if args.process.as_ref().is_some_and(|process| *process != owner.process) {
+            continue;
+        }
+        match state {
+            Ok(state) => servers.push((owner, state)),
+            Err(error) if args.process.is_some() => return Err(error.into()),
+            // What it has cannot be told; the others can.
+            Err(error) => context.note(&format!("{owner}: {error}")),
         }
     }
     let wanted = match (args.exclusive, args.shared, args.closed) {
