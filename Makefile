@@ -7,6 +7,7 @@
 # make devices   what `archipelago map` promises, by the kernel's NBD client and by loop devices, in a guest with Debian's kernel (docs/block-devices.md)
 # make tour      the README's tour by a new user in a fresh Debian root in which `make install` put the program (as root)
 # make crashes   power cuts (POWER_CUTS) and kills (KILLS) of the whole program, with lines in docs/crashes-ledger.tsv (docs/crashes.md)
+# make handovers  HANDOVERS handovers of a volume between processes that are killed and stopped meanwhile (docs/architecture.md)
 # make fuzz      every decoder under libFuzzer, FUZZ_SECONDS each; FUZZ_MINUTES bounds all of it, FUZZ="..." names some (docs/fuzzing.md)
 # make schedules shared state under SCHEDULES schedules of each kind and scenario
 # make mutants   small changes of the engine, MUTANTS of them (0: all), each of which the simulator should notice (docs/mutants.md)
@@ -44,6 +45,7 @@ FUZZ ?=
 FUZZ_SECONDS ?= 600
 FUZZ_MINUTES ?=
 SCHEDULES ?= 20000
+HANDOVERS ?= 500
 MUTANTS ?= 250
 MUTANT_SEED ?= 1
 MUTANT_HISTORIES ?= 200
@@ -67,7 +69,7 @@ INTEGRATION_TESTS ?=
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 export ARCHIPELAGO := $(BINARY)
 
-.PHONY: test-ceph test-ganeti install-extstorage help deps build library wheel header demo devices tour fmt fmt-check lint test test-all fsx crashes simulate soak bench install install-library fuzz schedules mutants miri
+.PHONY: test-ceph test-ganeti install-extstorage help deps build library wheel header demo devices tour fmt fmt-check lint test test-all fsx crashes simulate soak bench install install-library fuzz schedules mutants miri handovers
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -143,7 +145,7 @@ test-ceph:
 
 test-all: test miri
 	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory fsx; else echo "not root: the test over FUSE is left out" >&2; fi
-	@$(MAKE) --no-print-directory crashes
+	@$(MAKE) --no-print-directory crashes handovers
 	@$(MAKE) --no-print-directory demo devices
 	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory tour; else echo "not root: the tour is left out" >&2; fi
 
@@ -178,9 +180,13 @@ crashes:
 	  ARCHIPELAGO_CRASH_SEED=$$(awk -F'\t' 'NR > 1 && $$4 + $$5 > next_seed { next_seed = $$4 + $$5 } END { print (next_seed > 1000 ? next_seed : 1000) }' $(CRASH_LEDGER)) \
 	  $(CARGO) test --locked -p archipelago --test crashes -- --nocapture --test-threads 1 survives
 
+# The same test as in `make test`, longer. It takes about a sixth of a second for each.
+handovers:
+	ARCHIPELAGO_HANDOVERS=$(HANDOVERS) $(CARGO) test --locked -p archipelago-core --test handover -- --nocapture storm
+
 soak:
 	@$(MAKE) --no-print-directory simulate SIM_MINUTES=$$((($(SOAK_MINUTES) + 1) / 2))
-	@end=$$(($$(date +%s) + $(SOAK_MINUTES) * 30)); while [ $$(date +%s) -lt $$end ]; do $(MAKE) --no-print-directory fsx crashes; done
+	@end=$$(($$(date +%s) + $(SOAK_MINUTES) * 30)); while [ $$(date +%s) -lt $$end ]; do $(MAKE) --no-print-directory fsx crashes handovers; done
 
 fuzz:
 	@$(SCRIPTS)/install-deps build

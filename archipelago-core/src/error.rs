@@ -82,6 +82,9 @@ pub enum Error {
     /// The volume is open in this process in a way that forbids the call.
     #[error("{0}: is open in this process; close it first")]
     Busy(String),
+    /// This process stands for the volume, and gave it up for another one to have.
+    #[error("{0}: is closed here, for another process to have it; `archipelago standby` opens it here again")]
+    GivenUp(String),
     /// The handle was closed, or its store was.
     #[error("{0}: is not open")]
     NotOpen(String),
@@ -160,7 +163,7 @@ impl Error {
             Error::InvalidName { .. } | Error::InvalidArgument(_) | Error::OutOfRange { .. } => libc::EINVAL,
             Error::ReadOnly(_) => libc::EROFS,
             Error::NotSnapshot(_) | Error::IsSnapshot(_) => libc::EPERM,
-            Error::OpenElsewhere { .. } | Error::Busy(_) | Error::Receiving(_) => libc::EBUSY,
+            Error::OpenElsewhere { .. } | Error::Busy(_) | Error::GivenUp(_) | Error::Receiving(_) => libc::EBUSY,
             Error::NotOpen(_) => libc::EBADF,
             Error::NoSpace(_) => libc::ENOSPC,
             Error::Damaged { .. } | Error::Poisoned(_) => libc::EIO,

@@ -1,4 +1,6 @@
-//! Every size and count that the engine bounds, each with its reason.
+//! Every size, count and wait that the engine bounds, each with its reason.
+
+use std::time::Duration;
 
 /// Unit in which the map knows data: no entry is finer. Matches the page cache and the physical sector of current disks.
 pub const SECTOR: u64 = 4096;
@@ -170,6 +172,14 @@ pub const MAX_LIST_PAGE: usize = 10_000;
 pub const MAX_CONTROL_MESSAGE: usize = 1 << 20;
 /// Control connections served at once by one process.
 pub const MAX_CONTROL_CONNECTIONS: usize = 64;
+/// Time that a request to a volume waits until the process that has it hands it over: guests give a disk 30 s before they take it for dead,
+/// and an owner that lives needs milliseconds.
+pub const HANDOVER_WAIT: Duration = Duration::from_secs(10);
+/// Time in which an owner that is asked for a volume ends what is under way, flushes and closes it, before it keeps it: less than the asker waits, so
+/// that he hears why.
+pub const LENDING_TIME: Duration = Duration::from_secs(8);
+/// Longest wait between two attempts to get a volume that somebody keeps.
+pub const HANDOVER_PAUSE: Duration = Duration::from_millis(50);
 /// Memory for what maps use of data objects while a store is collected: 100 million whole blocks of one object take 50 MiB.
 pub const MARK_MEMORY: u64 = 256 << 20;
 /// Ranges of objects that are held at once to say what maps share; more are looked at in parts. They take 300 MiB.

@@ -95,7 +95,7 @@ fn engine_advice(error: &Error) -> &'static str {
         Error::NoStore(_) => {
             "mount the store on this node, or correct `store` and ganeti.pools in archipelago.toml; `archipelago init` makes a new one"
         }
-        Error::OpenElsewhere { .. } | Error::Busy(_) => {
+        Error::OpenElsewhere { .. } | Error::Busy(_) | Error::GivenUp(_) => {
             "end who has it open: `archipelago showmapped` and `archipelago status` list processes; an instance that runs elsewhere must be \
              shut down first"
         }

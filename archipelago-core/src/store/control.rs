@@ -84,12 +84,15 @@ pub enum Request {
         /// Keys with their new values, or `None` to take one away.
         changes: Vec<(String, Option<String>)>,
     },
-    /// Close the volume, so that another process may open it.
+    /// Hand the volume over: end what is under way, flush and close it, so that another process may open it.
     Release {
         /// Id of the volume.
         id: String,
         /// Name of the volume.
         volume: String,
+        /// Not to ask for it again by itself.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        exclusive: bool,
     },
     /// Facts about the volume as of now.
     Info {

@@ -10,6 +10,7 @@ pub mod content;
 pub mod control;
 mod disk_use;
 mod group;
+pub(crate) mod handover;
 mod labels;
 pub(crate) mod open;
 pub(crate) mod operations;

@@ -43,6 +43,22 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Asks one process, by the id of its registration; fails as [`ask`](super::control::ask) does. It may take `time` to answer.
+    pub fn ask_process(&self, process: &str, question: &Value, time: Duration) -> Result<Value> {
+        let request = Request::Question { question: question.clone() };
+        let answer = match self.shared.peers.get() {
+            Some(peers) if peers.own() == process => self.shared.question(question)?,
+            Some(peers) => peers.ask(process, &request, time)?,
+            None => return Err(Error::NotOpen(format!("the store in process {process}"))),
+        };
+        match answer {
+            Answer::Answered { answer } => Ok(answer),
+            _ => Err(Error::Unsupported(format!("process {process}: answers in another way"))),
+        }
+    }
+}
+
 impl Shared {
     /// Answers a question of another process.
     pub fn question(&self, question: &Value) -> Result<Answer> {

@@ -24,6 +24,7 @@ use crate::volume::Volume;
 use crate::volume::freeze::Part;
 use crate::volume::inner::Inner;
 use crate::volume::queue::WorkerPool;
+use crate::volume::standby::Stand;
 
 /// Ids below this name locks of the store.
 pub(crate) const FIRST_ID: u64 = 256;
@@ -56,6 +57,8 @@ pub struct Shared {
     pub parts: Mutex<HashMap<(VolumeId, VolumeId), Arc<Part>>>,
     /// Volumes open for writing.
     pub open: Mutex<HashMap<VolumeId, Weak<Inner>>>,
+    /// Those by which this process stands for volumes that others may have.
+    pub standbys: Mutex<HashMap<VolumeId, Weak<Stand>>>,
     /// Workers of the completion interface.
     pub pool: WorkerPool<Volume>,
     /// Serializes opening and closing volumes for writing in this process.
@@ -94,6 +97,7 @@ impl Shared {
             pins: Arc::default(),
             parts: Mutex::default(),
             open: Mutex::default(),
+            standbys: Mutex::default(),
             pool,
             opening: Mutex::default(),
             wakeup: Arc::default(),
@@ -222,8 +226,8 @@ impl Handler for Shared {
                     volume(id, name)?.set_labels(&changes)?;
                     Answer::Done
                 }
-                Request::Release { id, volume: name } => {
-                    volume(id, name)?.close()?;
+                Request::Release { id, volume: name, exclusive } => {
+                    self.hand_over(id.parse()?, name, *exclusive)?;
                     Answer::Done
                 }
                 Request::Info { id, volume: name } => info(volume(id, name)?.info()?),

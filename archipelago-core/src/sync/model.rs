@@ -72,6 +72,11 @@ impl Condvar {
     pub fn notify_one(&self) {
         self.0.notify_one();
     }
+
+    /// Wakes all.
+    pub fn notify_all(&self) {
+        self.0.notify_all();
+    }
 }
 
 /// See `parking_lot::RwLock`. As there, a reader waits behind a writer that waits: a thread that reads twice can be locked up by a

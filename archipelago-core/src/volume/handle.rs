@@ -21,6 +21,16 @@ impl Handle {
         Handle { inner }
     }
 
+    /// From now on nobody finds the volume, which the caller closes. `false` if this is not its only use: then nothing was done.
+    pub fn retire(&self) -> bool {
+        let _opening = self.inner.shared.opening.lock();
+        let alone = self.inner.handles.load(Ordering::Acquire) == 1;
+        if alone {
+            self.inner.leaving.store(true, Ordering::Release);
+        }
+        alone
+    }
+
     /// Keeps the volume in memory, and not open.
     pub fn keep(&self) -> Arc<Inner> {
         self.inner.clone()

@@ -20,6 +20,7 @@ mod io;
 pub(crate) mod overlay;
 pub(crate) mod queue;
 pub(crate) mod stalls;
+pub(crate) mod standby;
 pub(crate) mod together;
 mod verified;
 
@@ -29,6 +30,7 @@ use inner::Inner;
 pub use compact::{CompactOptions, CompactReport};
 pub use queue::CompletionQueue;
 pub use stalls::StallStats;
+pub use standby::{Held, Sharing, Standby, StandbyState};
 pub use together::{Begun, Together};
 
 /// How a volume is opened.
@@ -71,6 +73,11 @@ impl Volume {
     /// A handle on an open volume.
     pub(crate) fn new(inner: Handle, mode: Mode) -> Volume {
         Volume { inner, mode }
+    }
+
+    /// Nobody finds the volume any more, if this is its only use; see [`Handle::retire`].
+    pub(crate) fn retire(&self) -> bool {
+        self.inner.retire()
     }
 
     /// The volume, if this handle may change it.

@@ -48,6 +48,7 @@ fn put(call: &Call<'_>, info: &VolumeInfo, presentation: Presentation) -> Result
         driver: None,
         // Always: the access of a disk may change while it is attached.
         socket: true,
+        standby: None,
         server: call.host.arguments(&call.pool.location),
         server_name: Some(SERVER),
     })

@@ -54,7 +54,7 @@ macro_rules! plain_kinds {
 
 plain_kinds! {
     NotFound Exists InvalidArgument ReadOnly NotSnapshot IsSnapshot Busy NotOpen NoSpace Poisoned Stale NoStore Unregistered
-    Unsupported Timeout TooBusy NoBase Receiving
+    Unsupported Timeout TooBusy NoBase Receiving GivenUp
 }
 
 impl From<&Error> for RemoteError {

@@ -165,7 +165,7 @@ fn every_request_is_answered_and_errors_keep_their_type() {
     let rename = |new: &str| Request::Rename { id: id.clone(), volume: volume.clone(), new: new.into() };
     assert!(matches!(s.ask(&rename("other1")).unwrap(), Answer::Done));
     assert!(matches!(s.ask(&rename("taken1")), Err(Error::Exists(n)) if n == "taken1"));
-    let release = Request::Release { id, volume };
+    let release = Request::Release { id, volume, exclusive: false };
     assert!(
         matches!(s.ask(&release), Err(Error::OpenElsewhere { name, owner: o, .. }) if name == "disk-1" && o == owner())
     );
@@ -191,7 +191,9 @@ fn the_wire_is_what_the_document_says() {
         json(&Request::Rename { id: id.clone(), volume: volume.clone(), new: "NEWNAME".into() }),
         r#"{"rename":{"id":"ID","volume":"NAME","new":"NEWNAME"}}"#
     );
-    assert_eq!(json(&Request::Release { id, volume }), r#"{"release":{"id":"ID","volume":"NAME"}}"#);
+    let release = |exclusive| Request::Release { id: id.clone(), volume: volume.clone(), exclusive };
+    assert_eq!(json(&release(false)), r#"{"release":{"id":"ID","volume":"NAME"}}"#);
+    assert_eq!(json(&release(true)), r#"{"release":{"id":"ID","volume":"NAME","exclusive":true}}"#);
     assert_eq!(serde_json::to_string(&Answer::Done).unwrap(), r#""done""#);
     assert_eq!(
         serde_json::to_string(&Answer::Failed((&Error::Busy("disk-1".into())).into())).unwrap(),

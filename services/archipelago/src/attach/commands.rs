@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use archipelago_core::Sharing;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::Serialize;
@@ -15,6 +16,7 @@ use super::limits::{LOOK, SETTLE_TIME, STOP_TIME};
 use super::loop_device::LoopDevice;
 use super::place::{Place, Record};
 use super::{start, users};
+use crate::disk::standby::word;
 use crate::fuse;
 use crate::nbd::bound_at;
 
@@ -46,6 +48,9 @@ pub struct Wanted {
     pub driver: Option<Driver>,
     /// Whether it is served over NBD as well, on a socket of its own. What is attached already stays as it is: its record says.
     pub socket: bool,
+    /// How it stands to the volume, if other processes may have that; `None`: it has it until it is detached. What is attached already stays as
+    /// it is.
+    pub standby: Option<Sharing>,
     /// Arguments that name the same store and configuration to the program that serves it.
     pub server: Vec<String>,
     /// Name under which this program is started for that, with an empty environment. `None`: as it is.
@@ -122,6 +127,9 @@ impl Attacher {
         let mut arguments: Vec<OsString> = wanted.server.iter().map(OsString::from).collect();
         arguments.extend(["--json", "serve-attached"].map(OsString::from));
         arguments.extend(wanted.socket.then(|| "--socket".into()));
+        if let Some(sharing) = wanted.standby {
+            arguments.extend(["--standby".into(), word(sharing).into()]);
+        }
         arguments.extend(["--", &wanted.name, &wanted.id].map(OsString::from));
         arguments.extend([place.dir().into(), driver.word().into()]);
         if let Err(error) = start::start(&place, wanted.server_name, &arguments) {

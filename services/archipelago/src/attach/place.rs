@@ -48,6 +48,9 @@ pub struct Record {
     /// The socket on which it is served over NBD, under its name.
     #[serde(default)]
     pub socket: Option<PathBuf>,
+    /// Registration of the server in the store, by which it is asked and told things; none of one that was started before it was recorded.
+    #[serde(default)]
+    pub process: Option<String>,
 }
 
 /// Where an attachment is.
@@ -268,7 +271,8 @@ mod tests {
         drop(lock);
         assert!(!place.is_served().unwrap());
         let [store, id, name] = ["file:/s", "1f", "disk-1"].map(String::from);
-        let record = Record { store, id, name, read_only: true, pid: 7, driver: Driver::Nbd, socket: None };
+        let record =
+            Record { store, id, name, read_only: true, pid: 7, driver: Driver::Nbd, socket: None, process: None };
         place.write_record(&record).unwrap();
         assert_eq!(place.record(), Some(record.clone()));
         // Written before there was a choice.

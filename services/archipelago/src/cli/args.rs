@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use archipelago_core::Sharing;
 use archipelago_core::limits::MAX_CLONE_COUNT;
 use clap::builder::{RangedU64ValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -9,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::{exit, size};
 use crate::attach::Driver;
 use crate::bench::args::Bench;
+use crate::disk::standby;
 use crate::ganeti;
 
 /// Store disks, images and snapshots as maps over one pool of blocks.
@@ -112,6 +114,8 @@ pub enum Command {
     Top(Top),
     /// Show or set what a volume that is served may do per second
     Limit(Limit),
+    /// Show or say which of several servers has a volume
+    Standby(Standby),
     /// Measure what the store, a server of network block devices, a block device or a file can do
     Bench(Bench),
     /// Show the state of the store
@@ -466,6 +470,10 @@ pub struct Serve {
     /// Hash snapshots that were taken so many seconds ago or more [default: `serve.hash_age` of the configuration, or 86400]
     #[arg(long, value_name = "SECONDS")]
     pub hash_age: Option<u64>,
+    /// Stand by for volumes that other servers may have, instead of having and keeping those that clients use: shared (taken when a request
+    /// needs it, given to who asks for it) if nothing else is said; see `archipelago standby`
+    #[arg(long, value_name = "SHARING", num_args = 0..=1, require_equals = true, default_missing_value = "shared", value_parser = standby::parse)]
+    pub standby: Option<Sharing>,
 }
 
 /// The node for which is attached.
@@ -542,6 +550,9 @@ pub struct ServeAttached {
     /// Serve it over NBD as well, on a socket of its own
     #[arg(long)]
     pub socket: bool,
+    /// Stand by for it in this way, instead of having it
+    #[arg(long, value_name = "SHARING", value_parser = standby::parse)]
+    pub standby: Option<Sharing>,
     /// Directory of the attachment
     pub dir: PathBuf,
     /// By what it becomes a device
@@ -630,6 +641,26 @@ pub struct Limit {
     /// Take all limits away
     #[arg(long, conflicts_with_all = ["iops", "iops_burst", "bps", "bps_burst"])]
     pub none: bool,
+}
+
+/// `standby`
+#[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("sharing").args(["exclusive", "shared", "closed"]))]
+pub struct Standby {
+    /// The volume
+    pub name: String,
+    /// Have it and keep it; who had it does not take it back
+    #[arg(long)]
+    pub exclusive: bool,
+    /// Take it when a request needs it, and give it to who asks for it
+    #[arg(long)]
+    pub shared: bool,
+    /// Give it up, with everything written; requests fail
+    #[arg(long)]
+    pub closed: bool,
+    /// Only the server with this registration (`status --json` lists them) [default: the only one that stands by]
+    #[arg(long, value_name = "ID")]
+    pub process: Option<String>,
 }
 
 /// `completions`

@@ -281,6 +281,7 @@ fn class_of_engine(error: &Error) -> Class {
         Error::ReadOnly(_) | Error::IsSnapshot(_) => Class::ReadOnly,
         Error::OpenElsewhere { .. }
         | Error::Busy(_)
+        | Error::GivenUp(_)
         | Error::Receiving(_)
         | Error::TooBusy(_)
         | Error::Timeout(_)
@@ -343,6 +344,7 @@ mod tests {
             (Error::NoStore(name()), 3),
             (Error::Exists(name()), 4),
             (Error::Busy(name()), 5),
+            (Error::GivenUp(name()), 5),
             (Error::ReadOnly(name()), 6),
             (Error::damaged("object", "detail"), 7),
             (Error::io("read", "object", io::Error::from_raw_os_error(libc::EIO)), 7),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use archipelago_core::{Error, Result};
+use archipelago_core::{Error, Result, Sharing};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -15,7 +15,7 @@ use super::limits::{MAX_LIMITED, MAX_MEASURED};
 use super::meter::{Counted, Kind, Meter};
 use super::slow::{Slow, SlowLog};
 
-/// What a server is told of limits and slow requests when it starts.
+/// What a server is told of limits, slow requests and other servers when it starts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     /// Limits by name of volume.
@@ -24,6 +24,8 @@ pub struct Policy {
     pub default: Limits,
     /// From how long on a request is slow; zero for never.
     pub slow: Duration,
+    /// How the server stands to volumes that other processes may have; without, it has those that it serves, and keeps them.
+    pub standby: Option<Sharing>,
 }
 
 /// What is measured and limited of one open disk, for all of its connections.
@@ -182,6 +184,11 @@ impl Gauges {
         let mut table = self.table.lock();
         table.stopped = true;
         table.open.values().for_each(|gauge| gauge.limiter.stop());
+    }
+
+    /// What it was told when it started.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
     }
 
     /// Answers a question of another process.

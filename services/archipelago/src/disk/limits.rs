@@ -21,6 +21,12 @@ pub const WAIT_CHECK: Duration = Duration::from_millis(50);
 pub const SLOW_KEPT: usize = 64;
 /// Time between two lines about slow requests: enough to see it, and no log is filled by a slow disk.
 pub const SLOW_TOLD: Duration = Duration::from_secs(5);
+/// Time that a server may take to answer how it stands to a volume: it looks at a header.
+pub const STANDING_TIME: Duration = Duration::from_secs(2);
+/// Time that a server may take to take a volume over or give it up: what the engine waits for each, and a flush or a replay behind it.
+pub const SHARING_TIME: Duration = Duration::from_secs(20);
+/// Volumes of which a server remembers what it was told about sharing them: some megabytes.
+pub const MAX_TOLD: usize = 65_536;
 /// Disks in one answer: with full histograms they fit into a control message.
 pub const MAX_MEASURED: usize = 128;
 /// Volumes whose limits may be set while a server runs: some megabytes.

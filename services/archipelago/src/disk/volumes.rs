@@ -1,18 +1,22 @@
 //! The volumes and snapshots of a store as disks: opened once for all connections, closed with the last.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
 use std::time::Instant;
 
-use archipelago_core::{Error, Kind, ListOptions, Mode, Store, Volume, WriteFlags};
+use archipelago_core::{Error, Kind, ListOptions, Mode, Sharing, StandbyState, Store, WriteFlags};
 use parking_lot::{Condvar, Mutex};
+use serde::Deserialize;
+use serde_json::Value;
 
 use super::batch::VolumeBatch;
 use super::device::{Batch, Device, DeviceResult, Errno, ExportError, Exports, Extent};
 use super::gauges::{Gauge, Gauges, Policy};
-use super::limits::{CLOSING_TIME, MAX_LISTED};
+use super::limits::{CLOSING_TIME, MAX_LISTED, MAX_TOLD};
 use super::meter::Kind as Request;
+use super::served::{Served, Standing};
+use super::standby::Question;
 
 /// Preferred request size of a volume in bytes: the unit in which its map knows data. The block size would be a bad
 /// answer, since clients round their requests up to what they are told.
@@ -31,6 +35,15 @@ struct Shared {
     /// An entry left the states in which others must wait for it.
     changed: Condvar,
     gauges: Gauges,
+    told: Mutex<Told>,
+}
+
+/// What a server that stands by was told of volumes, by id. It holds also while no client is connected.
+#[derive(Default)]
+struct Told {
+    sharing: HashMap<String, Sharing>,
+    /// Volumes of which a handle is kept, so that they are had without a client.
+    kept: HashSet<String>,
 }
 
 /// An export that is open, or about to be or to have been.
@@ -38,7 +51,7 @@ enum Entry {
     /// Somebody opens or closes it, outside the lock: both may take as long as a flush.
     Changing,
     /// Open, with so many handles.
-    Open(Volume, Arc<Gauge>, usize),
+    Open(Arc<Served>, Arc<Gauge>, usize),
 }
 
 impl StoreExports {
@@ -50,11 +63,12 @@ impl StoreExports {
     /// The same, with limits. Other processes may ask about them, and about what is measured.
     pub fn with_policy(store: Store, default: Option<String>, policy: Policy) -> StoreExports {
         let gauges = Gauges::new(policy);
-        let shared = Arc::new(Shared { store, open: Mutex::default(), changed: Condvar::new(), gauges });
+        let (open, changed, told) = Default::default();
+        let shared = Arc::new(Shared { store, open, changed, gauges, told });
         // Weak, for the store must not be kept open by what answers for it.
         let answering = Arc::downgrade(&shared);
         shared.store.answer_questions(Some(Arc::new(move |question: &serde_json::Value| match answering.upgrade() {
-            Some(shared) => shared.gauges.answer(question),
+            Some(shared) => shared.answer(question),
             None => Err(Error::NotOpen("the server".into())),
         })));
         StoreExports { shared, default }
@@ -81,9 +95,9 @@ impl Exports for StoreExports {
                 return Err(ExportError::Unknown(format!("{name}: is neither a volume nor a snapshot")));
             }
         };
-        let (volume, gauge) = self.shared.acquire(&info.id, name, mode)?;
+        let (served, gauge) = self.shared.acquire(&info.id, name, mode)?;
         // From here on the handle's drop gives back what was acquired.
-        Ok(Arc::new(VolumeDevice { volume, gauge, id: info.id, shared: Arc::clone(&self.shared) }))
+        Ok(Arc::new(VolumeDevice { served, gauge, id: info.id, shared: Arc::clone(&self.shared) }))
     }
 
     fn list(&self) -> Vec<String> {
@@ -101,14 +115,14 @@ impl Exports for StoreExports {
 
 impl Shared {
     /// One more handle of the map with this id, opened under `name` if it is not open yet.
-    fn acquire(&self, id: &str, name: &str, mode: Mode) -> Result<(Volume, Arc<Gauge>), ExportError> {
+    fn acquire(&self, id: &str, name: &str, mode: Mode) -> Result<(Arc<Served>, Arc<Gauge>), ExportError> {
         let deadline = Instant::now() + CLOSING_TIME;
         let mut open = self.open.lock();
         loop {
             match open.get_mut(id) {
-                Some(Entry::Open(volume, gauge, handles)) => {
+                Some(Entry::Open(served, gauge, handles)) => {
                     *handles += 1;
-                    return Ok((volume.clone(), gauge.clone()));
+                    return Ok((served.clone(), gauge.clone()));
                 }
                 Some(Entry::Changing) => {
                     if self.changed.wait_until(&mut open, deadline).timed_out() {
@@ -122,14 +136,94 @@ impl Shared {
         open.insert(id.to_string(), Entry::Changing);
         drop(open);
         let mut changing = Changing { shared: self, id, then: None };
-        let volume = self.store.open_volume(name, mode).map_err(|e| export_error(&e))?;
+        let (served, found) = self.serve(id, name, mode).map_err(|e| export_error(&e))?;
         // Between looking and opening the name may have been given to another map.
-        if volume.info().map_err(|e| export_error(&e))?.id != id {
+        if found != id {
             return Err(ExportError::Refused(format!("{name}: was renamed just now; try again")));
         }
-        let gauge = self.gauges.open(id, name);
-        changing.then = Some(Entry::Open(volume.clone(), gauge.clone(), 1));
-        Ok((volume, gauge))
+        let (served, gauge) = (Arc::new(served), self.gauges.open(id, name));
+        changing.then = Some(Entry::Open(served.clone(), gauge.clone(), 1));
+        Ok((served, gauge))
+    }
+
+    /// Opens a map, or stands for it; returns its id too.
+    fn serve(&self, id: &str, name: &str, mode: Mode) -> archipelago_core::Result<(Served, String)> {
+        match self.sharing(id) {
+            Some(sharing) if mode == Mode::ReadWrite => {
+                let standby = self.store.stand_by(name, sharing)?;
+                let id = standby.id().to_string();
+                Ok((Served::Standby(Standing::new(standby)), id))
+            }
+            _ => {
+                let volume = self.store.open_volume(name, mode)?;
+                let id = volume.info()?.id;
+                Ok((Served::Had(volume), id))
+            }
+        }
+    }
+
+    /// How the server stands to a volume when it is opened; `None` if it stands by for none.
+    fn sharing(&self, id: &str) -> Option<Sharing> {
+        let default = self.gauges.policy().standby?;
+        Some(self.told.lock().sharing.get(id).copied().unwrap_or(default))
+    }
+
+    /// Answers a question of another process, or does what it says.
+    fn answer(&self, question: &Value) -> archipelago_core::Result<Value> {
+        let state = match Question::deserialize(question) {
+            Ok(Question::Standby { id, name }) => self.standing(&id, &name)?,
+            Ok(Question::SetStandby { id, name, sharing }) => self.stand(&id, &name, sharing)?,
+            Err(_) => return self.gauges.answer(question),
+        };
+        serde_json::to_value(state).map_err(|e| Error::Unsupported(format!("an answer that cannot be given: {e}")))
+    }
+
+    fn opened(&self, id: &str) -> Option<Arc<Served>> {
+        match self.open.lock().get(id) {
+            Some(Entry::Open(served, ..)) => Some(served.clone()),
+            _ => None,
+        }
+    }
+
+    fn standing(&self, id: &str, name: &str) -> archipelago_core::Result<StandbyState> {
+        let Some(sharing) = self.sharing(id) else { return Err(stands_not(name)) };
+        match self.opened(id).as_deref() {
+            Some(Served::Standby(standing)) => Ok(standing.standby.state()),
+            _ => Ok(StandbyState { sharing, owns: false, size: self.store.info(name)?.size }),
+        }
+    }
+
+    fn stand(&self, id: &str, name: &str, sharing: Sharing) -> archipelago_core::Result<StandbyState> {
+        if self.sharing(id).is_none() {
+            return Err(stands_not(name));
+        }
+        let full = |told: &Told| told.sharing.len() >= MAX_TOLD && !told.sharing.contains_key(id);
+        if full(&self.told.lock()) {
+            return Err(Error::TooBusy(format!("{name}: orders about {MAX_TOLD} volumes")));
+        }
+        if sharing == Sharing::Exclusive && !self.told.lock().kept.contains(id) {
+            // Had from now on, with a client or without.
+            self.acquire(id, name, Mode::ReadWrite).map_err(|e| Error::Unsupported(e.to_string()))?;
+            if !self.told.lock().kept.insert(id.to_string()) {
+                self.release(id);
+            }
+        }
+        let stood = match self.opened(id).as_deref() {
+            Some(Served::Standby(standing)) => standing.standby.set_sharing(sharing),
+            _ => Ok(()),
+        };
+        let mut told = self.told.lock();
+        if stood.is_ok() {
+            told.sharing.insert(id.to_string(), sharing);
+        }
+        let exclusive = told.sharing.get(id) == Some(&Sharing::Exclusive);
+        let unused = !exclusive && told.kept.remove(id);
+        drop(told);
+        if unused {
+            self.release(id);
+        }
+        stood?;
+        self.standing(id, name)
     }
 
     /// One handle less; the last closes the volume, which flushes it.
@@ -141,11 +235,11 @@ impl Shared {
                 return;
             }
         }
-        let Some(Entry::Open(volume, ..)) = open.insert(id.to_string(), Entry::Changing) else { return };
+        let Some(Entry::Open(served, ..)) = open.insert(id.to_string(), Entry::Changing) else { return };
         drop(open);
         self.gauges.close(id);
         let _changing = Changing { shared: self, id, then: None };
-        if let Err(error) = volume.close() {
+        if let Err(error) = served.close() {
             // There is no connection left to tell. What a client was told is durable was flushed before.
             eprintln!("archipelago: a disk was closed with an error: {error}");
         }
@@ -170,19 +264,25 @@ impl Drop for Changing<'_> {
     }
 }
 
+fn stands_not(name: &str) -> Error {
+    Error::Unsupported(format!("{name}: this server was not started to stand by (`--standby`)"))
+}
+
 /// What the client is told when an export cannot be had; the engine's text says who has it and what to do.
 fn export_error(error: &Error) -> ExportError {
     let text = error.to_string();
     match error {
         Error::NotFound(_) | Error::InvalidName { .. } => ExportError::Unknown(text),
-        Error::OpenElsewhere { .. } | Error::Busy(_) | Error::TooBusy(_) => ExportError::Refused(text),
+        Error::OpenElsewhere { .. } | Error::Busy(_) | Error::GivenUp(_) | Error::TooBusy(_) => {
+            ExportError::Refused(text)
+        }
         _ => ExportError::Failed(text),
     }
 }
 
 /// One connection's handle of an open volume.
 struct VolumeDevice {
-    volume: Volume,
+    served: Arc<Served>,
     gauge: Arc<Gauge>,
     id: String,
     shared: Arc<Shared>,
@@ -200,7 +300,7 @@ fn errno<T>(result: archipelago_core::Result<T>) -> DeviceResult<T> {
 
 impl Device for VolumeDevice {
     fn size(&self) -> u64 {
-        self.volume.size()
+        self.served.size()
     }
 
     fn block_size(&self) -> u32 {
@@ -208,46 +308,45 @@ impl Device for VolumeDevice {
     }
 
     fn read_only(&self) -> bool {
-        self.volume.read_only()
+        self.served.read_only()
     }
 
     fn description(&self) -> String {
-        let kind = if self.volume.read_only() { "snapshot" } else { "volume" };
-        format!("{kind} {}", self.volume.name())
+        let kind = if self.served.read_only() { "snapshot" } else { "volume" };
+        format!("{kind} {}", self.served.name())
     }
 
     fn together(&self, requests: usize) -> Option<Box<dyn Batch>> {
-        let (volume, gauge) = (self.volume.clone(), self.gauge.clone());
-        // Without it requests are made by calls.
+        // Without it requests are made by calls, as those to a volume that may have to be taken over first.
+        let (volume, gauge) = (self.served.had()?.clone(), self.gauge.clone());
         let together = self.shared.store.together(requests).ok().flatten()?;
         Some(Box::new(VolumeBatch::new(together, volume, gauge)))
     }
 
     fn read(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> DeviceResult<()> {
         let len = bufs.iter().map(|buf| buf.len() as u64).sum();
-        self.gauge.measure(Request::Read, offset, len, || errno(self.volume.read(bufs, offset)))
+        self.gauge.measure(Request::Read, offset, len, || errno(self.served.run(|volume| volume.read(bufs, offset))))
     }
 
     fn write(&self, bufs: &[IoSlice<'_>], offset: u64, fua: bool) -> DeviceResult<()> {
         let len = bufs.iter().map(|buf| buf.len() as u64).sum();
-        self.gauge.measure(Request::Write, offset, len, || errno(self.volume.write(bufs, offset, WriteFlags { fua })))
+        let flags = WriteFlags { fua };
+        let write = || errno(self.served.run(|volume| volume.write(bufs, offset, flags)));
+        self.gauge.measure(Request::Write, offset, len, write)
     }
 
     fn flush(&self) -> DeviceResult<()> {
-        // A client may flush what it only reads; there is nothing to make durable.
-        if self.volume.read_only() {
-            return Ok(());
-        }
-        self.gauge.measure(Request::Flush, 0, 0, || errno(self.volume.flush()))
+        self.gauge.measure(Request::Flush, 0, 0, || errno(self.served.flush()))
     }
 
     fn discard(&self, offset: u64, len: u64) -> DeviceResult<()> {
-        self.gauge.measure(Request::Zero, offset, len, || errno(self.volume.discard(offset, len)))
+        self.gauge.measure(Request::Zero, offset, len, || errno(self.served.run(|volume| volume.discard(offset, len))))
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, allocate: bool, fua: bool) -> DeviceResult<()> {
         let flags = WriteFlags { fua };
-        self.gauge.measure(Request::Zero, offset, len, || errno(self.volume.write_zeroes(offset, len, allocate, flags)))
+        let zero = || errno(self.served.run(|volume| volume.write_zeroes(offset, len, allocate, flags)));
+        self.gauge.measure(Request::Zero, offset, len, zero)
     }
 
     fn limited(&self) -> bool {
@@ -259,7 +358,7 @@ impl Device for VolumeDevice {
     }
 
     fn extents(&self, offset: u64, len: u64, max: usize) -> DeviceResult<Vec<Extent>> {
-        let extents = errno(self.volume.extents(offset, len, max))?;
+        let extents = errno(self.served.run(|volume| volume.extents(offset, len, max)))?;
         Ok(extents.into_iter().map(|e| Extent { offset: e.offset, len: e.len, zero: e.zero }).collect())
     }
 }

@@ -125,7 +125,8 @@ impl Site {
         self.start_with(socket, &[])
     }
 
-    fn start_with(&self, socket: &str, options: &[&str]) -> Server {
+    /// Starts one with more options, and does not wait.
+    pub fn start_with(&self, socket: &str, options: &[&str]) -> Server {
         let began = Instant::now();
         let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
         let address = format!("unix:{}", self.text(socket));

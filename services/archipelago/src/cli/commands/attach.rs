@@ -19,6 +19,7 @@ use super::super::output::{Align, Array, Table};
 use super::serve::policy;
 use crate::attach::server::Server;
 use crate::attach::{Attached, Attacher, Place, Presentation, READY, RUN, Record, Wanted, default_node};
+use crate::disk::gauges::Policy;
 use crate::disk::volumes::StoreExports;
 
 /// By arguments and environment, else by the configuration.
@@ -43,6 +44,7 @@ pub fn attach(context: &Context, args: &Map) -> Result<Attached, Failure> {
         presentation: if args.file { Presentation::File } else { Presentation::Device },
         driver: args.driver,
         socket: false,
+        standby: None,
         server: context.arguments(),
         server_name: None,
     };
@@ -122,8 +124,10 @@ pub fn serve(context: &mut Context, args: &ServeAttached) -> Result<(), Failure>
         pid: std::process::id(),
         driver: args.driver,
         socket: args.socket.then(|| place.socket()),
+        process: store.process().map(String::from),
     };
-    let exports = StoreExports::with_policy(store, None, policy(context.config()));
+    let policy = Policy { standby: args.standby, ..policy(context.config()) };
+    let exports = StoreExports::with_policy(store, None, policy);
     let server = Server::start(&exports, &place, &record)?;
     context.out.line(READY)?;
     context.out.flush()?;

@@ -18,6 +18,7 @@ mod orphans;
 mod scrub;
 mod serve;
 mod shell;
+mod standby;
 mod store;
 mod top;
 mod transfer;
@@ -36,6 +37,7 @@ pub fn run(context: &mut Context, command: Command) -> Result<(), Failure> {
         Command::Top(args) => top::run(context, &args),
         Command::Bench(args) => bench::run(context, &args),
         Command::Limit(args) => limit::run(context, &args),
+        Command::Standby(args) => standby::run(context, &args),
         Command::Du(args) => du::run(context, &args),
         Command::Doctor => doctor::run(context),
         Command::Check(args) => check::run(context, &args),

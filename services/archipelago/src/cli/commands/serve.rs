@@ -46,7 +46,8 @@ pub fn run(context: &mut Context, args: &Serve) -> Result<(), Failure> {
     // Before anything is announced: a signal that comes as soon as we are ready must find its handler.
     let mut signals = watch_signals()?;
     let store = context.store()?;
-    let exports = Arc::new(StoreExports::with_policy(store.clone(), None, policy(context.config())));
+    let policy = Policy { standby: args.standby, ..policy(context.config()) };
+    let exports = Arc::new(StoreExports::with_policy(store.clone(), None, policy));
     for attachment in &attachments {
         // A wrong name is said now, and not to a guest later.
         store.info(&attachment.name)?;
@@ -85,6 +86,7 @@ pub(super) fn policy(config: &Config) -> Policy {
         limits: config.limits.clone().into_iter().collect(),
         default: config.limits.get(EVERY).copied().unwrap_or_default(),
         slow: Duration::from_millis(config.slow_io.unwrap_or(SLOW_IO)),
+        standby: None,
     }
 }
 
@@ -244,6 +246,7 @@ mod tests {
             hash_interval: None,
             hash_rate: None,
             hash_age: None,
+            standby: None,
         }
     }
 
