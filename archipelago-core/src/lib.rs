@@ -48,6 +48,6 @@ pub use store::{
     SendPlan, Severity, SpaceByKind, Store, StoreOptions, StoreStatus, ThinOptions, Usage, VolumeInfo,
 };
 pub use volume::{
-    Begun, CompactOptions, CompactReport, Completion, CompletionQueue, DataExtent, Mode, Operation, StallStats,
-    Together, Volume, WriteFlags,
+    Begun, CacheOptions, CompactOptions, CompactReport, Completion, CompletionQueue, DataExtent, GivenUp, Mode,
+    Operation, StallStats, Together, Volume, WriteFlags,
 };

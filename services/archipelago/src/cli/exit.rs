@@ -282,6 +282,7 @@ fn class_of_engine(error: &Error) -> Class {
         Error::OpenElsewhere { .. }
         | Error::Busy(_)
         | Error::Receiving(_)
+        | Error::Cached(_)
         | Error::TooBusy(_)
         | Error::Timeout(_)
         | Error::Stale(_)
