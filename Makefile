@@ -13,6 +13,7 @@
 # make mutants   small changes of the engine, MUTANTS of them (0: all), each of which the simulator should notice (docs/mutants.md)
 # make miri      the parts that do no I/O under Miri
 # make bench     measurements; BENCH="..." are the arguments of the bench program
+# make bench-rbd  a store in Ceph beside librbd, on a cluster of its own (tests/ceph/)
 # make test-ganeti  the provider under a real Ganeti of one node, in namespaces (as root; docs/ganeti.md)
 # make install-extstorage  the Ganeti provider and its hooks below $(DESTDIR)$(PREFIX); EXTSTORAGEDIR and HOOKSDIR name other places
 # make install   program (also as vlmc), man pages, shell completions, C library, header and pkg-config file below $(DESTDIR)$(PREFIX)
@@ -60,7 +61,7 @@ LIBRARY := $(abspath $(TARGET_DIR))/release/libarchipelago
 TESTED_LIBRARY := $(abspath $(TARGET_DIR))/tmp/libarchipelago
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 GUEST := $(CURDIR)/.demo/guest
-SHELL_SCRIPTS := .ci/run tests/ceph/cluster tests/ceph/run archipelago-ffi/link-library archipelago-ffi/examples/fio-headers archipelago-ffi/python/run-tests $(addprefix $(SCRIPTS)/,install-deps guest-image fsx-over-fuse with-served-volume) tests/ganeti/guest
+SHELL_SCRIPTS := .ci/run tests/ceph/cluster tests/ceph/run tests/ceph/bench archipelago-ffi/link-library archipelago-ffi/examples/fio-headers archipelago-ffi/python/run-tests $(addprefix $(SCRIPTS)/,install-deps guest-image fsx-over-fuse with-served-volume) tests/ganeti/guest
 PYTHON_SCRIPTS := tests/ganeti/run tests/ganeti/attach-many tests/ganeti/cluster.py fuzz/soak archipelago-ffi/python/build-wheel $(addprefix $(SCRIPTS)/,demo.py guestctl.py map-in-guest probe-kvm tour check-licences check-links)
 # Programs run by `make test` after the cargo tests; each finds the built program in $$ARCHIPELAGO.
 INTEGRATION_TESTS ?=
@@ -69,7 +70,7 @@ INTEGRATION_TESTS ?=
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 export ARCHIPELAGO := $(BINARY)
 
-.PHONY: test-ceph test-ganeti install-extstorage help deps build library wheel header demo devices tour fmt fmt-check lint test test-all fsx crashes simulate soak bench install install-library fuzz schedules mutants miri handovers
+.PHONY: test-ceph test-ganeti install-extstorage help deps build library wheel header demo devices tour fmt fmt-check lint test test-all fsx crashes simulate soak bench bench-rbd install install-library fuzz schedules mutants miri handovers
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -217,6 +218,11 @@ bench:
 	$(CARGO) build --release --locked -p archipelago -p archipelago-ffi -p archipelago-benches
 	archipelago-ffi/link-library $(TARGET_DIR)/release/libarchipelago_ffi.a $(LIBRARY)
 	$(abspath $(TARGET_DIR))/release/archipelago-benches $(BENCH)
+
+bench-rbd:
+	@$(SCRIPTS)/install-deps build
+	$(CARGO) build --release --locked -p archipelago-benches
+	tests/ceph/bench $(abspath $(TARGET_DIR))/release/archipelago-benches $(BENCH)
 
 # Builds only if nothing was built yet, so that `make build` can run as a user and `make install` as root.
 $(BINARY):

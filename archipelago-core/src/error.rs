@@ -143,6 +143,9 @@ pub enum Error {
     /// The map is being received.
     #[error("{0}: is being received and can only be removed; finish it, see `archipelago receive --status`")]
     Receiving(String),
+    /// The newest writes of the volume are in a write-back cache that is not at hand.
+    #[error("{0}; open it there with that cache, or give up what is in it with `archipelago discard-cache`")]
+    Cached(String),
     /// A process that should answer did not.
     #[error("{0}: did not answer in time")]
     Timeout(String),
@@ -163,7 +166,9 @@ impl Error {
             Error::InvalidName { .. } | Error::InvalidArgument(_) | Error::OutOfRange { .. } => libc::EINVAL,
             Error::ReadOnly(_) => libc::EROFS,
             Error::NotSnapshot(_) | Error::IsSnapshot(_) => libc::EPERM,
-            Error::OpenElsewhere { .. } | Error::Busy(_) | Error::GivenUp(_) | Error::Receiving(_) => libc::EBUSY,
+            Error::OpenElsewhere { .. } | Error::Busy(_) | Error::GivenUp(_) | Error::Receiving(_) | Error::Cached(_) => {
+                libc::EBUSY
+            }
             Error::NotOpen(_) => libc::EBADF,
             Error::NoSpace(_) => libc::ENOSPC,
             Error::Damaged { .. } | Error::Poisoned(_) => libc::EIO,

@@ -48,6 +48,6 @@ pub use store::{
     SendPlan, Severity, SpaceByKind, Store, StoreOptions, StoreStatus, ThinOptions, Usage, VolumeInfo,
 };
 pub use volume::{
-    Begun, CompactOptions, CompactReport, Completion, CompletionQueue, DataExtent, Held, Mode, Operation, Sharing,
-    StallStats, Standby, StandbyState, Together, Volume, WriteFlags,
+    Begun, CacheOptions, CompactOptions, CompactReport, Completion, CompletionQueue, DataExtent, GivenUp, Held, Mode,
+    Operation, Sharing, StallStats, Standby, StandbyState, Together, Volume, WriteFlags,
 };

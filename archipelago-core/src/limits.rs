@@ -151,6 +151,21 @@ pub const MAX_DRY_SLOTS: usize = 1 << 20;
 /// Bytes that hashing reads between two moments at which what it found is made durable.
 pub const HASH_BATCH: u64 = 16 << 30;
 
+/// Bytes of a write-back cache unless asked otherwise: writes of some minutes at the speed of a small cluster.
+pub const DEFAULT_CACHE_SIZE: u64 = 1 << 30;
+/// Smallest cache, in bytes: has room for sixteen of its largest records.
+pub const MIN_CACHE_SIZE: u64 = 16 << 20;
+/// Largest cache, in bytes.
+pub const MAX_CACHE_SIZE: u64 = 1 << 40;
+/// Bytes that one record of a cache writes; more is several records.
+pub const MAX_CACHED_WRITE: usize = 1 << 20;
+/// Records of a cache that are not in the volume: each takes 72 bytes of memory, and at most two ranges of about 60 in the index, so 24 MiB.
+pub const MAX_CACHED_RECORDS: usize = 128 << 10;
+/// Records that are brought from a cache into the volume before its file says so, which costs a sync: what a crash has done again.
+pub const MAX_DRAIN_RECORDS: usize = 64;
+/// Bytes of them.
+pub const MAX_DRAIN_BYTES: u64 = 4 << 20;
+
 /// Largest single read or write request, in bytes.
 pub const MAX_REQUEST: u64 = 64 << 20;
 /// Longest request that is carried out in the thread that submits it, in bytes: copying more takes longer than handing it to a thread

@@ -33,6 +33,15 @@ const STORE: &str = "ARCHIPELAGO_KILL_STORE";
 const SEED: &str = "ARCHIPELAGO_KILL_CHILD_SEED";
 
 const DIRECT: &str = "ARCHIPELAGO_KILL_CHILD_DIRECT";
+const CACHED: &str = "ARCHIPELAGO_KILL_CHILD_CACHED";
+
+/// How volumes are opened.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Usual,
+    Direct,
+    Cached,
+}
 
 /// Small limits, so that segments roll over, checkpoints run and writers are throttled all the time.
 fn options(direct: bool) -> StoreOptions {
@@ -42,6 +51,19 @@ fn options(direct: bool) -> StoreOptions {
 /// Sizes that end inside a block and inside a sector.
 fn size(volume: usize) -> u64 {
     [6 << 20, (4 << 20) + 5000, 3 << 20][volume]
+}
+
+/// The cache of a volume, so small that it is full now and then.
+fn cache(root: &Path, volume: usize) -> CacheOptions {
+    CacheOptions { size: 16 << 20, ..CacheOptions::new(root.with_file_name(format!("cache-{volume}"))) }
+}
+
+fn open(store: &Store, root: &Path, volume: usize, way: Way) -> Volume {
+    let opened = match way {
+        Way::Cached => store.open_cached(&name(volume), &cache(root, volume)),
+        Way::Usual | Way::Direct => store.open_volume(&name(volume), Mode::ReadWrite),
+    };
+    opened.unwrap()
 }
 
 fn name(volume: usize) -> String {
@@ -131,13 +153,18 @@ fn snapshot_name(seed: u64, volume: usize, index: u64) -> String {
 fn child_process() {
     let (Ok(root), Ok(seed)) = (std::env::var(STORE), std::env::var(SEED)) else { return };
     let seed: u64 = seed.parse().unwrap();
-    let direct = std::env::var_os(DIRECT).is_some();
-    let store = Store::open(&Location::File(root.into()), options(direct)).unwrap();
+    let way = match (std::env::var_os(DIRECT), std::env::var_os(CACHED)) {
+        (Some(_), _) => Way::Direct,
+        (None, Some(_)) => Way::Cached,
+        (None, None) => Way::Usual,
+    };
+    let root = Path::new(&root);
+    let store = Store::open(&Location::File(root.into()), options(way == Way::Direct)).unwrap();
     let report = |text: String| {
         let mut out = std::io::stdout().lock();
         out.write_all(format!("{MARK}{text}\n").as_bytes()).and_then(|()| out.flush()).unwrap();
     };
-    let volumes: Vec<Volume> = (0..VOLUMES).map(|v| store.open_volume(&name(v), Mode::ReadWrite).unwrap()).collect();
+    let volumes: Vec<Volume> = (0..VOLUMES).map(|v| open(&store, root, v, way)).collect();
     report("ready".into());
     thread::scope(|scope| {
         for (v, volume) in volumes.iter().enumerate() {
@@ -170,12 +197,13 @@ struct Known {
 }
 
 /// Runs a child for about `life` and kills it; returns for each volume the last operation that it reported.
-fn run_child(root: &Path, seed: u64, life: Duration, direct: bool) -> [Option<u64>; VOLUMES] {
+fn run_child(root: &Path, seed: u64, life: Duration, way: Way) -> [Option<u64>; VOLUMES] {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["child_process", "--exact", "--nocapture"])
         .env(STORE, root)
         .env(SEED, seed.to_string())
-        .envs(direct.then_some((DIRECT, "1")))
+        .envs((way == Way::Direct).then_some((DIRECT, "1")))
+        .envs((way == Way::Cached).then_some((CACHED, "1")))
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -246,17 +274,22 @@ fn verify(found: &[u8], base: &[u8], seed: u64, volume: usize, answered: Option<
 
 #[test]
 fn what_was_answered_is_there_after_a_kill_at_any_moment() {
-    kills(&mut |_| false);
+    kills(&mut |_| Way::Usual);
 }
 
 /// Needs TMPDIR on a disk. Who comes next reads and writes past the page cache or through it, whatever the one before did.
 #[test]
 fn what_was_answered_past_the_page_cache_is_there_after_a_kill_at_any_moment() {
-    kills(&mut |random| random.below(3) > 0);
+    kills(&mut |random| if random.below(3) > 0 { Way::Direct } else { Way::Usual });
 }
 
-/// Kills children, and looks at what they leave. `direct` says of each opening of the store how it is done.
-fn kills(direct: &mut dyn FnMut(&mut Random) -> bool) {
+#[test]
+fn what_a_cache_answered_is_there_after_a_kill_at_any_moment() {
+    kills(&mut |_| Way::Cached);
+}
+
+/// Kills children, and looks at what they leave. `way` says of each opening of the store how it is done.
+fn kills(way: &mut dyn FnMut(&mut Random) -> Way) {
     let cycles: u64 = std::env::var("ARCHIPELAGO_KILL_CYCLES").map_or(25, |n| n.parse().unwrap());
     let mut random = Random(random::seed("ARCHIPELAGO_KILL_SEED"));
     let dir = TempDir::new().unwrap();
@@ -277,15 +310,16 @@ fn kills(direct: &mut dyn FnMut(&mut Random) -> bool) {
         // Now and then so short that the kill meets the recovery or the first operations.
         let most = if random.below(4) == 0 { 5_000 } else { 250_000 };
         let life = Duration::from_micros(random.below(most));
-        let answered = run_child(&root, seed, life, direct(&mut random));
+        let answered = run_child(&root, seed, life, way(&mut random));
         operations += answered.iter().flatten().sum::<u64>();
-        let store = Store::open(&location, options(direct(&mut random))).unwrap();
+        let way = way(&mut random);
+        let store = Store::open(&location, options(way == Way::Direct)).unwrap();
         for (v, known) in known.iter_mut().enumerate() {
             // Reading changes nothing, and must see the same as a writer after recovery.
-            let seen = read(&store.open_volume(&name(v), Mode::ReadOnly).unwrap());
-            let volume = store.open_volume(&name(v), Mode::ReadWrite).unwrap();
+            let seen = (way != Way::Cached).then(|| read(&store.open_volume(&name(v), Mode::ReadOnly).unwrap()));
+            let volume = open(&store, &root, v, way);
             let found = read(&volume);
-            assert!(seen == found, "cycle {cycle}: recovery changed what volume {v} reads");
+            assert!(seen.is_none_or(|seen| seen == found), "cycle {cycle}: recovery changed what volume {v} reads");
             let taken = verify(&found, &known.base, seed, v, answered[v]);
             for (name, told, content) in taken {
                 match store.open_volume(&name, Mode::ReadOnly) {
@@ -311,6 +345,8 @@ fn kills(direct: &mut dyn FnMut(&mut Random) -> bool) {
             if random.below(8) == 0 && !known.snapshots.is_empty() {
                 let (snapshot, content) = known.snapshots.last().unwrap();
                 store.remove(&name(v)).unwrap();
+                // A cache is one volume's.
+                let _ = std::fs::remove_file(cache(&root, v).path);
                 store.clone_snapshot(snapshot, &name(v), &CloneOptions::default()).unwrap();
                 known.base = content.clone();
             }

@@ -7,8 +7,9 @@
 //! `space` (what snapshots that come and go leave behind), `io` (reads and overwrites beside plain calls and io_uring, and what a
 //! request costs in instructions), `direct` (the same past the page cache, beside io_uring), `nbd` (the server of network block devices
 //! beside others), `volumes` (the same server with many volumes), `vhost` (the server of virtual machines beside another), `fuse` (volumes
-//! as files and block devices), `fio` (the library and fio with our engine beside fio's own, in memory) and `kernels` (the loops in which
-//! requests spend their time); all of them without any. `--seconds` is how long each turn of the last eight takes. `--plot FILE
+//! as files and block devices), `fio` (the library and fio with our engine beside fio's own, in memory), `kernels` (the loops in which
+//! requests spend their time) and `rbd` (a store in Ceph beside librbd, where there is a cluster: `make bench-rbd`); all of them
+//! without any. `--seconds` is how long each turn of the last nine takes. `--plot FILE
 //! RESULTS...` draws the ratios that `--json` printed.
 
 mod bars;
@@ -69,7 +70,7 @@ fn main() {
         ("freeze", bars::freeze::run),
         ("space", bars::space::run),
     ];
-    let interleaved: [(&str, Interleaved); 8] = [
+    let interleaved: [(&str, Interleaved); 9] = [
         ("io", bars::io::run),
         ("direct", bars::io::direct::run),
         ("nbd", bars::nbd::run),
@@ -78,6 +79,7 @@ fn main() {
         ("fuse", bars::fuse::run),
         ("fio", bars::fio::run),
         ("kernels", bars::kernels::run),
+        ("rbd", bars::rbd::run),
     ];
     for (name, job) in interleaved {
         if wanted(name) {

@@ -113,6 +113,7 @@ tests! {
     fn redirect_tables_keep_their_promises() "redirect_table"
     fn files_of_leases_keep_their_promises() "lease_file"
     fn checksums_of_sectors_keep_their_promises() "sums"
+    fn files_of_caches_keep_their_promises() "cache_log"
     fn names_of_files_keep_their_promises() "file_name"
 }
 

@@ -266,6 +266,10 @@ pub trait Blocker: Send + Sync {
     }
     /// Makes the range read as zeros and frees its room where the backend can. Nothing happens to an object that does not exist.
     fn punch(&self, object: Object, offset: u64, len: u64) -> Result<()>;
+    /// Whether writes are durable when they return, in the order in which they did, so that [`Blocker::sync`] has nothing to do.
+    fn is_durable_at_once(&self) -> bool {
+        false
+    }
     /// Makes all earlier writes to these objects durable. Objects that do not exist are passed over. After an error the system may have
     /// dropped what was not durable, unless it is an [`Error::Io`] of another operation than a sync: those it ended before.
     fn sync(&self, objects: &[Object]) -> Result<()>;

@@ -48,7 +48,7 @@ pub trait Ring {
 
 /// Ends waits of a [`Ring`].
 #[derive(Clone, Debug)]
-pub struct Waker(Option<Arc<OwnedFd>>);
+pub struct Waker(Option<Event>);
 
 /// Whether this process may use io_uring.
 pub fn is_there() -> bool {
@@ -58,7 +58,7 @@ pub fn is_there() -> bool {
 /// A ring of the kernel.
 pub(super) struct Uring {
     ring: IoUring,
-    event: Arc<OwnedFd>,
+    event: Event,
     /// The kernel looks whether somebody wakes.
     armed: bool,
 }
@@ -76,14 +76,7 @@ impl Uring {
             Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EACCES)) => return Ok(None),
             made => made?,
         };
-        // SAFETY: takes no pointer.
-        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: just made, and nobody else's.
-        let event = Arc::new(unsafe { OwnedFd::from_raw_fd(fd) });
-        Ok(Some(Uring { ring, event, armed: false }))
+        Ok(Some(Uring { ring, event: Event::new()?, armed: false }))
     }
 }
 
@@ -109,7 +102,7 @@ impl Ring for Uring {
 
     fn wait(&mut self, _: &dyn Sys, least: usize, each: &mut dyn FnMut(u64, io::Result<usize>)) {
         if !self.armed && least > 0 {
-            let look = opcode::PollAdd::new(types::Fd(self.event.as_raw_fd()), libc::POLLIN as u32).build();
+            let look = opcode::PollAdd::new(types::Fd(self.event.0.as_raw_fd()), libc::POLLIN as u32).build();
             // SAFETY: it has no buffers.
             self.armed = unsafe { self.ring.submission().push(&look.user_data(WOKEN)) }.is_ok();
         }
@@ -136,9 +129,7 @@ impl Ring for Uring {
                 each(entry.user_data(), moved);
             }
             if woken {
-                let mut count = 0_u64;
-                // SAFETY: eight bytes of ours are written.
-                unsafe { libc::read(self.event.as_raw_fd(), (&raw mut count).cast(), size_of::<u64>()) };
+                self.event.take();
                 return;
             }
             if told >= least {
@@ -148,7 +139,7 @@ impl Ring for Uring {
     }
 
     fn waker(&self) -> Waker {
-        Waker(Some(self.event.clone()))
+        self.event.waker()
     }
 }
 
@@ -156,10 +147,50 @@ impl Waker {
     /// Ends the wait of the ring that is under way, or else its next one.
     pub fn wake(&self) {
         if let Some(event) = &self.0 {
-            let one = 1_u64;
-            // SAFETY: eight bytes of ours are read. A counter that takes no more wakes as well.
-            unsafe { libc::write(event.as_raw_fd(), (&raw const one).cast(), size_of::<u64>()) };
+            event.ring();
         }
+    }
+}
+
+/// What one thread waits for and any other rings: a counter of the kernel.
+#[derive(Clone, Debug)]
+pub(super) struct Event(Arc<OwnedFd>);
+
+impl Event {
+    pub(super) fn new() -> io::Result<Event> {
+        // SAFETY: takes no pointer.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: just made, and nobody else's.
+        Ok(Event(Arc::new(unsafe { OwnedFd::from_raw_fd(fd) })))
+    }
+
+    /// Adds one to the counter, and wakes who waits.
+    pub(super) fn ring(&self) {
+        let one = 1_u64;
+        // SAFETY: eight bytes of ours are read. A counter that takes no more wakes as well.
+        unsafe { libc::write(self.0.as_raw_fd(), (&raw const one).cast(), size_of::<u64>()) };
+    }
+
+    /// Waits until the counter is not 0. May return before, after a signal.
+    pub(super) fn wait(&self) {
+        let mut look = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one place of ours to look at.
+        unsafe { libc::poll(&mut look, 1, -1) };
+    }
+
+    /// The counter, which is 0 from then on.
+    pub(super) fn take(&self) -> u64 {
+        let mut count = 0_u64;
+        // SAFETY: eight bytes of ours are written, or none where it is 0.
+        unsafe { libc::read(self.0.as_raw_fd(), (&raw mut count).cast(), size_of::<u64>()) };
+        count
+    }
+
+    pub(super) fn waker(&self) -> Waker {
+        Waker(Some(self.clone()))
     }
 }
 

@@ -1,6 +1,8 @@
 //! `docs/format.md` and `docs/send-stream.md` against the code: every example in it is read straight out of the document, decoded, compared with
 //! what the text says it holds, and encoded again to the same bytes.
 
+use super::cache_log::{CacheHead, CacheRecord, Change, RECORD};
+use super::cached::Cached;
 use super::header::{Header, Kind, LogPos, LogStart, Root, SealedRange};
 use super::labels::Labels;
 use super::log::{self, Body, Found, RecordHead, Run, RunKind, SegmentHead};
@@ -158,6 +160,7 @@ fn header() -> Header {
         received: Received::No,
         group: Group::No,
         labels: Labels::default(),
+        cached: None,
     }
 }
 
@@ -196,6 +199,14 @@ fn labelled_header() -> Header {
         log: None,
         labels: Labels::default().with(&labels).unwrap(),
         ..header()
+    }
+}
+
+fn cached_header() -> Header {
+    Header {
+        cached: Some(Cached::new(0xcac4_e000_0000_0001, "node-2")),
+        labels: Labels::default(),
+        ..labelled_header()
     }
 }
 
@@ -315,6 +326,22 @@ fn the_header_of_the_document_is_the_one_described() {
     let bytes = header().encode();
     same("header", &bytes);
     assert_eq!(Header::decode("example", &example("header", bytes.len())).unwrap(), header());
+}
+
+#[test]
+fn the_cache_of_the_document_is_the_one_described() {
+    let (store, id) = (superblock().uuid, 0xcac4_e000_0000_0001);
+    let head = CacheHead { number: 2, store, volume: VOLUME, id, ring: 1 << 30, generation: 1, place: 640, seq: 7 };
+    same("cache-head", &head.encode());
+    assert_eq!(CacheHead::decode("example", &example("cache-head", limits::ATOM)).unwrap(), head);
+    let record = CacheRecord { change: Change::Write, id, generation: 1, seq: 7, offset: 8192, len: 5 };
+    let mut bytes = record.encode(std::iter::once(&b"hello"[..])).to_vec();
+    bytes.extend(b"hello");
+    bytes.resize(record.size() as usize, 0);
+    same("cache-record", &bytes);
+    let shown = example("cache-record", bytes.len());
+    let (found, sum) = CacheRecord::decode(shown[..RECORD].try_into().unwrap()).unwrap();
+    assert_eq!((found, sum), (record, CacheRecord::sum(shown[..RECORD].try_into().unwrap(), b"hello")));
 }
 
 #[test]
@@ -448,6 +475,7 @@ fn the_headers_of_a_received_snapshot_and_of_a_group_in_the_document_are_those_d
         ("received-header", received_header()),
         ("group-header", group_header()),
         ("labelled-header", labelled_header()),
+        ("cached-header", cached_header()),
     ];
     for (tag, header) in shown {
         let bytes = header.encode();

@@ -1,6 +1,7 @@
 //! Map headers (format.md, "Header").
 
 use super::bytes::{Reader, Writer, bit_names};
+use super::cached::{self, Cached};
 use super::labels::{self, Labels};
 use super::node::{MAX_LEVEL, Pointer};
 use super::relations::{self, Group, Received};
@@ -14,7 +15,7 @@ use crate::limits::{
 /// Layout of headers written by this build.
 pub const VERSION: u16 = 1;
 /// Incompatible features of a map that this build knows.
-pub const INCOMPAT_KNOWN: u64 = relations::KNOWN | labels::KNOWN;
+pub const INCOMPAT_KNOWN: u64 = relations::KNOWN | labels::KNOWN | cached::KNOWN;
 /// Longest stored name, in bytes; wider than what [`crate::name`] allows today.
 pub const MAX_STORED_NAME: usize = 255;
 
@@ -36,7 +37,15 @@ const NODE: u8 = 2;
 
 // The largest header fits a record.
 const _: () = assert!(
-    FIXED + MAX_INLINE_ROOT + MAX_RANGES * RANGE + LOG_START + relations::MAX_SIZE + 2 + MAX_LABELS + MAX_STORED_NAME
+    FIXED
+        + MAX_INLINE_ROOT
+        + MAX_RANGES * RANGE
+        + LOG_START
+        + relations::MAX_SIZE
+        + 2
+        + MAX_LABELS
+        + cached::MAX_SIZE
+        + MAX_STORED_NAME
         <= MAX_RECORD
 );
 
@@ -148,6 +157,8 @@ pub struct Header {
     pub group: Group,
     /// What programs note about it.
     pub labels: Labels,
+    /// The cache that has the newest writes of a volume.
+    pub cached: Option<Cached>,
 }
 
 impl LogPos {
@@ -211,7 +222,9 @@ impl Header {
         };
         let mut writer = Writer::with_capacity(FIXED + 512);
         writer.u32(MAGIC).u16(VERSION).u8(kind).u8(flags);
-        writer.u64(self.received.feature() | self.group.feature() | self.labels.feature());
+        writer.u64(
+            self.received.feature() | self.group.feature() | self.labels.feature() | Cached::feature(&self.cached),
+        );
         writer.u64(self.id.0).u64(self.size).u64(self.epoch).u64(self.created).u64(self.parent.0).u64(self.birth);
         writer.u64(self.key).u64(self.domain).u8(self.block_shift).u8(root_kind).u8(level);
         writer.u8(u8::from(self.log.is_some()));
@@ -232,6 +245,9 @@ impl Header {
         self.received.write(&mut writer);
         self.group.write(&mut writer);
         self.labels.write(&mut writer);
+        if let Some(cached) = &self.cached {
+            cached.write(&mut writer);
+        }
         writer.bytes(self.name.as_bytes());
         writer.finish()
     }
@@ -300,6 +316,7 @@ impl Header {
         let received = Received::read(&mut reader, incompat, kind, size)?;
         let group = Group::read(&mut reader, incompat, kind, size)?;
         let labels = Labels::read(&mut reader, incompat, kind)?;
+        let cached = Cached::read(&mut reader, incompat, kind)?;
         let plain = root == Root::Empty && ranges.is_empty() && log.is_none();
         reader.require(plain || kind != Kind::Group, "a group has data of its own")?;
         let name = match std::str::from_utf8(reader.take(name)?) {
@@ -328,6 +345,7 @@ impl Header {
             received,
             group,
             labels,
+            cached,
         })
     }
 }
@@ -380,6 +398,7 @@ mod tests {
             received: Received::Partly(Box::new(transfer())),
             group: Group::No,
             labels: full_labels(),
+            cached: Some(Cached::new(u64::MAX, &"h".repeat(cached::MAX_HOST))),
         }
     }
 
@@ -394,14 +413,16 @@ mod tests {
     #[test]
     fn the_largest_header_fits_a_record() {
         let bytes = largest().encode();
-        assert_eq!(bytes.len(), 2977);
+        assert_eq!(bytes.len(), 3050);
         assert!(bytes.len() <= MAX_RECORD);
         assert_eq!(Header::decode("h", &bytes).unwrap(), largest());
     }
 
     #[test]
     fn a_header_past_any_limit_is_refused() {
-        let edits: [fn(&mut Header); 17] = [
+        let edits: [fn(&mut Header); 19] = [
+            |h| h.cached = Some(Cached { id: 0, host: "h".into() }),
+            |h| h.cached = Some(Cached { id: 1, host: "h\n".into() }),
             |h| h.id = VolumeId(0),
             |h| h.size = 0,
             |h| h.size = MAX_VOLUME_SIZE + 1,
@@ -435,7 +456,7 @@ mod tests {
             (4, 2, "version 2"),
             (6, 5, "kind 5"),
             (7, 4, "flag bit 2"),
-            (8, 0b11010, "feature bit 4"),
+            (8, 0b111010, "feature bit 5"),
             (15, 0x81, "feature bits 56, 63"),
             (64, 1, "encrypted"),
             (72, 1, "content domain"),
@@ -507,16 +528,17 @@ mod tests {
             name in "[a-zé@_]{0,80}", (removed, shrunk) in any::<(bool, bool)>(),
             size in MIN_VOLUME_SIZE..=MAX_VOLUME_SIZE, block_shift in 16u8..=26, root in any_root(),
             ranges in vec(any_range(), 0..=MAX_RANGES), log in proptest::option::of(any_start()),
-            tie in 0u8..3, labels in any_labels(), members in prop::collection::btree_set(1u64.., 1..=MAX_GROUP),
+            tie in 0u8..4, labels in any_labels(), members in prop::collection::btree_set(1u64.., 1..=MAX_GROUP),
         ) -> Header {
             let (id, parent) = (VolumeId(id), VolumeId(parent));
             let plain = Header { id, kind, name, removed, shrunk, size, block_shift, epoch, created, parent, birth, key: 0,
                 domain: 0, root, ranges, log, received: Received::No, group: Group::No,
-                labels: if kind == Kind::Volume || kind == Kind::Snapshot { labels } else { Labels::default() } };
+                labels: if kind == Kind::Volume || kind == Kind::Snapshot { labels } else { Labels::default() }, cached: None };
             match (kind, tie) {
                 (Kind::Group, _) => Header { size: members.len() as u64, root: Root::Empty, ranges: vec![], log: None,
                     group: Group::Of(members.into_iter().map(VolumeId).collect()), ..plain },
                 (Kind::Volume, 1) if size >= 8192 => Header { received: Received::Partly(Box::new(transfer())), ..plain },
+                (Kind::Volume, 2) => Header { cached: Some(Cached::new(epoch.max(1), "host-é")), ..plain },
                 (Kind::Snapshot, 1) => Header { received: Received::From(transfer().identity), ..plain },
                 (Kind::Snapshot, 2) => Header { group: Group::Member(VolumeId(5)), ..plain },
                 _ => plain,

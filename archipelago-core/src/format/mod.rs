@@ -3,6 +3,8 @@
 //! Decoders take any bytes: they return [`Error`](crate::Error), never panic, and allocate no more than the input's length allows.
 //! All integers are little-endian.
 
+pub mod cache_log;
+pub mod cached;
 pub mod header;
 pub mod index;
 pub mod labels;

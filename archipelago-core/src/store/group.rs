@@ -328,6 +328,7 @@ fn publish(shared: &Shared, group: VolumeId, headers: &[Header]) -> Result<()> {
         received: Received::No,
         group: Group::Of(ids),
         labels: Labels::default(),
+        cached: None,
     };
     // Whoever would clear away a snapshot that does not count yet has to have this.
     let lock = catalog::lock(shared, &record, "it is a group snapshot on its way")?;

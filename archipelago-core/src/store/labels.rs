@@ -94,9 +94,9 @@ impl Store {
         }
     }
 
-    /// Makes everything durable that was written to a volume before, asking the process that has it open if there is one.
+    /// Makes everything durable in the store that was written to a volume before, asking the process that has it open if there is one.
     pub fn flush(&self, name: &str) -> Result<()> {
         let request = |id: String| Request::Flush { id, volume: name.into() };
-        self.by_owner(name, |inner| inner.flush().map(|()| Answer::Done), &request).map(drop)
+        self.by_owner(name, |inner| inner.flush_through().map(|()| Answer::Done), &request).map(drop)
     }
 }

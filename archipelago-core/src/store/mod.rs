@@ -40,6 +40,7 @@ use self::process::Registration;
 use self::shared::Shared;
 use crate::blocker::file::{FileBlocker, FileOptions};
 use crate::blocker::rados::{RadosBlocker, RadosPlace};
+use crate::blocker::sys::Sys;
 use crate::blocker::{Blocker, LockGuard, RecordKey, VolumeId};
 use crate::error::{Error, Result};
 use crate::format::header::{Header, Kind, Root};
@@ -48,9 +49,10 @@ use crate::format::relations::{Group, Received};
 use crate::format::stream::uuid_text;
 use crate::format::superblock::Superblock;
 use crate::limits;
+use crate::volume::cache::attach::Wanted;
 use crate::volume::inner::Inner;
 use crate::volume::queue::WorkerPool;
-use crate::volume::{CompactReport, Mode, Together, Volume};
+use crate::volume::{CacheOptions, CompactReport, GivenUp, Mode, Together, Volume};
 
 pub use check::{
     Affected, ByteRange, CheckOptions, CheckProgress, CheckReport, ContentFigures, DataReport, Finding, FindingKind,
@@ -277,6 +279,7 @@ impl Store {
             received: Received::No,
             group: Group::No,
             labels,
+            cached: None,
         };
         let _operation = self.shared.operations.begin();
         catalog::ensure_free(&self.shared, name)?;
@@ -542,13 +545,35 @@ impl Store {
     }
 
     /// Opens a volume or snapshot for I/O. Reading and writing is exclusive to this process, in which all openers share
-    /// the volume; many processes may read a snapshot.
+    /// the volume; many processes may read a snapshot. Where the location names a directory for caches, a volume has one there, as with
+    /// [`Store::open_cached`].
     pub fn open_volume(&self, name: &str, mode: Mode) -> Result<Volume> {
         let inner = match mode {
-            Mode::ReadWrite => open::for_writing(&self.shared, name)?,
+            Mode::ReadWrite => open::for_use(&self.shared, name)?,
             Mode::ReadOnly => open::for_reading(&self.shared, name)?,
         };
         Ok(Volume::new(inner, mode))
+    }
+
+    /// Opens a volume for reading and writing through a write-back cache, of which this process is the only user. What was acknowledged is durable in
+    /// the cache after a flush, and in the volume after a snapshot or [`Volume::close`]; if the cache is lost before, the volume is as it was
+    /// after some earlier write. `Busy` if the volume is open in this process; [`Error::Cached`] if its newest writes are in another cache.
+    pub fn open_cached(&self, name: &str, options: &CacheOptions) -> Result<Volume> {
+        let inner = open::for_caching(&self.shared, name, Wanted::new(options)?)?;
+        Ok(Volume::new(inner, Mode::ReadWrite))
+    }
+
+    /// As [`Store::open_cached`], with a file of `size` bytes for records on a simulated disk. For tests.
+    #[doc(hidden)]
+    pub fn open_cached_on(&self, name: &str, sys: Arc<dyn Sys>, file: &str, size: u64) -> Result<Volume> {
+        let inner = open::for_caching(&self.shared, name, Wanted::simulated(sys, file, size)?)?;
+        Ok(Volume::new(inner, Mode::ReadWrite))
+    }
+
+    /// Gives up what is in the cache of a volume and not in the volume, which is as it was after some earlier write then. `None` if
+    /// there is no such cache. `Busy` if the volume is open in this process.
+    pub fn discard_cache(&self, name: &str) -> Result<Option<GivenUp>> {
+        open::without_cache(&self.shared, name)
     }
 
     /// What tells this store from every other one, wherever it is moved to.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::blocker::{LockMode, LockOutcome, Object, RecordKey};
 use crate::digest;
 use crate::error::{Error, Result};
+use crate::format::cached::Cached;
 use crate::format::header::{Header, Kind, LogPos};
 use crate::format::log::RECORD_HEAD;
 use crate::limits::{COMPOSE_EXTENTS, MAX_EXTENTS};
@@ -16,6 +17,8 @@ use crate::mapper::provisional::Unconfirmed;
 use crate::mapper::replay::{self, Replayed};
 use crate::store::catalog;
 use crate::store::shared::Shared;
+use crate::volume::GivenUp;
+use crate::volume::cache::attach::{self, Wanted};
 use crate::volume::handle::Handle;
 use crate::volume::inner::{Access, HeaderState, Inner, Writer};
 
@@ -29,15 +32,56 @@ const READER_ADVICE: &str = "take a snapshot of it and read that";
 
 /// Opens a volume for writing. In this process that is shared: a second call gives the same volume.
 pub fn for_writing(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
-    writer(shared, name, false)
+    writer(shared, name, false, Cache::Named)
+}
+
+/// The same for reading and writing by a user, who wants a cache where there can be one.
+pub fn for_use(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
+    writer(shared, name, false, Cache::Usual)
+}
+
+/// What cache a volume is to have.
+enum Cache {
+    /// The one that its header names, or none.
+    Named,
+    /// That of its place on this host, if there is one.
+    Usual,
+    /// This one.
+    Given(Wanted),
+}
+
+/// Opens a volume for writing through a cache.
+pub fn for_caching(shared: &Arc<Shared>, name: &str, cache: Wanted) -> Result<Handle> {
+    writer(shared, name, false, Cache::Given(cache))
+}
+
+/// Forgets that the newest writes of a volume are in a cache, and gives them up.
+pub fn without_cache(shared: &Arc<Shared>, name: &str) -> Result<Option<GivenUp>> {
+    let (header, _) = catalog::find(shared, name)?;
+    if header.cached.is_none() {
+        return Ok(None);
+    }
+    let _opening = shared.opening.lock();
+    if shared.holds(header.id) {
+        return Err(Error::Busy(name.to_string()));
+    }
+    let _operation = shared.operations.begin();
+    let _lock = catalog::lock(shared, &header, WRITER_ADVICE)?;
+    let Some((mut header, version)) = catalog::read_header(shared, header.id)? else {
+        return Err(Error::NotFound(name.to_string()));
+    };
+    let Some(Cached { id, host }) = header.cached.take() else { return Ok(None) };
+    shared.check_registered()?;
+    shared.blocker.commit_record(RecordKey::Header(header.id), version, &header.encode())?;
+    Ok(Some(GivenUp { id, host }))
 }
 
 /// Opens a volume that is being received, for the one that receives it.
 pub fn for_receiving(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
-    writer(shared, name, true)
+    writer(shared, name, true, Cache::Named)
 }
 
-fn writer(shared: &Arc<Shared>, name: &str, receives: bool) -> Result<Handle> {
+fn writer(shared: &Arc<Shared>, name: &str, receives: bool, cache: Cache) -> Result<Handle> {
     let _operation = shared.operations.begin();
     let _opening = shared.opening.lock();
     let (header, _) = catalog::find(shared, name)?;
@@ -48,7 +92,11 @@ fn writer(shared: &Arc<Shared>, name: &str, receives: bool) -> Result<Handle> {
         catalog::check_whole(&header)?;
     }
     if let Some(inner) = shared.opened(header.id) {
-        return if receives { Err(Error::Busy(name.to_string())) } else { Ok(Handle::new(inner)) };
+        return if receives || matches!(cache, Cache::Given(_)) {
+            Err(Error::Busy(name.to_string()))
+        } else {
+            Ok(Handle::new(inner))
+        };
     }
     let lock = loop {
         // Looked at before the lock: afterwards it may just have been given up.
@@ -66,6 +114,15 @@ fn writer(shared: &Arc<Shared>, name: &str, receives: bool) -> Result<Handle> {
     if header.name != name || header.removed {
         return Err(Error::NotFound(name.to_string()));
     }
+    let wanted = match cache {
+        Cache::Given(wanted) => Some(wanted),
+        Cache::Named if header.cached.is_none() => None,
+        Cache::Named | Cache::Usual => shared.cache_of(header.id).map(|at| Wanted::new(&at)).transpose()?,
+    };
+    let cache = match wanted {
+        Some(wanted) => Some((attach::check(shared, &header, &wanted)?, wanted)),
+        None => attach::check_none(&header).map(|()| None)?,
+    };
     // What it says of the journal is what later flushes rely on, and which logged sectors may be overwritten.
     shared.blocker.settle_record(RecordKey::Header(header.id), version)?;
     let Replayed { view, epoch, tail, believed, refused, unsynced } =
@@ -87,6 +144,9 @@ fn writer(shared: &Arc<Shared>, name: &str, receives: bool) -> Result<Handle> {
     let unsynced = unsynced.into_iter().map(|epoch| Object::Data(header.id, epoch)).collect();
     let writer = Box::new(Writer::new(journal, overfull, overlong, unsynced));
     let inner = Inner::new(shared, HeaderState { header, version }, view, epoch, Access::Write { writer, lock })?;
+    if let Some((head, wanted)) = cache {
+        attach::attach(&inner, wanted, head)?;
+    }
     shared.open.lock().insert(inner.id, Arc::downgrade(&inner));
     Ok(Handle::new(inner))
 }
@@ -167,6 +227,7 @@ pub fn for_reading(shared: &Arc<Shared>, name: &str) -> Result<Handle> {
             _ => return Err(Error::NotFound(name.to_string())),
         }
     }
+    attach::check_none(&header)?;
     let pin = shared.pins.pin(&header);
     let Replayed { view, epoch, .. } = replay::load(&*shared.blocker, &shared.cache, &header)?;
     let inner = Inner::new(shared, HeaderState { header, version }, view, epoch, Access::Read { pin, lock })?;

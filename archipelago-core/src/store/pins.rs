@@ -115,6 +115,7 @@ mod tests {
             received: Default::default(),
             group: Default::default(),
             labels: Default::default(),
+            cached: None,
         }
     }
 

@@ -255,6 +255,7 @@ impl Store {
             received: transfer(stream, sequence),
             group: Group::No,
             labels: Labels::default(),
+            cached: None,
         };
         let Some(base) = &stream.base else { return catalog::publish(&self.shared, &header) };
         let found = find_base(&self.shared, base, stream.block_shift)?;

@@ -20,11 +20,11 @@ use crate::format::superblock::Superblock;
 use crate::mapper::cache::NodeCache;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex};
-use crate::volume::Volume;
 use crate::volume::freeze::Part;
 use crate::volume::inner::Inner;
 use crate::volume::queue::WorkerPool;
 use crate::volume::standby::Stand;
+use crate::volume::{CacheOptions, Volume};
 
 /// Ids below this name locks of the store.
 pub(crate) const FIRST_ID: u64 = 256;
@@ -148,6 +148,13 @@ impl Shared {
             Some(registration) if !registration.stands() => Err(Error::Unregistered(registration.id().to_string())),
             _ => Ok(()),
         }
+    }
+
+    /// The cache that a volume has on this host when it is opened for writing, if the store's location names a directory for them.
+    pub fn cache_of(&self, id: VolumeId) -> Option<CacheOptions> {
+        let Some(Location::Rados(place)) = &self.location else { return None };
+        let directory = place.cache.as_ref()?;
+        Some(CacheOptions { path: directory.join(format!("{id}.cache")), size: place.cache_size })
     }
 
     /// A volume that this process has open for writing.

@@ -22,9 +22,11 @@ impl Inner {
             return Err(Error::IsSnapshot(self.name()));
         }
         let writer = self.writer()?;
+        self.settle_cache()?;
         let _operation = self.shared.operations.begin();
         self.check()?;
         catalog::ensure_free(&self.shared, name)?;
+        let _still = self.still()?;
         // A map can name a few journals of others; past that it has to be folded before it is shared again.
         if self.header.lock().header.ranges.len() + 1 >= MAX_RANGES {
             self.checkpoint()?;
@@ -92,6 +94,7 @@ impl Inner {
             log: None,
             shrunk: false,
             labels: Labels::default(),
+            cached: None,
             ..own.clone()
         }
     }
@@ -103,6 +106,7 @@ impl Inner {
             return Err(Error::IsSnapshot(self.name()));
         }
         let writer = self.writer()?;
+        self.settle_cache()?;
         let _operation = self.shared.operations.begin();
         self.check()?;
         let old = self.size.load(Ordering::Acquire);
@@ -112,6 +116,7 @@ impl Inner {
                 self.name()
             )));
         }
+        let _still = self.still()?;
         let mut commit = self.commit_unshrunk(writer)?;
         let old = self.size.load(Ordering::Acquire);
         match size.cmp(&old) {
@@ -231,16 +236,22 @@ impl Inner {
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::NotOpen(self.name()));
         }
+        // What this fails with, the next one does.
+        let _ = self.settle_cache();
         let _operation = self.shared.operations.begin();
+        let drained = self.cache().map_or(Ok(()), |cache| cache.finish(self));
         let settled = self.settle();
         let result = match &self.writer {
             Some(writer) => self.end_use(writer, settled),
             None if self.closed.swap(true, Ordering::AcqRel) => return Err(Error::NotOpen(self.name())),
             None => settled,
         };
+        if let Some(cache) = self.cache() {
+            cache.close_file();
+        }
         let lock: Option<Box<dyn LockGuard>> = self.lock.lock().take();
         self.shared.forget(self.id, self.writer.is_some(), lock);
-        result
+        drained.and(result)
     }
 
     /// Waits for everything that is under way, and lets nothing begin any more: after this the lock is given up, and

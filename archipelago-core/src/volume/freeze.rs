@@ -132,6 +132,7 @@ fn take_part(inner: &Inner, wanted: &Wanted, told: &Receiver<Step>, answer: &Sen
     let done = || {
         let _ = answer.send(Ok(Reply::Done));
     };
+    inner.settle_cache()?;
     let _operation = inner.shared.operations.begin();
     let writer = inner.writer()?;
     inner.check()?;
@@ -141,9 +142,12 @@ fn take_part(inner: &Inner, wanted: &Wanted, told: &Receiver<Step>, answer: &Sen
     inner.make_way(writer)?;
     // Most of what is dirty goes out before anybody has to wait.
     inner.flush()?;
+    // What a cache acknowledged counts: what one volume has, no other may lack that was acknowledged before. So nothing is acknowledged from
+    // here to the switch, and before the commit lock, which a flush of what is brought into the volume takes.
+    let still = inner.still()?;
     let mut commit = commit_in_time(inner, writer)?;
     done();
-    hear(inner, told, Step::Freeze, STEP_TIME)?;
+    hear(inner, told, Step::Freeze, if still.is_some() { FREEZE_TIME } else { STEP_TIME })?;
     let mut job = {
         let Some(stopped) = inner.stop_changes_for(FREEZE_TIME) else { return Err(Error::Timeout(inner.name())) };
         done();
@@ -151,6 +155,7 @@ fn take_part(inner: &Inner, wanted: &Wanted, told: &Receiver<Step>, answer: &Sen
         let job = inner.capture(writer);
         inner.raise_epoch(writer, &mut commit)?;
         drop(stopped);
+        drop(still);
         job
     };
     done();

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::blocker::{Blocker, LockGuard, Object, RecordKey, VolumeId};
@@ -20,6 +20,7 @@ use crate::store::pins::Pin;
 use crate::store::shared::Shared;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, Plant, RwLock, planted};
+use crate::volume::cache::WriteBack;
 use crate::volume::overlay::{Overlay, Shard};
 use crate::volume::stalls::{Stalls, Stopped};
 
@@ -160,6 +161,8 @@ pub struct Inner {
     pub leaving: AtomicBool,
     /// The volume's lock.
     pub lock: Mutex<Option<Box<dyn LockGuard>>>,
+    /// The cache through which it is written, if it is.
+    pub cache: OnceLock<Arc<WriteBack>>,
     /// Keeps what the header of a reader names; a writer's header is in the catalogue. Goes with the last reference, so
     /// after all reads.
     pub pin: Option<Pin>,
@@ -232,6 +235,7 @@ impl Inner {
             handles: AtomicUsize::new(0),
             leaving: AtomicBool::new(false),
             lock: Mutex::new(lock),
+            cache: OnceLock::new(),
             pin,
         };
         if shrunk {

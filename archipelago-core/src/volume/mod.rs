@@ -9,6 +9,7 @@ use crate::store::VolumeInfo;
 use crate::sync::atomic::Ordering;
 
 mod at_once;
+pub(crate) mod cache;
 mod commit;
 mod compact;
 pub(crate) mod compose;
@@ -27,6 +28,7 @@ mod verified;
 use handle::Handle;
 use inner::Inner;
 
+pub use cache::{CacheOptions, GivenUp};
 pub use compact::{CompactOptions, CompactReport};
 pub use queue::CompletionQueue;
 pub use stalls::StallStats;
@@ -115,12 +117,19 @@ impl Volume {
 
     /// Fills `bufs` from `offset`, any alignment. Nothing past the end may be asked for.
     pub fn read(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<()> {
-        self.inner.read(bufs, offset)
+        match self.inner.cache() {
+            Some(cache) => cache.read(&self.inner, bufs, offset),
+            None => self.inner.read(bufs, offset),
+        }
     }
 
     /// Writes all of `bufs` at `offset`, any alignment. Durable after the next flush, or on return with `fua`.
     pub fn write(&self, bufs: &[IoSlice<'_>], offset: u64, flags: WriteFlags) -> Result<()> {
-        self.writable()?.write(bufs, offset, flags)
+        let inner = self.writable()?;
+        match inner.cache() {
+            Some(cache) => cache.write(inner, bufs, offset, flags.fua),
+            None => inner.write(bufs, offset, flags),
+        }
     }
 
     /// Reads into one buffer.
@@ -135,18 +144,27 @@ impl Volume {
 
     /// Makes every write that returned before this call durable.
     pub fn flush(&self) -> Result<()> {
-        self.inner.flush()
+        match self.inner.cache() {
+            Some(cache) => cache.flush(&self.inner),
+            None => self.inner.flush(),
+        }
     }
 
     /// Frees the room of the whole 4 KiB sectors inside the range, which read as zeros from then on; the rest of the range is left as it is.
     pub fn discard(&self, offset: u64, len: u64) -> Result<()> {
         let inner = self.writable()?;
-        inner.in_pieces(offset, len, &mut |offset, len, _| inner.discard(offset, len))
+        match inner.cache() {
+            Some(cache) => cache.discard(inner, offset, len),
+            None => inner.in_pieces(offset, len, &mut |offset, len, _| inner.discard(offset, len)),
+        }
     }
 
     /// Makes the range read as zeros. With `allocate` room is kept for it.
     pub fn write_zeroes(&self, offset: u64, len: u64, allocate: bool, flags: WriteFlags) -> Result<()> {
         let inner = self.writable()?;
+        if let Some(cache) = inner.cache() {
+            return cache.write_zeroes(inner, offset, len, allocate, flags.fua);
+        }
         inner.in_pieces(offset, len, &mut |offset, len, last| {
             let flags = if last { flags } else { WriteFlags::default() };
             inner.write_zeroes(offset, len, allocate, flags)
@@ -155,6 +173,8 @@ impl Volume {
 
     /// The ranges of `offset..offset+len` in order, neighbours of the same kind joined, at most `max` of them (then they end early).
     pub fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<DataExtent>> {
+        // Maps know nothing of what is in a cache.
+        self.inner.settle_cache()?;
         self.inner.extents(offset, len, max)
     }
 
@@ -171,6 +191,13 @@ impl Volume {
     /// Gives it another name.
     pub fn rename(&self, new: &str) -> Result<()> {
         self.writable()?.rename(new)
+    }
+
+    /// Brings some of what is in its cache into the volume; `false` if nothing is. For tests: a store without a thread for it does so only where it
+    /// has to.
+    #[doc(hidden)]
+    pub fn drain_cache(&self) -> Result<bool> {
+        self.inner.cache().map_or(Ok(false), |cache| cache.drain_some(&self.inner))
     }
 
     /// How long writes were not admitted, over all snapshots, checkpoints and resizes since it was opened.
@@ -215,6 +242,9 @@ impl Volume {
 
 impl queue::Executor for Volume {
     fn at_once(&self, operation: &mut Operation) -> Option<Result<()>> {
+        if self.inner.cache().is_some() {
+            return None;
+        }
         let done = match operation {
             Operation::Read { buf, offset } => self.inner.read_at_once(buf, *offset),
             Operation::Write { buf, offset, flags: WriteFlags { fua: false } } => {
@@ -232,7 +262,7 @@ impl queue::Executor for Volume {
     fn rides(&self, operation: &Operation) -> bool {
         let short =
             matches!(operation, Operation::Read { .. } | Operation::Write { flags: WriteFlags { fua: false }, .. });
-        short && self.inner.blocker().waits_for_disk(Object::Data(self.inner.id, 0))
+        short && self.inner.cache().is_none() && self.inner.blocker().waits_for_disk(Object::Data(self.inner.id, 0))
     }
 
     fn together(&self) -> Option<Together> {

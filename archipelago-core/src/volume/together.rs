@@ -224,7 +224,9 @@ impl Together {
 
     fn can_begin(&self, inner: &Inner, number: usize, len: usize) -> bool {
         let free = self.under_way.get(number).is_some_and(Option::is_none);
-        free && len as u64 <= MAX_REQUEST && std::ptr::eq(Arc::as_ptr(&inner.shared), self.shared.as_ptr())
+        free && inner.cache().is_none()
+            && len as u64 <= MAX_REQUEST
+            && std::ptr::eq(Arc::as_ptr(&inner.shared), self.shared.as_ptr())
     }
 
     fn keep(&mut self, number: usize, request: UnderWay) {

@@ -13,6 +13,8 @@ mod collection;
 #[path = "../common/contract.rs"]
 mod contract;
 mod fencing;
+#[path = "../common/submitted.rs"]
+mod submitted;
 mod trouble;
 mod volumes;
 

@@ -5,7 +5,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use archipelago_core::{CreateOptions, Error, InitOptions, Location, Mode, Store, StoreOptions, Volume};
+use archipelago_core::blocker::rados::RadosPlace;
+use archipelago_core::{
+    CompletionQueue, CreateOptions, Error, InitOptions, Location, Mode, Operation, Store, StoreOptions, Volume,
+    WriteFlags,
+};
 
 use crate::place;
 
@@ -30,7 +34,11 @@ struct Disk {
 
 impl Disk {
     fn new() -> Disk {
-        let location = Location::Rados(place());
+        Disk::at(place())
+    }
+
+    fn at(place: RadosPlace) -> Disk {
+        let location = Location::Rados(place);
         Store::init(&location, &InitOptions::default()).unwrap();
         let store = Store::open(&location, StoreOptions::default()).unwrap();
         store.create("disk-one", &CreateOptions { size: SIZE as u64, block_size: None }).unwrap();
@@ -140,5 +148,49 @@ fn a_full_cluster_refuses_clearly_loses_nothing_and_goes_on_with_room() {
         }
     }
     disk.volume.flush().unwrap();
+    disk.finish();
+}
+
+#[test]
+#[ignore = "needs a Ceph cluster: make test-ceph"]
+fn requests_end_in_time_where_no_osd_answers_and_nothing_acknowledged_is_lost() {
+    const MANY: usize = 32;
+    let mut disk = Disk::at(RadosPlace { osd_timeout: 2, ..place() });
+    // So that what follows overwrites.
+    let base = vec![1; 4 << 20];
+    disk.volume.write_at(&base, 0).unwrap();
+    disk.wanted[..4 << 20].copy_from_slice(&base);
+    disk.work(Duration::from_secs(1));
+    disk.volume.write_at(&base, 0).unwrap();
+    disk.wanted[..4 << 20].copy_from_slice(&base);
+    disk.volume.checkpoint().unwrap();
+    for osd in ["osd.0", "osd.1", "osd.2"] {
+        cluster("stop", osd);
+    }
+    let (queue, mut ended) = (CompletionQueue::new(), Vec::new());
+    for number in 0..MANY as u64 {
+        let (buf, offset) = (vec![2; 4096], number * 8192);
+        let operation = match number % 2 {
+            0 => Operation::Read { buf, offset },
+            _ => Operation::Write { buf, offset, flags: WriteFlags::default() },
+        };
+        disk.volume.submit(operation, number, &queue).unwrap();
+    }
+    let read = disk.volume.read_at(&mut [0; 4096], 4096);
+    assert!(matches!(&read, Err(Error::Timeout(_))), "{read:?}");
+    queue.wait(&mut ended, MANY, Some(Duration::from_secs(60)));
+    for osd in ["osd.0", "osd.1", "osd.2"] {
+        cluster("cont", osd);
+    }
+    assert_eq!(ended.len(), MANY);
+    for end in ended {
+        assert!(matches!(&end.result, Err(Error::Timeout(_))), "{}: {:?}", end.tag, end.result);
+    }
+    // Of what failed nothing is known; it is written again, as soon as they answer.
+    let begun = Instant::now();
+    while let Err(error) = disk.volume.write_at(&base, 0) {
+        assert!(matches!(error, Error::Timeout(_)) && begun.elapsed() < Duration::from_secs(60), "{error}");
+    }
+    disk.work(Duration::from_secs(1));
     disk.finish();
 }

@@ -6,7 +6,7 @@ use archipelago_core::{
     StoreOptions,
 };
 
-use crate::place;
+use crate::{place, submitted};
 
 fn init(place: &RadosPlace) -> Location {
     let location = Location::Rados(place.clone());
@@ -120,4 +120,56 @@ fn what_cannot_be_reached_is_said_clearly() {
     std::fs::write(&path, "[global]\nmon_host = v2:127.0.0.1:1\nauth_client_required = none\n").unwrap();
     let gone = open(RadosPlace { conf: path.display().to_string(), mon_timeout: 1, ..place });
     assert!(matches!(&gone, Err(Error::Timeout(_))), "{gone:?}");
+}
+
+/// A store in a pool whose blocks are as in those histories.
+fn submitting() -> Store {
+    let location = Location::Rados(place());
+    let options = InitOptions { block_size: submitted::BLOCK, ..InitOptions::default() };
+    Store::init(&location, &options).unwrap();
+    Store::open(&location, submitted::options()).unwrap()
+}
+
+#[test]
+#[ignore = "needs a Ceph cluster: make test-ceph"]
+fn what_is_submitted_in_a_pool_is_under_way_together_and_is_what_is_there() {
+    let store = submitting();
+    assert!(store.together(8).unwrap().is_some());
+    submitted::together(&store, 3);
+    submitted::history(&submitting(), 7);
+}
+
+#[test]
+#[ignore = "needs a Ceph cluster: make test-ceph"]
+fn a_cache_that_the_place_names_is_there_for_every_volume_and_follows_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let plain = place();
+    let cached = RadosPlace { cache: Some(dir.path().into()), cache_size: 16 << 20, ..plain.clone() };
+    let (with, without) = (open(&init(&cached)), open(&Location::Rados(plain.clone())));
+    with.create("disk-one", &CreateOptions { size: 64 << 20, block_size: None }).unwrap();
+    let volume = with.open_volume("disk-one", Mode::ReadWrite).unwrap();
+    let mut wanted = vec![0; 64 << 20];
+    // Twice what the cache holds.
+    for number in 0..8000u64 {
+        let at = (number * 7919 % 16000) as usize * 4096;
+        wanted[at..at + 4096].fill(number as u8);
+        volume.write_at(&wanted[at..at + 4096], at as u64).unwrap();
+        if number % 100 == 0 {
+            volume.flush().unwrap();
+        }
+    }
+    let read = |volume: &archipelago_core::Volume| {
+        let mut bytes = vec![0xee; 64 << 20];
+        volume.read_at(&mut bytes, 0).unwrap();
+        bytes
+    };
+    assert!(read(&volume) == wanted);
+    // The one who has it brings all into the pool first.
+    without.snapshot("disk-one", "snap-one").unwrap();
+    assert!(read(&without.open_volume("snap-one", Mode::ReadOnly).unwrap()) == wanted);
+    volume.write_at(&[9; 100], 0).unwrap();
+    wanted[..100].fill(9);
+    volume.close().unwrap();
+    let volume = without.open_volume("disk-one", Mode::ReadWrite).unwrap();
+    assert!(read(&volume) == wanted);
 }

@@ -23,9 +23,9 @@ pub use instructions::work as instructions;
 pub use peers::prepare;
 
 /// Size of the volume, and of the peers' file; stays in the page cache.
-const SIZE: u64 = 256 << 20;
+pub const SIZE: u64 = 256 << 20;
 /// Bytes of each request.
-const REQUEST: usize = 4096;
+pub const REQUEST: usize = 4096;
 /// Interleaved rounds.
 const ROUNDS: usize = 15;
 /// Length of a turn unless asked otherwise.
@@ -62,7 +62,7 @@ pub trait Contender {
 }
 
 /// Where a request goes.
-fn place(numbers: &mut Numbers) -> u64 {
+pub fn place(numbers: &mut Numbers) -> u64 {
     numbers.next() % (SIZE / REQUEST as u64) * REQUEST as u64
 }
 

@@ -25,6 +25,7 @@ pub mod kernels;
 pub mod meta;
 pub mod nbd;
 pub mod ratio;
+pub mod rbd;
 pub mod send;
 pub mod space;
 pub mod sums;

@@ -3,6 +3,7 @@
 //! Where a checksum stands before the decoder, the first byte of an input says whether checksums are put right first:
 //! otherwise no mutation would ever get past them.
 
+mod cache;
 mod content;
 mod control;
 mod header;
@@ -54,6 +55,7 @@ pub const ALL: &[&Target] = &[
     &content::REDIRECT_TABLE,
     &content::LEASE_FILE,
     &content::SUMS,
+    &cache::CACHE_LOG,
     &text::FILE_NAME,
 ];
 

@@ -6,6 +6,7 @@
 //! | `place` | where a store is: pool, namespace, user, time limits |
 //! | `layout` | names of objects and keys, and what they stand for; records as bytes |
 //! | `objects` | reads and writes, cut into pieces; lists of what there is |
+//! | `flights` | reads and overwrites of one thread that are under way together |
 //! | `records` | headers, the superblock, and the names that lead to them |
 //! | `locks` | one writer per volume, and fencing one that died |
 //! | `processes` | this process among those that use the store, and calling the others |
@@ -17,11 +18,13 @@ use std::fmt::Display;
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
 
+use super::flights::Flights;
 use super::{Blocker, Boot, Inventory, LockMode, LockOutcome, Object, Record, RecordKey, Space, VolumeId, check_owner};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use librados::{Errno, Outcome, Pool, Unconnected};
 
+mod flights;
 pub(crate) mod layout;
 mod librados;
 mod locks;
@@ -156,6 +159,15 @@ impl Blocker for RadosBlocker {
         Ok(false)
     }
 
+    fn waits_for_disk(&self, object: Object) -> bool {
+        // For the network rather. Other objects are read seldom.
+        matches!(object, Object::Data(..) | Object::Log(..))
+    }
+
+    fn flights(&self, requests: usize) -> Result<Option<Box<dyn Flights>>> {
+        self.0.open_flights(requests).map(Some)
+    }
+
     fn read_some(&self, object: Object, buf: &mut [u8], offset: u64) -> Result<usize> {
         self.0.read_what_is_there(object, buf, offset)
     }
@@ -166,6 +178,10 @@ impl Blocker for RadosBlocker {
 
     fn punch(&self, object: Object, offset: u64, len: u64) -> Result<()> {
         self.0.punch_object(object, offset, len)
+    }
+
+    fn is_durable_at_once(&self) -> bool {
+        true
     }
 
     fn sync(&self, _: &[Object]) -> Result<()> {

@@ -26,6 +26,11 @@ impl Announced {
         self.0.lock().get(&object).is_some_and(|runs| runs.contains(&run))
     }
 
+    /// Whether nothing has to be announced before this piece is written.
+    pub(super) fn knows(&self, object: Object, piece: u64) -> bool {
+        self.has(object, piece / layout::RUN) || (piece == 0 && self.is_listed(object))
+    }
+
     fn is_listed(&self, object: Object) -> bool {
         self.0.lock().contains_key(&object)
     }
@@ -49,11 +54,11 @@ impl Announced {
 }
 
 /// A range of a piece, and which bytes of the call's buffers belong there.
-struct Span {
-    piece: u64,
+pub(super) struct Span {
+    pub(super) piece: u64,
     /// Offset in the piece.
-    at: u64,
-    len: u64,
+    pub(super) at: u64,
+    pub(super) len: u64,
 }
 
 /// The pieces that a range touches.
@@ -66,6 +71,12 @@ fn spans(object: Object, offset: u64, len: u64) -> impl Iterator<Item = Span> {
     })
 }
 
+/// The one piece in which a range lies, if it is not empty and lies in one.
+pub(super) fn one_span(object: Object, offset: u64, len: u64) -> Option<Span> {
+    range_end(object, offset, len).ok()?;
+    spans(object, offset, len).next().filter(|span| span.len == len)
+}
+
 /// The end of a range, if the object can have it.
 fn range_end(object: Object, offset: u64, len: u64) -> Result<u64> {
     match offset.checked_add(len) {
@@ -76,7 +87,7 @@ fn range_end(object: Object, offset: u64, len: u64) -> Result<u64> {
     }
 }
 
-fn missing(object: Object) -> Error {
+pub(super) fn missing(object: Object) -> Error {
     Error::damaged(object.to_string(), "cut short: it is missing")
 }
 
@@ -92,8 +103,7 @@ fn clear(bufs: &mut [IoSliceMut<'_>], mut from: usize) {
 impl Core {
     /// Enters an object in the list of its part, and a run of its pieces.
     fn announce(&self, object: Object, piece: u64) -> Result<()> {
-        let run = piece / layout::RUN;
-        if self.announced.has(object, run) || (piece == 0 && self.announced.is_listed(object)) {
+        if self.announced.knows(object, piece) {
             return Ok(());
         }
         if !self.announced.is_listed(object) {
@@ -101,6 +111,7 @@ impl Core {
             self.announced.add(object, None);
         }
         if piece > 0 {
+            let run = piece / layout::RUN;
             let change = self.pool.change().create(false).set(&[(&layout::run_key(run), b"")]);
             self.done("announce", object, change.apply(&layout::piece(object, 0)))?;
             self.announced.add(object, Some(run));

@@ -1,9 +1,11 @@
-//! Where a store in a cluster is: `rados:POOL[/NAMESPACE]?conf=/PATH&user=NAME&...`.
+//! Where a store in a cluster is: `rados:POOL[/NAMESPACE]?conf=/PATH&user=NAME&...`, and where this host has caches for its volumes.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
+use crate::limits::{DEFAULT_CACHE_SIZE, MAX_CACHE_SIZE, MIN_CACHE_SIZE};
 
 /// Where Ceph's programs look.
 const CONF: &str = "/etc/ceph/ceph.conf";
@@ -18,7 +20,7 @@ const OSD_TIMEOUT: u32 = 120;
 const MAX_TIMEOUT: u32 = 3600;
 
 /// A namespace of a pool, and how it is reached. Text form: `rados:POOL[/NAMESPACE]`, and behind a `?` those of `conf=/PATH`, `user=NAME`,
-/// `osd_timeout=SECONDS` and `mon_timeout=SECONDS` that are not as usual, with a `&` between two.
+/// `osd_timeout=SECONDS`, `mon_timeout=SECONDS`, `cache=/PATH` and `cache_size=BYTES` that are not as usual, with a `&` between two.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RadosPlace {
     /// The pool, which has to exist and to be replicated.
@@ -33,6 +35,10 @@ pub struct RadosPlace {
     pub osd_timeout: u32,
     /// Seconds after which connecting, and a question to the monitors, fails.
     pub mon_timeout: u32,
+    /// Directory on this host in which each volume that is opened for writing has a write-back cache.
+    pub cache: Option<PathBuf>,
+    /// Bytes of each of them.
+    pub cache_size: u64,
 }
 
 impl RadosPlace {
@@ -45,6 +51,8 @@ impl RadosPlace {
             user: USER.to_string(),
             osd_timeout: OSD_TIMEOUT,
             mon_timeout: MON_TIMEOUT,
+            cache: None,
+            cache_size: DEFAULT_CACHE_SIZE,
         }
     }
 
@@ -81,6 +89,12 @@ impl fmt::Display for RadosPlace {
         }
         if self.mon_timeout != usual.mon_timeout {
             options.push(format!("mon_timeout={}", self.mon_timeout));
+        }
+        if let Some(cache) = &self.cache {
+            options.push(format!("cache={}", cache.display()));
+        }
+        if self.cache_size != usual.cache_size {
+            options.push(format!("cache_size={}", self.cache_size));
         }
         let sign = if options.is_empty() { "" } else { "?" };
         write!(f, "{}{sign}{}", self.short(), options.join("&"))
@@ -120,7 +134,16 @@ impl FromStr for RadosPlace {
                 "user" => place.user = value.to_string(),
                 "osd_timeout" => place.osd_timeout = seconds(0)?,
                 "mon_timeout" => place.mon_timeout = seconds(1)?,
-                other => return Err(wrong(format!("{other:?} is none of conf, user, osd_timeout, mon_timeout"))),
+                "cache" if value.starts_with('/') => place.cache = Some(value.into()),
+                "cache" => return Err(wrong("cache is the path of a directory, which begins with /".into())),
+                "cache_size" => match value.parse() {
+                    Ok(size) if (MIN_CACHE_SIZE..=MAX_CACHE_SIZE).contains(&size) => place.cache_size = size,
+                    _ => return Err(wrong(format!("cache_size is {MIN_CACHE_SIZE} to {MAX_CACHE_SIZE} bytes"))),
+                },
+                other => {
+                    let all = "conf, user, osd_timeout, mon_timeout, cache, cache_size";
+                    return Err(wrong(format!("{other:?} is none of {all}")));
+                }
             }
         }
         Ok(place)
@@ -137,6 +160,7 @@ mod tests {
             "rados:pool",
             "rados:pool/space",
             "rados:pool?conf=/tmp/ceph.conf",
+            "rados:pool?cache=/var/cache/archipelago&cache_size=67108864",
             "rados:pool/space?conf=/tmp/ceph.conf&user=archipelago&osd_timeout=0&mon_timeout=5",
         ] {
             assert_eq!(text.parse::<RadosPlace>().unwrap().to_string(), text);
@@ -158,6 +182,8 @@ mod tests {
             "rados:pool?osd_timeout=-1",
             "rados:pool?osd_timeout=3601",
             "rados:pool?mon_timeout=0",
+            "rados:pool?cache=tmp",
+            "rados:pool?cache_size=1000",
             "rados:pool?password=x",
             "rados:po\0ol",
             "pool",

@@ -88,6 +88,7 @@ impl Store {
                 received: Received::No,
                 group: Group::No,
                 labels: Labels::default(),
+                cached: None,
             };
             catalog::publish(&self.shared, &header)?;
             Ok(header)

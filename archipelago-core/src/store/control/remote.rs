@@ -54,7 +54,7 @@ macro_rules! plain_kinds {
 
 plain_kinds! {
     NotFound Exists InvalidArgument ReadOnly NotSnapshot IsSnapshot Busy NotOpen NoSpace Poisoned Stale NoStore Unregistered
-    Unsupported Timeout TooBusy NoBase Receiving GivenUp
+    Unsupported Timeout TooBusy NoBase Receiving GivenUp Cached
 }
 
 impl From<&Error> for RemoteError {
@@ -163,6 +163,7 @@ mod tests {
             Error::TooBusy(n()),
             Error::NoBase(n()),
             Error::Receiving(n()),
+            Error::Cached(n()),
         ];
         for error in all {
             let json = serde_json::to_vec(&RemoteError::from(&error)).unwrap();

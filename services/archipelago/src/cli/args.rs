@@ -68,6 +68,8 @@ pub enum Command {
     Resize(Resize),
     /// Gather the pieces of volumes whose blocks lie in many places
     Compact(Compact),
+    /// Give up what is in the write-back cache of a volume and not in the volume
+    DiscardCache(DiscardCache),
     /// List volumes and snapshots in the order of their names
     #[command(visible_alias = "ls", alias = "volume-list")]
     List(List),
@@ -258,6 +260,14 @@ pub struct Compact {
     /// Copy at most this much per second
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub rate: Option<u64>,
+}
+
+/// `discard-cache`
+#[derive(Args, Debug)]
+pub struct DiscardCache {
+    /// The volumes; not in use by any process
+    #[arg(required = true)]
+    pub names: Vec<String>,
 }
 
 /// `list`

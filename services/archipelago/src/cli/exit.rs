@@ -283,6 +283,7 @@ fn class_of_engine(error: &Error) -> Class {
         | Error::Busy(_)
         | Error::GivenUp(_)
         | Error::Receiving(_)
+        | Error::Cached(_)
         | Error::TooBusy(_)
         | Error::Timeout(_)
         | Error::Stale(_)

@@ -8,7 +8,7 @@ use std::ptr::{null, null_mut};
 use super::{Handle, MAX_BUFFERS, Outcome, Pool, Running, WINDOW, outcome, text};
 
 /// `LIBRADOS_OPERATION_FULL_TRY`: a full pool refuses a change, where otherwise the change would wait for room.
-const FULL_TRY: c_int = 64;
+pub(super) const FULL_TRY: c_int = 64;
 /// `LIBRADOS_CMPXATTR_OP_EQ`.
 const EQUAL: u8 = 1;
 

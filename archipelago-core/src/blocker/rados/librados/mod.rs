@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `functions` | loading the library; the table of its functions |
 //! | `change`, `read`, `keys` | changing objects, reading their bytes, and their keys |
+//! | `begun` | reads and changes of one thread that are under way together |
 //! | `locks`, `watch` | locks, watching and notifying |
 #![allow(unsafe_code)]
 
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 use functions::{ClusterStat, Functions, ListItem, functions};
 
+mod begun;
 mod change;
 mod functions;
 mod keys;
@@ -23,6 +25,7 @@ mod locks;
 mod read;
 mod watch;
 
+pub(super) use begun::BegunOps;
 pub(super) use change::Change;
 pub(super) use keys::{Entry, Page};
 pub(super) use locks::Locker;

@@ -4,6 +4,7 @@ pub(crate) mod attach;
 mod bench;
 mod check;
 mod compact;
+mod discard_cache;
 mod doctor;
 mod du;
 mod export;
@@ -49,6 +50,7 @@ pub fn run(context: &mut Context, command: Command) -> Result<(), Failure> {
         Command::Rename(args) => volume::rename(context, &args),
         Command::Resize(args) => volume::resize(context, &args),
         Command::Compact(args) => compact::run(context, &args),
+        Command::DiscardCache(args) => discard_cache::run(context, &args),
         Command::List(args) => inspect::list(context, &args),
         Command::Info(args) => inspect::info(context, &args),
         Command::Mapinfo(args) => inspect::mapinfo(context, &args),

@@ -1,0 +1,3 @@
+#![no_main]
+
+archipelago_fuzz::program!("cache_log");
