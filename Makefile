@@ -15,6 +15,7 @@
 # make bench     measurements; BENCH="..." are the arguments of the bench program
 # make bench-rbd  a store in Ceph beside librbd, on a cluster of its own (tests/ceph/)
 # make test-ganeti  the provider under a real Ganeti of one node, in namespaces (as root; docs/ganeti.md)
+# make test-ganeti-2  the same with two nodes: guests that write are moved from one to the other
 # make install-extstorage  the Ganeti provider and its hooks below $(DESTDIR)$(PREFIX); EXTSTORAGEDIR and HOOKSDIR name other places
 # make install   program (also as vlmc), man pages, shell completions, C library, header and pkg-config file below $(DESTDIR)$(PREFIX)
 # make library   the C library alone, in $(TARGET_DIR)/release/libarchipelago (docs/c-api.md)
@@ -62,7 +63,7 @@ TESTED_LIBRARY := $(abspath $(TARGET_DIR))/tmp/libarchipelago
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 GUEST := $(CURDIR)/.demo/guest
 SHELL_SCRIPTS := .ci/run tests/ceph/cluster tests/ceph/run tests/ceph/bench archipelago-ffi/link-library archipelago-ffi/examples/fio-headers archipelago-ffi/python/run-tests $(addprefix $(SCRIPTS)/,install-deps guest-image fsx-over-fuse with-served-volume) tests/ganeti/guest
-PYTHON_SCRIPTS := tests/ganeti/run tests/ganeti/attach-many tests/ganeti/cluster.py fuzz/soak archipelago-ffi/python/build-wheel $(addprefix $(SCRIPTS)/,demo.py guestctl.py map-in-guest probe-kvm tour check-licences check-links)
+PYTHON_SCRIPTS := $(addprefix tests/ganeti/,run run-two attach-many calls.py cluster.py stories.py workload.py) fuzz/soak archipelago-ffi/python/build-wheel $(addprefix $(SCRIPTS)/,demo.py guestctl.py map-in-guest probe-kvm tour check-licences check-links)
 # Programs run by `make test` after the cargo tests; each finds the built program in $$ARCHIPELAGO.
 INTEGRATION_TESTS ?=
 
@@ -70,7 +71,7 @@ INTEGRATION_TESTS ?=
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 export ARCHIPELAGO := $(BINARY)
 
-.PHONY: test-ceph test-ganeti install-extstorage help deps build library wheel header demo devices tour fmt fmt-check lint test test-all fsx crashes simulate soak bench bench-rbd install install-library fuzz schedules mutants miri handovers
+.PHONY: test-ceph test-ganeti test-ganeti-2 install-extstorage help deps build library wheel header demo devices tour fmt fmt-check lint test test-all fsx crashes simulate soak bench bench-rbd install install-library fuzz schedules mutants miri handovers
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -134,11 +135,13 @@ test:
 	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory test-ganeti; else echo "not root: the test on Ganeti is left out" >&2; fi
 	@for program in $(INTEGRATION_TESTS); do echo "== $$program"; $$program; done
 
-test-ganeti:
+test-ganeti: GANETI_STORIES := run
+test-ganeti-2: GANETI_STORIES := run-two
+test-ganeti test-ganeti-2:
 	@$(SCRIPTS)/install-deps build ganeti
 	$(CARGO) build --release --locked -p archipelago -p extstorage-provider
 	@tests/ganeti/guest .demo/ganeti
-	timeout --kill-after 20 360 tests/ganeti/run --archipelago $(BINARY) --provider $(PROVIDER)
+	timeout --kill-after 20 360 tests/ganeti/$(GANETI_STORIES) --archipelago $(BINARY) --provider $(PROVIDER)
 
 test-ceph:
 	@$(SCRIPTS)/install-deps build
@@ -146,6 +149,7 @@ test-ceph:
 
 test-all: test miri
 	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory fsx; else echo "not root: the test over FUSE is left out" >&2; fi
+	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory test-ganeti-2; else echo "not root: the test on two nodes of Ganeti is left out" >&2; fi
 	@$(MAKE) --no-print-directory crashes handovers
 	@$(MAKE) --no-print-directory demo devices
 	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory tour; else echo "not root: the tour is left out" >&2; fi

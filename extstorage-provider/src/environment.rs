@@ -8,8 +8,8 @@ use crate::error::ProviderError;
 use crate::limits::{MAX_SHOWN, MAX_VALUE};
 use crate::parameters;
 
-/// Variables of a disk that are looked at, and the one of an instance; all others whose names begin with `VOL_` are not.
-const VOLUME: [&str; 9] = [
+/// Variables of a disk that are looked at, and those of an instance; all others whose names begin with `VOL_` are not.
+const VOLUME: [&str; 10] = [
     "VOL_NAME",
     "VOL_CNAME",
     "VOL_UUID",
@@ -19,6 +19,7 @@ const VOLUME: [&str; 9] = [
     "VOL_SNAPSHOT_NAME",
     "VOL_OPEN_EXCLUSIVE",
     "GANETI_INSTANCE_PRIMARY",
+    "GANETI_MIGRATE_CLEANUP",
 ];
 
 /// What Ganeti said.

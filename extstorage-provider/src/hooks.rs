@@ -1,6 +1,8 @@
 //! What Ganeti asks before it starts or migrates an instance. A hook that fails stops the job before anything is done.
 
-use archipelago_core::{Kind, VolumeInfo};
+use archipelago_core::{Kind, Sharing, VolumeInfo};
+use archipelago_service::attach::Attached;
+use archipelago_service::disk::standby;
 
 use crate::applet::Hook;
 use crate::environment::{Environment, number, wrong};
@@ -8,7 +10,6 @@ use crate::error::ProviderError;
 use crate::host::{Host, Pool};
 use crate::limits::MAX_DISKS;
 use crate::names::Names;
-use crate::verbs::ONE_NODE;
 
 /// Names under which the provider is installed.
 const PROVIDERS: [&str; 2] = ["archipelago", "vlmc"];
@@ -17,6 +18,10 @@ const PROVIDERS: [&str; 2] = ["archipelago", "vlmc"];
 pub fn run(hook: Hook, environment: &Environment, host: &Host) -> Result<(), ProviderError> {
     let primary = environment.needed("GANETI_INSTANCE_PRIMARY")?;
     if !is_this_node(primary) {
+        return Ok(());
+    }
+    // Nothing is moved: what a migration left that failed is put right.
+    if hook == Hook::Migrate && environment.truth("GANETI_MIGRATE_CLEANUP")? == Some(true) {
         return Ok(());
     }
     let count = environment.needed("GANETI_INSTANCE_DISK_COUNT")?;
@@ -38,7 +43,7 @@ pub fn run(hook: Hook, environment: &Environment, host: &Host) -> Result<(), Pro
         );
         let Some((pool, info)) = find(&names, host)? else { continue };
         match hook {
-            Hook::Migrate => return Err(cannot_move(&pool, &info)),
+            Hook::Migrate => check_movable(&pool, &info, host)?,
             Hook::Start => check_free(&pool, &info, host)?,
         }
     }
@@ -57,23 +62,55 @@ fn find(names: &Names<'_>, host: &Host) -> Result<Option<(Pool, VolumeInfo)>, Pr
     Ok(None)
 }
 
-fn cannot_move(pool: &Pool, info: &VolumeInfo) -> ProviderError {
-    ProviderError::refused(
-        format!("{}: {} has one writer at a time, and cannot hand it over to another node", info.name, pool.location),
-        ONE_NODE,
-    )
+/// Refuses to move an instance whose disk this node does not have, or cannot hand over: the target would find out when its guest runs.
+fn check_movable(pool: &Pool, info: &VolumeInfo, host: &Host) -> Result<(), ProviderError> {
+    if info.kind != Kind::Volume {
+        return Ok(());
+    }
+    let attached = host.attacher.find(&pool.store.uuid(), &info.id)?.filter(|attached| attached.served);
+    let Some(Attached { record, .. }) = attached else {
+        return Err(ProviderError::refused(
+            format!("{}: is not attached on this node, or its server has died", info.name),
+            "run `gnt-instance activate-disks INSTANCE`; if the disk is a block device, restart the instance too",
+        ));
+    };
+    let state = match record.process {
+        Some(process) => standby::ask(&pool.store, &process, &info.id, &info.name),
+        None => Err(archipelago_core::Error::Unsupported(info.name.clone())),
+    };
+    match state {
+        Ok(state) if state.owns => Ok(()),
+        Ok(_) => Err(ProviderError::refused(
+            format!("{}: is attached on this node, which does not have it", info.name),
+            "run `gnt-instance migrate --cleanup -n OTHER-NODE INSTANCE`; `archipelago standby` says who has the volume",
+        )),
+        Err(archipelago_core::Error::Unsupported(_)) => Err(ProviderError::refused(
+            format!("{}: was attached by hand, or by an older version, and cannot be handed over", info.name),
+            "shut the instance down and start it again; or move it by `gnt-instance failover`",
+        )),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Refuses to start an instance whose disk somebody else has open: a second writer would be refused later, by an error that says less.
 fn check_free(pool: &Pool, info: &VolumeInfo, host: &Host) -> Result<(), ProviderError> {
     let Some(owner) = info.open_by.as_ref().filter(|_| info.kind == Kind::Volume) else { return Ok(()) };
     let attached = host.attacher.find(&pool.store.uuid(), &info.id)?;
-    if attached.is_some_and(|attached| attached.served && attached.record.pid == owner.pid) {
+    let here = attached.filter(|attached| attached.served).map(|attached| attached.record);
+    // Two nodes count their processes for themselves.
+    let ours = here.is_some_and(|record| match record.process {
+        Some(process) => process == owner.process,
+        None => record.pid == owner.pid && is_this_node(&owner.host),
+    });
+    // What was left shared, by a migration that was cut short, is handed over.
+    let shared = || standby::ask(&pool.store, &owner.process, &info.id, &info.name);
+    if ours || shared().is_ok_and(|state| state.sharing != Sharing::Exclusive) {
         return Ok(());
     }
     Err(ProviderError::refused(
         format!("{}: is open in {} (process {} on {})", info.name, owner.command, owner.pid, owner.host),
-        "end that first; if it is an instance on another node, shut that down: a disk has one writer",
+        "end that first; if it is an instance on another node, shut that down: a disk has one writer. What no instance uses is \
+         detached there by `archipelago unmap`",
     ))
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use archipelago_core::{Kind, VolumeInfo};
+use archipelago_core::{Kind, Sharing, VolumeInfo};
 use archipelago_service::attach::{AttachError, Attached, Presentation, Wanted};
 
 use super::Call;
@@ -48,7 +48,12 @@ fn put(call: &Call<'_>, info: &VolumeInfo, presentation: Presentation) -> Result
         driver: None,
         // Always: the access of a disk may change while it is attached.
         socket: true,
-        standby: None,
+        // As the only one if it can be had. Ganeti attaches a disk on a node to which it moves before the other one lets go: it is closed
+        // there until `open` says more.
+        standby: (info.kind == Kind::Volume).then_some(match info.open_by {
+            None => Sharing::Exclusive,
+            Some(_) => Sharing::Closed,
+        }),
         server: call.host.arguments(&call.pool.location),
         server_name: Some(SERVER),
     })

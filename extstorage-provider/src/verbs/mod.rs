@@ -6,8 +6,6 @@ mod create;
 mod share;
 mod verify;
 
-pub use share::ONE_NODE;
-
 use crate::applet::Verb;
 use crate::environment::Environment;
 use crate::error::ProviderError;

@@ -5,4 +5,5 @@ mod attaching;
 mod hooks;
 mod hostile;
 mod making;
+mod moving;
 mod site;

@@ -54,13 +54,16 @@ class Agent:
                 if time.monotonic() > deadline:
                     raise GuestError(f"nobody listens on the guest's command port {self._path}") from None
                 time.sleep(0.05)
+        # Longer each time: a guest on a busy machine would be asked more than it can answer.
+        patience = 0.5
         while True:
             try:
-                self._ask("true", min(deadline, time.monotonic() + 0.5))
+                self._ask("true", min(deadline, time.monotonic() + patience))
                 return
             except TimeoutError:
                 if time.monotonic() > deadline:
                     raise GuestError("the guest did not answer in time") from None
+            patience *= 1.5
 
     def run(self, command, timeout=30.0):
         """Runs a shell command in the guest. Returns its exit status and its output (both streams, text)."""

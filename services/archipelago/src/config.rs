@@ -41,6 +41,8 @@ pub struct Config {
     pub run_dir: Option<PathBuf>,
     /// `node`: the name of this node, if it is not the host name.
     pub node: Option<String>,
+    /// `unused_time`: seconds after which an attachment ends that has nothing and that nobody uses; 0 for never.
+    pub unused_time: Option<u64>,
     /// `ganeti`: what the Ganeti provider works with.
     pub ganeti: Ganeti,
     /// `serve.nbd`: where to listen.
@@ -202,6 +204,7 @@ impl Config {
                 },
                 "run_dir" => self.run_dir = Some(file.absolute(key, value)?),
                 "node" => self.node = Some(file.text(key, value)?),
+                "unused_time" => self.unused_time = Some(file.seconds(key, value)?),
                 "ganeti" => match value {
                     Value::Table(ganeti) => self.merge_ganeti(&file, ganeti, warn)?,
                     _ => return Err(file.wrong(key, "a table")),
@@ -356,7 +359,7 @@ mod tests {
 
     #[test]
     fn every_key_is_read() {
-        let text = "run_dir = '/run/a'\nnode = 'node-1'\nstore = 'file:/srv/store'\nnode_cache = '128M'\nmax_unfolded = 33554432\ndirect = true\n\
+        let text = "run_dir = '/run/a'\nnode = 'node-1'\nunused_time = 60\nstore = 'file:/srv/store'\nnode_cache = '128M'\nmax_unfolded = 33554432\ndirect = true\n\
             [serve]\nnbd = ['unix:/run/a.sock', 'tcp:127.0.0.1:10809']\nvhost_user = 'unix:/run/b.sock=disk-1'\npid_file = '/run/a.pid'\n\
             gc_interval = 600\ngc_rate = '8M'\nscrub_interval = 86400\nscrub_rate = '1M'\n\
             hash_interval = 60\nhash_rate = '4M'\nhash_age = 30\nslow_io = 250\n\
@@ -371,6 +374,7 @@ mod tests {
             direct: Some(true),
             run_dir: Some("/run/a".into()),
             node: Some("node-1".into()),
+            unused_time: Some(60),
             ganeti: Ganeti {
                 pools: BTreeMap::from([("ssd".into(), "file:/srv/ssd".into())]),
                 volume_naming: Naming::Cname,

@@ -184,7 +184,7 @@ impl Attacher {
 }
 
 /// What is attached in a place.
-fn look(place: &Place) -> Result<Option<Attached>, AttachError> {
+pub(super) fn look(place: &Place) -> Result<Option<Attached>, AttachError> {
     let Some(record) = place.record() else { return Ok(None) };
     let file = (record.driver == Driver::Loop).then(|| place.disk());
     let device = BlockDevice::of(place)?.map(BlockDevice::path);
@@ -218,17 +218,23 @@ fn end(place: &Place, what: &str) -> Result<(), AttachError> {
         place.remove()?;
         return Err(AttachError::NotAttached(what.into()));
     };
-    wait_for_clients(place, &attached)?;
-    take_away_device(place)?;
-    let using: Vec<u32> = users::of(&place.disk()).into_iter().filter(|pid| *pid != attached.record.pid).collect();
-    if !using.is_empty() {
-        return Err(AttachError::InUse { device: place.disk().display().to_string(), by: users::in_words(&using) });
-    }
+    free(place, &attached)?;
     if place.is_served()? {
         stop(attached.record.pid, place)?;
     }
     unmount(place)?;
     place.remove()
+}
+
+/// Takes away what leads to the server, unless somebody uses it.
+pub(super) fn free(place: &Place, attached: &Attached) -> Result<(), AttachError> {
+    wait_for_clients(place, attached)?;
+    take_away_device(place)?;
+    let using: Vec<u32> = users::of(&place.disk()).into_iter().filter(|pid| *pid != attached.record.pid).collect();
+    if using.is_empty() {
+        return Ok(());
+    }
+    Err(AttachError::InUse { device: place.disk().display().to_string(), by: users::in_words(&using) })
 }
 
 /// A client of the socket is a virtual machine that runs.

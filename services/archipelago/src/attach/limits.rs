@@ -21,3 +21,6 @@ pub const SERVER_TRIES: usize = 20;
 pub const SETTLE_TIME: Duration = Duration::from_secs(1);
 /// Clients of the socket of one volume: a virtual machine is one, during a migration two, and programs that copy a disk open a few more.
 pub const MAX_CLIENTS: usize = 16;
+/// Seconds after which an attachment ends that does not have its volume, and that nobody uses or asks for: what a migration left that failed.
+/// One that goes on needs it within seconds, and an administrator looks within minutes.
+pub const UNUSED_TIME: u64 = 600;

@@ -36,5 +36,6 @@ mod users;
 pub use commands::{Attached, Attacher, Presentation, Wanted};
 pub use device::Driver;
 pub use error::AttachError;
+pub use limits::UNUSED_TIME;
 pub use place::{Place, RUN, Record, default_node};
 pub use start::READY;

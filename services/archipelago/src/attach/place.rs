@@ -2,7 +2,7 @@
 //!
 //! `RUN/NODE/STORE-VOLUME` with the files
 //!
-//! * `lock`: held while a command attaches or detaches.
+//! * `lock`: held while a command attaches or detaches. Its time is that of the last one.
 //! * `server`: locked by the server as long as it lives. So a server that was killed is known to be dead at once, whoever has its
 //!   process id now.
 //! * `record`: what was attached, as JSON. Written before the server says that it is ready.
@@ -10,14 +10,15 @@
 //! * `log`: what the server said on standard error.
 //!
 //! The socket of a server, if it has one, is in `RUN/.sockets`, under a name of fixed length: the path of a socket may have 107 bytes, and
-//! those of a node and a store may take more.
+//! those of a node and a store may take more. It is the same on all nodes, for a virtual machine that moves looks for its disk where it was;
+//! but for nodes that share a machine, and with it `RUN`, under names that are not the machine's.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -123,9 +124,12 @@ impl Place {
     /// Where the server listens, if it does.
     pub fn socket(&self) -> PathBuf {
         let mut parts = self.dir.iter().rev();
-        let (store, node) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-        let hash =
-            Sha256::new().chain_update(node.as_bytes()).chain_update(b"/").chain_update(store.as_bytes()).finalize();
+        let (place, node) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let mut hash = Sha256::new();
+        if default_node().ok().is_none_or(|own| node != own.as_str()) {
+            hash.update(node.as_bytes());
+        }
+        let hash = hash.chain_update(b"/").chain_update(place.as_bytes()).finalize();
         let name: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
         let run = self.dir.ancestors().nth(2).unwrap_or(&self.dir);
         run.join(".sockets").join(name)
@@ -172,7 +176,10 @@ impl Place {
             };
             match file.try_lock() {
                 // A file that was removed meanwhile locks nobody out.
-                Ok(()) if is_same(&file, &path) => return Ok(file),
+                Ok(()) if is_same(&file, &path) => {
+                    file.set_modified(SystemTime::now()).map_err(failed)?;
+                    return Ok(file);
+                }
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(LOOK),
                 Err(TryLockError::WouldBlock) => {
@@ -181,6 +188,25 @@ impl Place {
                 }
                 Err(TryLockError::Error(error)) => return Err(failed(error)),
             }
+        }
+    }
+
+    /// Takes the lock of commands if nobody has it and the last one is so long ago; its time stays as it is.
+    pub fn lock_after(&self, quiet: Duration) -> io::Result<Option<File>> {
+        let path = self.dir.join("lock");
+        let file = OpenOptions::new().write(true).open(&path)?;
+        let is_quiet = |file: &File| -> io::Result<bool> {
+            // A clock that was put back counts from now on.
+            Ok(file.metadata()?.modified()?.elapsed().unwrap_or_default() >= quiet)
+        };
+        if !is_quiet(&file)? {
+            return Ok(None);
+        }
+        match file.try_lock() {
+            // Whoever had it meanwhile is a command too.
+            Ok(()) => Ok((is_same(&file, &path) && is_quiet(&file)?).then_some(file)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
         }
     }
 
@@ -254,10 +280,17 @@ mod tests {
         }
         let place = Place::of(Path::new("/run"), "node-1.example", "s", "1").unwrap();
         assert_eq!(place.dir(), Path::new("/run/node-1.example/s-1"));
-        // Every node and volume has a socket of its own, with a path of the same length.
+        // Every node of a machine and every volume has a socket of its own, with a path of the same length.
         let other = Place::of(Path::new("/run"), "node-2.example", "s", "1").unwrap();
         assert!(place.socket() != other.socket() && place.socket().starts_with("/run/.sockets"));
         assert_eq!(place.socket().as_os_str().len(), Place::at(Path::new("/run/n/s")).socket().as_os_str().len());
+    }
+
+    #[test]
+    fn a_socket_has_the_same_path_on_all_machines() {
+        // "/" and the place, and nothing of this machine, so that any other has the same.
+        let own = Place::of(Path::new("/run"), &default_node().unwrap(), "s", "1").unwrap();
+        assert_eq!(own.socket(), Path::new("/run/.sockets/7be18dc60e1a4530a87ac96846c731ae"));
     }
 
     #[test]
@@ -280,6 +313,12 @@ mod tests {
         fs::write(place.dir().join("record"), old).unwrap();
         assert_eq!(place.record(), Some(Record { driver: Driver::Loop, ..record }));
         drop(place.lock().unwrap());
+        assert!(place.lock_after(Duration::from_secs(3600)).unwrap().is_none(), "a command was there just now");
+        let long_ago = SystemTime::now() - Duration::from_secs(7200);
+        File::options().write(true).open(place.dir().join("lock")).unwrap().set_modified(long_ago).unwrap();
+        let quiet = place.lock_after(Duration::from_secs(3600)).unwrap();
+        assert!(quiet.is_some() && place.lock_after(Duration::ZERO).unwrap().is_none(), "one has it");
+        drop(quiet);
         place.remove().unwrap();
         assert!(place.record().is_none() && !place.dir().exists());
         place.remove().unwrap();

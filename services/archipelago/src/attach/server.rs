@@ -5,9 +5,11 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::commands::{free, look};
 use super::connected::Connected;
 use super::device::Driver;
 use super::error::AttachError;
@@ -18,6 +20,14 @@ use super::place::{Place, Record};
 use crate::disk::device::{Device, Exports};
 use crate::fuse::Mounted;
 use crate::nbd;
+
+/// When a server ends by itself.
+pub struct Unused<'a> {
+    /// Whether it has its volume. What it has, somebody wrote with it.
+    pub has: &'a dyn Fn() -> bool,
+    /// So long after the last command about it; zero for never.
+    pub after: Duration,
+}
 
 /// A volume that is served. Its end is the end of the process.
 pub struct Server {
@@ -75,8 +85,8 @@ impl Server {
     }
 
     /// Serves until `stop`, of which `wake` becomes readable, or until somebody unmounts the file or takes the device away. Keeps the device as
-    /// large as the volume.
-    pub fn run(&self, stop: &AtomicBool, wake: BorrowedFd<'_>) {
+    /// large as the volume. Ends also if it is unused, and returns the lock of commands then: what is left in its place is to be removed.
+    pub fn run(&self, stop: &AtomicBool, wake: BorrowedFd<'_>, unused: &Unused<'_>) -> Option<File> {
         let watch = PollTimeout::try_from(WATCH).unwrap_or(PollTimeout::MAX);
         let mut size = self.disk.size();
         while !stop.load(Ordering::Acquire) && !self.way.is_over() {
@@ -86,7 +96,21 @@ impl Server {
             if now != size && self.announce(now).is_ok() {
                 size = now;
             }
+            if let Some(lock) = self.end_of(unused) {
+                return Some(lock);
+            }
         }
+        None
+    }
+
+    /// The lock of commands, if nobody uses the attachment, after its device was taken away. Whatever fails is tried again.
+    fn end_of(&self, unused: &Unused<'_>) -> Option<File> {
+        if unused.after.is_zero() || (unused.has)() {
+            return None;
+        }
+        let lock = self.place.lock_after(unused.after).ok().flatten()?;
+        let attached = look(&self.place).ok().flatten()?;
+        free(&self.place, &attached).ok().map(|()| lock)
     }
 
     /// Tells the kernel of another size.

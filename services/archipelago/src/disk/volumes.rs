@@ -79,6 +79,14 @@ impl StoreExports {
         self.shared.gauges.stop();
     }
 
+    /// Whether the server has a volume that it serves, now: for good, or until another one needs it.
+    pub fn has(&self, id: &str) -> bool {
+        match self.shared.opened(id).as_deref() {
+            Some(Served::Standby(standing)) => standing.standby.state().owns,
+            other => other.is_some(),
+        }
+    }
+
     /// Exports that are open now.
     pub fn open_exports(&self) -> usize {
         self.shared.open.lock().len()

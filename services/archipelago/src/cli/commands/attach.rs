@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use archipelago_core::Kind;
 use signal_hook::flag;
@@ -17,8 +18,8 @@ use super::super::exit::Failure;
 use super::super::interrupt::SIGNALS;
 use super::super::output::{Align, Array, Table};
 use super::serve::policy;
-use crate::attach::server::Server;
-use crate::attach::{Attached, Attacher, Place, Presentation, READY, RUN, Record, Wanted, default_node};
+use crate::attach::server::{Server, Unused};
+use crate::attach::{Attached, Attacher, Place, Presentation, READY, RUN, Record, UNUSED_TIME, Wanted, default_node};
 use crate::disk::gauges::Policy;
 use crate::disk::volumes::StoreExports;
 
@@ -135,9 +136,12 @@ pub fn serve(context: &mut Context, args: &ServeAttached) -> Result<(), Failure>
     let nowhere = std::fs::File::options().write(true).open("/dev/null");
     let closed = nowhere.and_then(|file| Ok(nix::unistd::dup2_stdout(file.as_fd())?));
     closed.map_err(|e| Failure::host("open", "/dev/null", e))?;
-    server.run(&stop, wake.as_fd());
+    let after = Duration::from_secs(context.config().unused_time.unwrap_or(UNUSED_TIME));
+    let unused = server.run(&stop, wake.as_fd(), &Unused { has: &|| exports.has(&record.id), after });
     exports.end_waits();
     let stopped = server.stop();
     let _ = io::stderr().flush();
-    Ok(stopped?)
+    stopped?;
+    // Nobody else does; behind the lock that says so, nobody attaches it meanwhile.
+    Ok(unused.map_or(Ok(()), |_lock| place.remove())?)
 }
