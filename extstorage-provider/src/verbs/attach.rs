@@ -46,6 +46,8 @@ fn put(call: &Call<'_>, info: &VolumeInfo, presentation: Presentation) -> Result
         read_only: info.kind != Kind::Volume,
         presentation,
         driver: None,
+        // `grow` waits for that.
+        grows: true,
         // Always: the access of a disk may change while it is attached.
         socket: true,
         server: call.host.arguments(&call.pool.location),

@@ -42,6 +42,7 @@ pub fn attach(context: &Context, args: &Map) -> Result<Attached, Failure> {
         read_only: info.kind != Kind::Volume,
         presentation: if args.file { Presentation::File } else { Presentation::Device },
         driver: args.driver,
+        grows: false,
         socket: false,
         server: context.arguments(),
         server_name: None,
@@ -124,7 +125,7 @@ pub fn serve(context: &mut Context, args: &ServeAttached) -> Result<(), Failure>
         socket: args.socket.then(|| place.socket()),
     };
     let exports = StoreExports::with_policy(store, None, policy(context.config()));
-    let server = Server::start(&exports, &place, &record)?;
+    let mut server = Server::start(&exports, &place, &record)?;
     context.out.line(READY)?;
     context.out.flush()?;
     // Whoever waited may wait for the end of it.
