@@ -66,7 +66,7 @@ impl Control {
 
     /// Gives a command with a structure of `len` bytes, and a word, and waits for its end.
     fn ask(&mut self, command: u32, device: u32, len: usize, word: u64) -> io::Result<()> {
-        let address = if len == 0 { 0 } else { self.structure.as_ptr() as u64 };
+        let address = if len == 0 { 0 } else { self.structure.as_mut_ptr() as u64 };
         let bytes = control_command(device, address, len, word);
         let entry = opcode::UringCmd80::new(Fd(self.file.as_raw_fd()), command).cmd(bytes).build();
         self.given += 1;
@@ -132,8 +132,10 @@ impl Control {
             let Some(number) = number else { continue };
             match self.info(number) {
                 Ok(Some(info)) if info.key == key => return Ok(Some(info)),
-                // Another user's, who let us not look at it.
-                Ok(_) | Err(_) => {}
+                Ok(_) => {}
+                // Another user's, who does not let us look at it.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES | libc::EINVAL)) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(None)

@@ -26,6 +26,8 @@ pub use wire::{DeviceInfo, State};
 /// Has this process, and the threads that it starts from now on, not wait for what waits for them: who serves a device must neither write
 /// to that device to get memory, nor be slowed down because it has much to write. Without the right to say so nothing changes.
 pub fn serve_devices() {
+    /// `linux/prctl.h`
+    const PR_SET_IO_FLUSHER: libc::c_int = 57;
     // SAFETY: sets a flag of this thread, without pointers.
-    let _ = unsafe { libc::prctl(libc::PR_SET_IO_FLUSHER, 1, 0, 0, 0) };
+    let _ = unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) };
 }

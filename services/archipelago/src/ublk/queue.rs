@@ -107,7 +107,8 @@ impl Queue {
         }
         queue.look()?;
         // Nothing is asked for before the device is started.
-        match queue.ring.completion().next() {
+        let ended = queue.ring.completion().next();
+        match ended {
             Some(ended) => Err(io::Error::from_raw_os_error(ended.result().saturating_neg().max(1))),
             None => Ok(queue),
         }
@@ -181,6 +182,7 @@ impl Queue {
         if batch.count() == 0 {
             return Ok(false);
         }
+        self.send()?;
         let mut given = Ok(());
         batch.wait(1, &mut |number, result| {
             let Some(call) = self.begun.get_mut(number).and_then(Option::take) else { return };

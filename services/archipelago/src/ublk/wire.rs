@@ -301,7 +301,10 @@ mod tests {
             key: 0x0102_0304_0506_0708,
         };
         let bytes = info.encode();
-        assert_eq!(hex(&bytes[..40]), "02004000020000000000080003000000b50f00000000000018000000000000000807060504030201");
+        assert_eq!(
+            hex(&bytes[..40]),
+            "02004000020000000000080003000000b50f00000000000018000000000000000807060504030201"
+        );
         assert_eq!(bytes[40..], [0; 24]);
         assert_eq!((DeviceInfo::decode(&bytes), info.state()), (info, State::Waiting));
         assert_eq!(DeviceInfo { state: 1, ..info }.state(), State::Served);
