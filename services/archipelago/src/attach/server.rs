@@ -37,7 +37,7 @@ enum Way {
     /// As a device, over a connection.
     Connected(Connected),
     /// As a device.
-    Served(Served),
+    Served(Box<Served>),
 }
 
 impl Server {
@@ -65,7 +65,7 @@ impl Server {
             }
             Driver::Ublk => {
                 let served = Served::start(disk.clone(), ublk_device::key(place.dir()));
-                Way::Served(served.map_err(|e| host("serve a block device for", e))?)
+                Way::Served(Box::new(served.map_err(|e| host("serve a block device for", e))?))
             }
             Driver::Nbd => {
                 let connected = Connected::connect(disk.clone(), place.dir());
