@@ -4,7 +4,7 @@
 # make simulate  new histories in the simulator for SIM_MINUTES, with a line in docs/simulator-ledger.tsv (docs/simulator.md)
 # make test-ceph the backend for Ceph on a cluster of its own, with HISTORIES of the simulator (tests/ceph/)
 # make soak      the simulator, then random file system work over a served volume, power cuts and kills until SOAK_MINUTES are over (as root)
-# make devices   what `archipelago map` promises, by the kernel's NBD client and by loop devices, in a guest with Debian's kernel (docs/block-devices.md)
+# make devices   what `archipelago map` promises, by the kernel's ublk driver and NBD client and by loop devices, in guests with Debian's kernels (docs/block-devices.md)
 # make tour      the README's tour by a new user in a fresh Debian root in which `make install` put the program (as root)
 # make crashes   power cuts (POWER_CUTS) and kills (KILLS) of the whole program, with lines in docs/crashes-ledger.tsv (docs/crashes.md)
 # make handovers  HANDOVERS handovers of a volume between processes that are killed and stopped meanwhile (docs/architecture.md)
@@ -106,6 +106,8 @@ devices:
 	$(CARGO) build --release --locked -p archipelago
 	@$(SCRIPTS)/guest-image $(GUEST)
 	@$(SCRIPTS)/map-in-guest --archipelago $(BINARY) --guest $(GUEST) --accelerator $$($(SCRIPTS)/probe-kvm $(GUEST))
+	@$(SCRIPTS)/guest-image --kernel-of bookworm-backports $(GUEST)-ublk
+	@$(SCRIPTS)/map-in-guest --archipelago $(BINARY) --guest $(GUEST)-ublk --driver ublk --accelerator $$($(SCRIPTS)/probe-kvm $(GUEST))
 
 fmt:
 	$(CARGO) fmt --all

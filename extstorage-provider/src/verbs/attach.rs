@@ -46,6 +46,8 @@ fn put(call: &Call<'_>, info: &VolumeInfo, presentation: Presentation) -> Result
         read_only: info.kind != Kind::Volume,
         presentation,
         driver: None,
+        // `grow` waits for that.
+        grows: true,
         // Always: the access of a disk may change while it is attached.
         socket: true,
         // As the only one if it can be had. Ganeti attaches a disk on a node to which it moves before the other one lets go: it is closed

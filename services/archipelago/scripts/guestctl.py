@@ -21,6 +21,8 @@ MEMORY_MIB = 256
 CONSOLE_TAIL_LINES = 25
 # An answer longer than this is a mistake in the command; the whole of it is held in memory.
 MAX_ANSWER = 16 << 20
+# Until the first question is asked again; then twice as long each time.
+FIRST_ANSWER_SECONDS = 0.5
 
 
 def die_with_parent():
@@ -54,8 +56,8 @@ class Agent:
                 if time.monotonic() > deadline:
                     raise GuestError(f"nobody listens on the guest's command port {self._path}") from None
                 time.sleep(0.05)
-        # Longer each time: a guest on a busy machine would be asked more than it can answer.
-        patience = 0.5
+        # One that is slow has all questions to answer that it was asked meanwhile: longer each time.
+        patience = FIRST_ANSWER_SECONDS
         while True:
             try:
                 self._ask("true", min(deadline, time.monotonic() + patience))
@@ -63,7 +65,7 @@ class Agent:
             except TimeoutError:
                 if time.monotonic() > deadline:
                     raise GuestError("the guest did not answer in time") from None
-            patience *= 1.5
+                patience *= 2
 
     def run(self, command, timeout=30.0):
         """Runs a shell command in the guest. Returns its exit status and its output (both streams, text)."""

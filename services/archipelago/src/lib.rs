@@ -18,5 +18,7 @@ pub mod import;
 pub mod nbd;
 pub mod scrubber;
 #[allow(unsafe_code)]
+pub mod ublk;
+#[allow(unsafe_code)]
 pub mod vhost_user;
 pub mod vlmc;

@@ -46,6 +46,8 @@ pub struct Wanted {
     pub presentation: Presentation,
     /// The driver of the device; the best there is without.
     pub driver: Option<Driver>,
+    /// Whether the device has to follow the size of the volume, which not every driver of every kernel can.
+    pub grows: bool,
     /// Whether it is served over NBD as well, on a socket of its own. What is attached already stays as it is: its record says.
     pub socket: bool,
     /// How it stands to the volume, if other processes may have that; `None`: it has it until it is detached. What is attached already stays as
@@ -97,8 +99,8 @@ impl Attacher {
 
     /// Attaches a volume; the same path again if it is attached already.
     pub fn attach(&self, wanted: &Wanted) -> Result<Attached, AttachError> {
-        let driver = match wanted.presentation {
-            Presentation::Device => Driver::choose(wanted.driver)?,
+        let mut driver = match wanted.presentation {
+            Presentation::Device => Driver::choose(wanted.driver, wanted.grows)?,
             // A device may be put over it later.
             Presentation::File => Driver::Loop,
         };
@@ -121,6 +123,8 @@ impl Attacher {
                 }
                 return present(&place, attached, wanted.presentation);
             }
+            // Whoever served it was killed, and whoever uses it waits for another server.
+            Some(attached) if waits(&attached, &place, wanted)? => driver = Driver::Ublk,
             // Whoever served it was killed.
             _ => clear(&place, &wanted.name)?,
         }
@@ -133,8 +137,10 @@ impl Attacher {
         arguments.extend(["--", &wanted.name, &wanted.id].map(OsString::from));
         arguments.extend([place.dir().into(), driver.word().into()]);
         if let Err(error) = start::start(&place, wanted.server_name, &arguments) {
-            // Nothing of what failed stays; if it cannot be removed, the first error is the one to know.
-            let _ = place.remove();
+            // Nothing of what failed stays, but a device that was there before. If it cannot be removed, the first error is the one to know.
+            if let Ok(None) = BlockDevice::of(&place) {
+                let _ = place.remove();
+            }
             return Err(error);
         }
         let attached = look(&place)?.ok_or_else(|| AttachError::NotAttached(wanted.name.clone()))?;
@@ -187,7 +193,7 @@ impl Attacher {
 pub(super) fn look(place: &Place) -> Result<Option<Attached>, AttachError> {
     let Some(record) = place.record() else { return Ok(None) };
     let file = (record.driver == Driver::Loop).then(|| place.disk());
-    let device = BlockDevice::of(place)?.map(BlockDevice::path);
+    let device = BlockDevice::of(place)?.filter(|device| !device.is_stopped()).map(BlockDevice::path);
     Ok(Some(Attached { record, device, file, served: place.is_served()? }))
 }
 
@@ -199,6 +205,16 @@ fn present(place: &Place, mut attached: Attached, presentation: Presentation) ->
         attached.device = Some(device.path());
     }
     Ok(attached)
+}
+
+/// Whether the device of a server that was killed goes on with another one.
+fn waits(attached: &Attached, place: &Place, wanted: &Wanted) -> Result<bool, AttachError> {
+    let record = &attached.record;
+    let same = wanted.presentation == Presentation::Device
+        && wanted.driver.is_none_or(|driver| driver == Driver::Ublk)
+        && record.driver == Driver::Ublk
+        && record.read_only == wanted.read_only;
+    Ok(same && attached.device.is_some() && !place.is_served()?)
 }
 
 /// Clears away what a server left that was killed.
@@ -263,10 +279,13 @@ fn take_away_device(place: &Place) -> Result<(), AttachError> {
         }
         // Who looks at every device that was written to, as udev does, has it open for a moment.
         if Instant::now() > deadline {
-            let by = match claimed {
+            let mut by = match claimed {
                 true => " (by a file system that is mounted, a swap area, or another device above it)".into(),
                 false => users::in_words(&using),
             };
+            if device.waits() && !place.is_served()? {
+                by += ", and waits for a server, which `archipelago map` gives it";
+            }
             return Err(AttachError::InUse { device: path.display().to_string(), by });
         }
         std::thread::sleep(LOOK);

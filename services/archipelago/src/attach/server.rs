@@ -17,9 +17,11 @@ use super::limits::{MAX_CLIENTS, WATCH};
 use super::loop_device::LoopDevice;
 use super::only::OnlyExport;
 use super::place::{Place, Record};
+use super::ublk_device;
 use crate::disk::device::{Device, Exports};
 use crate::fuse::Mounted;
 use crate::nbd;
+use crate::ublk::{self, Served};
 
 /// When a server ends by itself.
 pub struct Unused<'a> {
@@ -42,8 +44,10 @@ pub struct Server {
 enum Way {
     /// As a file.
     Mounted(Mounted),
-    /// As a device.
+    /// As a device, over a connection.
     Connected(Connected),
+    /// As a device.
+    Served(Box<Served>),
 }
 
 impl Server {
@@ -53,6 +57,10 @@ impl Server {
         let Some(lock) = place.serve().map_err(|e| host("lock", e))? else {
             return Err(AttachError::Busy(format!("{}: is attached already", record.name)));
         };
+        if record.driver == Driver::Ublk {
+            // Before the volume has threads.
+            ublk::serve_devices();
+        }
         let disk = exports.open(&record.name).map_err(|error| AttachError::Busy(error.to_string()))?;
         if disk.read_only() != record.read_only {
             let text = format!("{}: was removed or renamed just now; try again", record.name);
@@ -64,6 +72,10 @@ impl Server {
                 let source = format!("archipelago:{}", record.name);
                 let mounted = Mounted::mount(disk.clone(), &place.disk(), &source);
                 Way::Mounted(mounted.map_err(|e| host("mount a volume in", e))?)
+            }
+            Driver::Ublk => {
+                let served = Served::start(disk.clone(), ublk_device::key(place.dir()));
+                Way::Served(Box::new(served.map_err(|e| host("serve a block device for", e))?))
             }
             Driver::Nbd => {
                 let connected = Connected::connect(disk.clone(), place.dir());
@@ -77,7 +89,7 @@ impl Server {
             Ok(nbd) => nbd,
             Err(error) => {
                 // A device that nobody knows of would stay.
-                let _ = way.end();
+                let _ = way.give_up();
                 return Err(error);
             }
         };
@@ -86,9 +98,13 @@ impl Server {
 
     /// Serves until `stop`, of which `wake` becomes readable, or until somebody unmounts the file or takes the device away. Keeps the device as
     /// large as the volume. Ends also if it is unused, and returns the lock of commands then: what is left in its place is to be removed.
-    pub fn run(&self, stop: &AtomicBool, wake: BorrowedFd<'_>, unused: &Unused<'_>) -> Option<File> {
+    pub fn run(&mut self, stop: &AtomicBool, wake: BorrowedFd<'_>, unused: &Unused<'_>) -> Option<File> {
         let watch = PollTimeout::try_from(WATCH).unwrap_or(PollTimeout::MAX);
-        let mut size = self.disk.size();
+        let mut size = match &self.way {
+            // One that was there before may have another size.
+            Way::Served(served) => served.size(),
+            _ => self.disk.size(),
+        };
         while !stop.load(Ordering::Acquire) && !self.way.is_over() {
             // An interruption is a look too many.
             let _ = poll(&mut [PollFd::new(wake, PollFlags::POLLIN)], watch);
@@ -114,9 +130,21 @@ impl Server {
     }
 
     /// Tells the kernel of another size.
-    fn announce(&self, size: u64) -> io::Result<()> {
-        if let Way::Connected(connected) = &self.way {
-            return connected.set_size(size);
+    fn announce(&mut self, size: u64) -> io::Result<()> {
+        match &mut self.way {
+            Way::Connected(connected) => return connected.set_size(size),
+            Way::Served(served) => match served.set_size(size) {
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                    eprintln!(
+                        "archipelago: the volume has {size} bytes now, and its device still {}: ublk devices change their sizes from Linux 6.16 on; \
+                         unmap it and map it again",
+                        served.size()
+                    );
+                    return Ok(());
+                }
+                set => return set,
+            },
+            Way::Mounted(_) => {}
         }
         let path = self.place.disk();
         // It remembers the size until somebody asks.
@@ -151,6 +179,15 @@ impl Way {
         match self {
             Way::Mounted(mounted) => mounted.is_over(),
             Way::Connected(connected) => connected.is_over(),
+            Way::Served(served) => served.is_over(),
+        }
+    }
+
+    /// Ends what was begun, but for a device that was there before: who uses it waits for another server.
+    fn give_up(self) -> io::Result<()> {
+        match self {
+            Way::Served(served) if served.was_there() => Ok(()),
+            way => way.end(),
         }
     }
 
@@ -158,6 +195,7 @@ impl Way {
         match self {
             Way::Mounted(mounted) => mounted.unmount(),
             Way::Connected(connected) => connected.end(),
+            Way::Served(served) => served.end(),
         }
     }
 }

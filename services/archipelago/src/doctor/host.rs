@@ -79,8 +79,8 @@ impl Host<'_> {
             (
                 "ublk",
                 &["dev/ublk-control"],
-                "there is no ublk driver",
-                "`modprobe ublk_drv` (Linux 6.0 and later), if that is wanted",
+                "the kernel has no ublk driver",
+                "`modprobe ublk_drv` (Linux 6.5 and later; Debian 12: the kernel of bookworm-backports), for block devices that go on with another server",
             ),
         ] {
             if !places.iter().any(|place| self.root.join(place).exists()) {

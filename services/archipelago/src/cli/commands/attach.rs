@@ -44,6 +44,7 @@ pub fn attach(context: &Context, args: &Map) -> Result<Attached, Failure> {
         read_only: info.kind != Kind::Volume,
         presentation: if args.file { Presentation::File } else { Presentation::Device },
         driver: args.driver,
+        grows: false,
         socket: false,
         standby: None,
         server: context.arguments(),
@@ -129,7 +130,7 @@ pub fn serve(context: &mut Context, args: &ServeAttached) -> Result<(), Failure>
     };
     let policy = Policy { standby: args.standby, ..policy(context.config()) };
     let exports = StoreExports::with_policy(store, None, policy);
-    let server = Server::start(&exports, &place, &record)?;
+    let mut server = Server::start(&exports, &place, &record)?;
     context.out.line(READY)?;
     context.out.flush()?;
     // Whoever waited may wait for the end of it.
