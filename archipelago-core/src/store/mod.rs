@@ -9,6 +9,7 @@ pub mod collect;
 pub mod content;
 pub mod control;
 mod disk_use;
+mod figures;
 mod group;
 mod labels;
 pub(crate) mod open;
@@ -57,6 +58,7 @@ pub use check::{
 };
 pub use collect::{Amount, CollectOptions, CollectPhase, CollectProgress, CollectReport, Rate, SpaceByKind};
 pub use disk_use::{DiskUse, DiskUseProgress, MapUse};
+pub use figures::{CacheFigures, StoreFigures, VolumeFigures};
 pub use group::GroupStep;
 pub use labels::LabelChange;
 pub use receive::ReceiveStatus;
