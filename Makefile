@@ -16,6 +16,9 @@
 # make bench-rbd  a store in Ceph beside librbd, on a cluster of its own (tests/ceph/)
 # make test-ganeti  the provider under a real Ganeti of one node, in namespaces (as root; docs/ganeti.md)
 # make test-ganeti-2  the same with two nodes: guests that write are moved from one to the other
+# make deb       Debian packages of what is built, in $(TARGET_DIR)/deb; DEB_SUFFIX is appended to their version (services/packaging/)
+# make test-deb  installs them in a Debian root of its own, uses, upgrades and purges them (as root)
+# make install-service  the systemd unit of the daemon, in $(DESTDIR)$(UNITDIR)
 # make install-extstorage  the Ganeti provider and its hooks below $(DESTDIR)$(PREFIX); EXTSTORAGEDIR and HOOKSDIR name other places
 # make install   program (also as vlmc), man pages, shell completions, C library, header and pkg-config file below $(DESTDIR)$(PREFIX)
 # make library   the C library alone, in $(TARGET_DIR)/release/libarchipelago (docs/c-api.md)
@@ -38,6 +41,8 @@ DESTDIR ?=
 # One of the places in which Debian's Ganeti looks; one that was built from source looks only in /srv/ganeti/extstorage.
 EXTSTORAGEDIR ?= $(PREFIX)/lib/ganeti/extstorage
 HOOKSDIR ?= /etc/ganeti/hooks
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+DEB_SUFFIX ?=
 BENCH ?=
 SOAK_MINUTES ?= 60
 FSX_OPERATIONS ?= 200000
@@ -54,6 +59,7 @@ MUTANT_HISTORIES ?= 200
 
 CARGO ?= cargo
 SCRIPTS := services/archipelago/scripts
+PACKAGING := services/packaging
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BINARY := $(abspath $(TARGET_DIR))/release/archipelago
 PROVIDER ?= $(abspath $(TARGET_DIR))/release/extstorage-provider
@@ -62,8 +68,8 @@ LIBRARY := $(abspath $(TARGET_DIR))/release/libarchipelago
 TESTED_LIBRARY := $(abspath $(TARGET_DIR))/tmp/libarchipelago
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 GUEST := $(CURDIR)/.demo/guest
-SHELL_SCRIPTS := .ci/run tests/ceph/cluster tests/ceph/run tests/ceph/bench archipelago-ffi/link-library archipelago-ffi/examples/fio-headers archipelago-ffi/python/run-tests $(addprefix $(SCRIPTS)/,install-deps guest-image fsx-over-fuse with-served-volume) tests/ganeti/guest
-PYTHON_SCRIPTS := $(addprefix tests/ganeti/,run run-two attach-many calls.py cluster.py stories.py workload.py) fuzz/soak archipelago-ffi/python/build-wheel $(addprefix $(SCRIPTS)/,demo.py guestctl.py map-in-guest probe-kvm tour check-licences check-links)
+SHELL_SCRIPTS := .ci/run tests/ceph/cluster tests/ceph/run tests/ceph/bench archipelago-ffi/link-library archipelago-ffi/examples/fio-headers archipelago-ffi/python/run-tests $(addprefix $(SCRIPTS)/,install-deps guest-image fsx-over-fuse with-served-volume) tests/ganeti/guest services/packaging/build-deb
+PYTHON_SCRIPTS := services/packaging/list-crates services/packaging/test-deb $(addprefix tests/ganeti/,run run-two attach-many calls.py cluster.py stories.py workload.py) fuzz/soak archipelago-ffi/python/build-wheel $(addprefix $(SCRIPTS)/,demo.py guestctl.py map-in-guest probe-kvm tour check-licences check-links)
 # Programs run by `make test` after the cargo tests; each finds the built program in $$ARCHIPELAGO.
 INTEGRATION_TESTS ?=
 
@@ -71,7 +77,7 @@ INTEGRATION_TESTS ?=
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 export ARCHIPELAGO := $(BINARY)
 
-.PHONY: test-ceph test-ganeti test-ganeti-2 install-extstorage help deps build library wheel header demo devices tour fmt fmt-check lint test test-all fsx crashes simulate soak bench bench-rbd install install-library fuzz schedules mutants miri handovers
+.PHONY: deb test-deb install-service test-ceph test-ganeti test-ganeti-2 install-extstorage help deps build library wheel header demo devices tour fmt fmt-check lint test test-all fsx crashes simulate soak bench bench-rbd install install-library fuzz schedules mutants miri handovers
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -155,6 +161,7 @@ test-all: test miri
 	@$(MAKE) --no-print-directory crashes handovers
 	@$(MAKE) --no-print-directory demo devices
 	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory tour; else echo "not root: the tour is left out" >&2; fi
+	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory test-deb; else echo "not root: the test of the packages is left out" >&2; fi
 
 fsx:
 	@$(SCRIPTS)/install-deps build soak
@@ -266,6 +273,22 @@ install-extstorage: $(PROVIDER)
 	ln -sfn archipelago $(DESTDIR)$(EXTSTORAGEDIR)/vlmc
 	ln -sf $(EXTSTORAGEDIR)/archipelago/verify $(DESTDIR)$(HOOKSDIR)/instance-start-pre.d/archip-lockvolumes
 	ln -sf $(EXTSTORAGEDIR)/archipelago/verify $(DESTDIR)$(HOOKSDIR)/instance-migrate-pre.d/archip-openvolumes
+
+install-service:
+	install -d $(DESTDIR)$(UNITDIR)
+	sed 's|@bindir@|$(PREFIX)/bin|' $(PACKAGING)/archipelago.service >$(DESTDIR)$(UNITDIR)/archipelago.service
+
+deb: build
+	@$(SCRIPTS)/install-deps deb
+	$(PACKAGING)/build-deb $(TARGET_DIR)/deb $(DEB_SUFFIX)
+
+# In a Debian root of its own, made by the first run.
+test-deb: build
+	@$(SCRIPTS)/install-deps build demo deb
+	@mkdir -p .demo/deb
+	@$(PACKAGING)/build-deb .demo/deb/old '~1'
+	@$(PACKAGING)/build-deb .demo/deb/new
+	@$(PACKAGING)/test-deb .demo/deb .demo/deb/old .demo/deb/new
 
 # For tests, which say by LIBRARY where theirs is.
 install-library: $(LIBRARY)/libarchipelago.a

@@ -41,11 +41,12 @@ pub use format::header::Kind;
 pub use format::labels::Labels;
 pub use format::stream::ResumeToken;
 pub use store::{
-    Affected, Amount, Background, ByteRange, CheckOptions, CheckProgress, CheckReport, CloneOptions, CollectOptions,
-    CollectPhase, CollectProgress, CollectReport, ContentFigures, CreateOptions, DamagedEntry, DataReport, DiffExtent,
-    DiskUse, DiskUseProgress, Finding, FindingKind, InitOptions, LabelChange, ListOptions, Location, MapExtent,
-    MapSource, MapUse, Page, Rate, ReceiveStatus, Repair, ScrubOptions, ScrubProgress, ScrubReport, SendOptions,
-    SendPlan, Severity, SpaceByKind, Store, StoreOptions, StoreStatus, ThinOptions, Usage, VolumeInfo,
+    Affected, Amount, Background, ByteRange, CacheFigures, CheckOptions, CheckProgress, CheckReport, CloneOptions,
+    CollectOptions, CollectPhase, CollectProgress, CollectReport, ContentFigures, CreateOptions, DamagedEntry,
+    DataReport, DiffExtent, DiskUse, DiskUseProgress, Finding, FindingKind, InitOptions, LabelChange, ListOptions,
+    Location, MapExtent, MapSource, MapUse, Page, Rate, ReceiveStatus, Repair, ScrubOptions, ScrubProgress,
+    ScrubReport, SendOptions, SendPlan, Severity, SpaceByKind, Store, StoreFigures, StoreOptions, StoreStatus,
+    ThinOptions, Usage, VolumeFigures, VolumeInfo,
 };
 pub use volume::{
     Begun, CacheOptions, CompactOptions, CompactReport, Completion, CompletionQueue, DataExtent, GivenUp, Held, Mode,

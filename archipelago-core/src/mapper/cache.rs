@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::format::node::{self, Entry, Node, Pointer};
 use crate::id_hash::BuildIdHasher;
 use crate::limits::MAX_NODE;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 type Key = (VolumeId, u32, u32);
 
@@ -35,16 +36,32 @@ impl Weighter<Key, Arc<Node>> for Bytes {
     }
 }
 
+/// What the node cache of a store holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheFigures {
+    /// Bytes of memory, about.
+    pub bytes: u64,
+    /// Most bytes that it takes.
+    pub limit: u64,
+    /// Nodes.
+    pub nodes: u64,
+    /// Nodes that were looked for and not there, and were read, since the store was opened.
+    pub reads: u64,
+}
+
 /// The node cache. A locator is never reused, so what it holds never goes stale.
 pub struct NodeCache {
     cache: Cache<Key, Arc<Node>, Bytes, BuildIdHasher>,
+    /// Nodes that were not in it and were read.
+    reads: AtomicU64,
 }
 
 impl NodeCache {
     /// A cache of at most about `bytes` bytes.
     pub fn new(bytes: u64) -> NodeCache {
         let (nodes, hasher) = ((bytes / 2048).max(16) as usize, BuildIdHasher::default());
-        NodeCache { cache: Cache::with(nodes, bytes, Bytes, hasher, DefaultLifecycle::default()) }
+        let cache = Cache::with(nodes, bytes, Bytes, hasher, DefaultLifecycle::default());
+        NodeCache { cache, reads: AtomicU64::new(0) }
     }
 
     /// The node that `pointer` names, verified against its hash when it is read.
@@ -58,6 +75,7 @@ impl NodeCache {
 
     #[cold]
     fn read(&self, blocker: &dyn Blocker, pointer: &Pointer) -> Result<Arc<Node>> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         let object = Object::Pack(pointer.owner, pointer.pack);
         if pointer.len as usize > MAX_NODE {
             return Err(Error::damaged(object.to_string(), format!("a node of {} bytes", pointer.len)));
@@ -69,6 +87,16 @@ impl NodeCache {
         let node = Arc::new(Node::decode(&name, &bytes)?.0);
         self.insert(pointer, node.clone());
         Ok(node)
+    }
+
+    /// What it holds.
+    pub fn figures(&self) -> CacheFigures {
+        CacheFigures {
+            bytes: self.cache.weight(),
+            limit: self.cache.capacity(),
+            nodes: self.cache.len() as u64,
+            reads: self.reads.load(Ordering::Relaxed),
+        }
     }
 
     /// Adds a node that was just written.

@@ -9,6 +9,7 @@ pub mod collect;
 pub mod content;
 pub mod control;
 mod disk_use;
+mod figures;
 mod group;
 pub(crate) mod handover;
 mod labels;
@@ -60,6 +61,7 @@ pub use check::{
 };
 pub use collect::{Amount, CollectOptions, CollectPhase, CollectProgress, CollectReport, Rate, SpaceByKind};
 pub use disk_use::{DiskUse, DiskUseProgress, MapUse};
+pub use figures::{CacheFigures, StoreFigures, VolumeFigures};
 pub use group::GroupStep;
 pub use labels::LabelChange;
 pub use receive::ReceiveStatus;

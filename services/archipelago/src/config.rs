@@ -71,6 +71,12 @@ pub struct Config {
     pub hash_rate: Option<u64>,
     /// `serve.hash_age`: seconds since it was taken after which a snapshot is hashed.
     pub hash_age: Option<u64>,
+    /// `serve.metrics`: where to tell figures.
+    pub metrics: Option<String>,
+    /// `serve.log_format`: what lines of the log look like.
+    pub log_format: Option<String>,
+    /// `serve.log_level`: the least important lines that are written.
+    pub log_level: Option<String>,
     /// `serve.slow_io`: milliseconds from which on a request is told of as slow; 0 for never.
     pub slow_io: Option<u64>,
     /// `limits.NAME`: what a volume may do per second; [`EVERY`] stands for those that are not named.
@@ -292,6 +298,9 @@ impl Config {
                 ("slow_io", value) => {
                     self.slow_io = Some(file.number("serve.slow_io", value, "a number of milliseconds")?);
                 }
+                ("metrics", value) => self.metrics = Some(file.text("serve.metrics", value)?),
+                ("log_format", value) => self.log_format = Some(file.text("serve.log_format", value)?),
+                ("log_level", value) => self.log_level = Some(file.text("serve.log_level", value)?),
                 ("pid_file", value) => self.pid_file = Some(PathBuf::from(file.text("serve.pid_file", value)?)),
                 _ => warn(format!("{}: unknown key `serve.{key}` is ignored", file.path.display())),
             }
@@ -362,7 +371,7 @@ mod tests {
         let text = "run_dir = '/run/a'\nnode = 'node-1'\nunused_time = 60\nstore = 'file:/srv/store'\nnode_cache = '128M'\nmax_unfolded = 33554432\ndirect = true\n\
             [serve]\nnbd = ['unix:/run/a.sock', 'tcp:127.0.0.1:10809']\nvhost_user = 'unix:/run/b.sock=disk-1'\npid_file = '/run/a.pid'\n\
             gc_interval = 600\ngc_rate = '8M'\nscrub_interval = 86400\nscrub_rate = '1M'\n\
-            hash_interval = 60\nhash_rate = '4M'\nhash_age = 30\nslow_io = 250\n\
+            hash_interval = 60\nhash_rate = '4M'\nhash_age = 30\nslow_io = 250\nmetrics = '127.0.0.1:9809'\nlog_format = 'json'\nlog_level = 'warn'\n\
             tls_cert = '/etc/c.pem'\ntls_key = '/etc/k.pem'\ntls_client_ca = '/etc/ca.pem'\n\
             [ganeti]\nvolume_naming = 'cname'\n[ganeti.pools]\nssd = 'file:/srv/ssd'\n\
             [limits.disk-1]\niops = 100\niops_burst = 200\nbps = '1M'\nbps_burst = 4096\n[limits.'*']\niops = 9\n";
@@ -392,6 +401,9 @@ mod tests {
             hash_interval: Some(60),
             hash_rate: Some(4 << 20),
             hash_age: Some(30),
+            metrics: Some("127.0.0.1:9809".into()),
+            log_format: Some("json".into()),
+            log_level: Some("warn".into()),
             slow_io: Some(250),
             limits: BTreeMap::from([
                 ("disk-1".into(), Limits { iops: 100, iops_burst: 200, bps: 1 << 20, bps_burst: 4096 }),

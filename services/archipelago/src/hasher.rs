@@ -10,8 +10,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use archipelago_core::store::content::HashOptions;
 use archipelago_core::{Error, Kind, ListOptions, Store};
+use tracing::error;
 
 use crate::cli::exit::Failure;
+use crate::tally::Tally;
 
 /// Bytes read per second, unless the configuration says otherwise: a fraction of what one disk does.
 pub const RATE: u64 = 16 << 20;
@@ -52,10 +54,10 @@ pub struct Hasher {
 
 impl Hasher {
     /// Starts to hash; the first time after one interval.
-    pub fn start(store: Store, plan: HashPlan) -> Result<Hasher, Failure> {
+    pub fn start(store: Store, plan: HashPlan, tally: Arc<Tally>) -> Result<Hasher, Failure> {
         let stop = Arc::new(AtomicBool::new(false));
         let (wake, woken) = channel();
-        let mut round = Round { store, plan, stop: stop.clone(), done: HashSet::new() };
+        let mut round = Round { store, plan, stop: stop.clone(), done: HashSet::new(), tally };
         let work = move || {
             while woken.recv_timeout(plan.interval) == Err(RecvTimeoutError::Timeout) {
                 round.run();
@@ -86,6 +88,7 @@ struct Round {
     stop: Arc<AtomicBool>,
     /// Ids of snapshots that this process has hashed to their end. Another one walks them once, and reads nothing of them.
     done: HashSet<String>,
+    tally: Arc<Tally>,
 }
 
 impl Round {
@@ -94,17 +97,32 @@ impl Round {
     }
 
     fn run(&mut self) {
+        self.tally.begin();
+        let succeeded = self.hash_all();
+        self.tally.end(succeeded);
+    }
+
+    /// Whether all that is due was hashed; `None` if it was stopped.
+    fn hash_all(&mut self) -> Option<bool> {
         let due = match self.due(now()) {
             Ok(due) => due,
-            Err(error) => return self.trouble(&format!("hashing: {error}")),
+            Err(error) => {
+                self.trouble(&format!("hashing: {error}"));
+                return Some(false);
+            }
         };
         let mut failed = false;
-        for (_, name, id) in due {
+        let total = due.len() as u64;
+        for (at, (_, name, id)) in due.into_iter().enumerate() {
+            self.tally.progress(at as u64, total);
             if self.stopped() {
                 break;
             }
             match self.hash(&name) {
-                Ok(true) => drop(self.done.insert(id)),
+                Ok(true) => {
+                    self.done.insert(id);
+                    self.tally.add(1, 0);
+                }
                 // Stopped, or removed meanwhile.
                 Ok(false) | Err(Error::NotFound(_)) => {}
                 Err(error) => {
@@ -117,6 +135,7 @@ impl Round {
         if !failed {
             self.store.report_trouble("hasher", None);
         }
+        if self.stopped() { None } else { Some(!failed) }
     }
 
     /// Snapshots that are to be hashed, the oldest first: time, name, id.
@@ -165,7 +184,7 @@ impl Round {
     }
 
     fn trouble(&self, text: &str) {
-        eprintln!("archipelago: {text}");
+        error!("{text}");
         self.store.report_trouble("hasher", Some(text.to_string()));
     }
 }
@@ -190,7 +209,7 @@ mod tests {
 
     fn round(store: &Store, age: u64) -> Round {
         let plan = HashPlan { interval: Duration::from_secs(1), rate: 1 << 40, age };
-        Round { store: store.clone(), plan, stop: Arc::default(), done: HashSet::new() }
+        Round { store: store.clone(), plan, stop: Arc::default(), done: HashSet::new(), tally: Arc::default() }
     }
 
     fn snapshots(store: &Store, count: u64) {
@@ -245,7 +264,7 @@ mod tests {
         assert!(round.done.is_empty() && !is_hashed(&store, "snap-0"));
         // At a byte per second it would sleep for hours.
         let plan = HashPlan { interval: Duration::from_millis(1), rate: 1, age: 0 };
-        let hasher = Hasher::start(store.clone(), plan).unwrap();
+        let hasher = Hasher::start(store.clone(), plan, Arc::default()).unwrap();
         while store.status().unwrap().work.is_empty() {
             std::thread::sleep(Duration::from_millis(1));
         }

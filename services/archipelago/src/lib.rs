@@ -15,8 +15,12 @@ pub mod fuzzing;
 pub mod ganeti;
 pub mod hasher;
 pub mod import;
+pub mod log;
+pub mod metrics;
 pub mod nbd;
+pub mod notify;
 pub mod scrubber;
+pub mod tally;
 #[allow(unsafe_code)]
 pub mod ublk;
 #[allow(unsafe_code)]

@@ -161,7 +161,7 @@ impl Server {
         let host = |op, error| AttachError::host(op, place.dir().display(), error);
         let stopped = nbd.map(nbd::Server::stop).unwrap_or_default();
         if stopped.cut > 0 {
-            eprintln!("archipelago: {} clients did not finish in time and were cut off", stopped.cut);
+            tracing::warn!(clients = stopped.cut, "clients did not finish in time and were cut off");
         }
         let ended = way.end();
         let flushed = disk.flush();

@@ -94,6 +94,8 @@ pub enum Command {
     Receive(Receive),
     /// Serve volumes as network block devices until SIGTERM or SIGINT
     Serve(Serve),
+    /// Have servers of the store read their configuration again, and say how that went
+    Reload(Reload),
     /// Attach a volume or snapshot to this machine as a block device, and print its path
     #[command(alias = "volume-present")]
     Map(Map),
@@ -484,6 +486,26 @@ pub struct Serve {
     /// needs it, given to who asks for it) if nothing else is said; see `archipelago standby`
     #[arg(long, value_name = "SHARING", num_args = 0..=1, require_equals = true, default_missing_value = "shared", value_parser = standby::parse)]
     pub standby: Option<Sharing>,
+    /// Tell figures for Prometheus at this address: 127.0.0.1:PORT or unix:/PATH [default: `serve.metrics` of the configuration, or nowhere]
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<String>,
+    /// Allow an address for figures that other hosts can reach; whoever comes reads names and loads of volumes
+    #[arg(long)]
+    pub metrics_allow_remote: bool,
+    /// What lines of the log look like: text, logfmt or json [default: `serve.log_format` of the configuration, or text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// The least important lines that are written: error, warn, info or debug [default: `serve.log_level` of the configuration, or info]
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}
+
+/// `reload`
+#[derive(Args, Debug)]
+pub struct Reload {
+    /// Only the server with this process id
+    #[arg(long, value_name = "PID")]
+    pub pid: Option<u32>,
 }
 
 /// The node for which is attached.

@@ -23,7 +23,7 @@ use serde_json::json;
 
 use crate::bench;
 use crate::config::{self, Config};
-use crate::vlmc;
+use crate::{log, vlmc};
 use args::{Cli, Command, Global};
 use exit::{Class, ErrorFields, Failure};
 use output::Output;
@@ -112,6 +112,7 @@ impl Context {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
+    log::install();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let called = arguments.first().and_then(|name| Path::new(name).file_name());
     if called == Some(OsStr::new(vlmc::NAME)) {

@@ -131,13 +131,13 @@ pub struct Statistics {
 /// The gauges of a server.
 pub struct Gauges {
     begin: Instant,
-    policy: Policy,
     slow: Arc<SlowLog>,
     table: Mutex<Table>,
 }
 
 #[derive(Default)]
 struct Table {
+    policy: Policy,
     /// Of open disks, by id.
     open: HashMap<String, Arc<Gauge>>,
     /// Limits that were set since the server began, by id.
@@ -149,7 +149,7 @@ impl Gauges {
     /// No disks yet.
     pub fn new(policy: Policy) -> Gauges {
         let slow = Arc::new(SlowLog::new(policy.slow));
-        Gauges { begin: Instant::now(), policy, slow, table: Mutex::default() }
+        Gauges { begin: Instant::now(), slow, table: Mutex::new(Table { policy, ..Table::default() }) }
     }
 
     /// The gauge of a disk that is being opened.
@@ -158,7 +158,7 @@ impl Gauges {
         if let Some(gauge) = table.open.get(id) {
             return gauge.clone();
         }
-        let limits = self.limits_of(&table, id, name);
+        let limits = limits_of(&table, id, name);
         let limiter = Limiter::new(limits);
         if table.stopped {
             limiter.stop();
@@ -174,9 +174,17 @@ impl Gauges {
         self.table.lock().open.remove(id);
     }
 
-    fn limits_of(&self, table: &Table, id: &str, name: &str) -> Limits {
-        let set = table.set.get(id).or_else(|| self.policy.limits.get(name));
-        set.copied().unwrap_or(self.policy.default)
+    /// What the server is told anew, for disks that are open as well. Limits that were set by [`Question::SetLimits`] stay.
+    pub fn set_policy(&self, policy: Policy) {
+        self.slow.set_threshold(policy.slow);
+        let mut table = self.table.lock();
+        table.policy = policy;
+        for (id, gauge) in &table.open {
+            let limits = limits_of(&table, id, &gauge.name);
+            if gauge.limiter.limits() != limits {
+                gauge.limiter.set(limits);
+            }
+        }
     }
 
     /// Ends every wait for a limit, of now and later: the server stops.
@@ -196,7 +204,7 @@ impl Gauges {
         let unclear = |e: serde_json::Error| Error::Unsupported(format!("a question that is not understood: {e}"));
         let answer = match Question::deserialize(question).map_err(unclear)? {
             Question::Statistics => serde_json::to_value(self.statistics()),
-            Question::Limits { id, name } => serde_json::to_value(self.limits_of(&self.table.lock(), &id, &name)),
+            Question::Limits { id, name } => serde_json::to_value(limits_of(&self.table.lock(), &id, &name)),
             Question::SetLimits { id, name, limits } => {
                 self.set_limits(&id, &name, limits)?;
                 serde_json::to_value(limits)
@@ -237,6 +245,12 @@ impl Gauges {
     }
 }
 
+/// What was set for a volume, or else what the policy says.
+fn limits_of(table: &Table, id: &str, name: &str) -> Limits {
+    let set = table.set.get(id).or_else(|| table.policy.limits.get(name));
+    set.copied().unwrap_or(table.policy.default)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -265,6 +279,18 @@ mod tests {
         assert!(gauges.open("02", "disk-2").limited());
         ask(json!({ "set_limits": { "id": "01", "name": "disk-1", "limits": {} } }));
         assert!(!gauges.open("01", "disk-1").limited());
+    }
+
+    #[test]
+    fn another_policy_holds_for_open_disks_but_not_over_what_was_set() {
+        let gauges = gauges();
+        let (first, second) = (gauges.open("01", "disk-1"), gauges.open("02", "disk-2"));
+        gauges.answer(&json!({ "set_limits": { "id": "01", "name": "disk-1", "limits": { "bps": 5 } } })).unwrap();
+        gauges.set_policy(Policy { default: FEW, ..Policy::default() });
+        assert_eq!((first.limiter.limits().bps, second.limiter.limits()), (5, FEW));
+        assert!(!second.slow.is_slow(Duration::from_secs(9)));
+        gauges.set_policy(Policy { slow: Duration::from_secs(1), ..Policy::default() });
+        assert!(first.limited() && !second.limited() && second.slow.is_slow(Duration::from_secs(9)));
     }
 
     #[test]

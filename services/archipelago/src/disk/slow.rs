@@ -1,4 +1,4 @@
-//! Requests that took long: the last of them are kept, and now and then one is told of on standard error.
+//! Requests that took long: the last of them are kept, and now and then one is told of in the log.
 //!
 //! Only what is slow comes here, after it was carried out; nobody waits for anybody else: a moment in which somebody looks costs an entry.
 
@@ -33,7 +33,7 @@ pub struct Slow {
 /// The slow requests of a server.
 pub struct SlowLog {
     /// From how many nanoseconds on a request is slow.
-    threshold: u64,
+    threshold: AtomicU64,
     kept: Mutex<VecDeque<Slow>>,
     /// Slow requests, those that were not kept included.
     seen: AtomicU64,
@@ -45,43 +45,39 @@ pub struct SlowLog {
 impl SlowLog {
     /// Keeps what takes `threshold` or longer; nothing if that is zero.
     pub fn new(threshold: Duration) -> SlowLog {
-        let nanos = u64::try_from(threshold.as_nanos()).unwrap_or(u64::MAX);
-        SlowLog {
-            threshold: if nanos == 0 { u64::MAX } else { nanos },
+        let log = SlowLog {
+            threshold: AtomicU64::new(u64::MAX),
             kept: Mutex::default(),
             seen: AtomicU64::new(0),
             told: AtomicU64::new(0),
             last_line: AtomicU64::new(0),
-        }
+        };
+        log.set_threshold(threshold);
+        log
+    }
+
+    /// Keeps what takes so long or longer from now on; nothing if that is zero.
+    pub fn set_threshold(&self, threshold: Duration) {
+        let nanos = u64::try_from(threshold.as_nanos()).unwrap_or(u64::MAX);
+        self.threshold.store(if nanos == 0 { u64::MAX } else { nanos }, Ordering::Relaxed);
     }
 
     /// Whether a request that took so long comes here.
     pub fn is_slow(&self, took: Duration) -> bool {
-        took.as_nanos() >= u128::from(self.threshold)
+        took.as_nanos() >= u128::from(self.threshold.load(Ordering::Relaxed))
     }
 
-    /// Keeps a slow request; returns a line for people if one is due.
-    pub fn keep(&self, slow: Slow) -> Option<String> {
+    /// Keeps a slow request; if a line about it is due, returns how many were seen since the last one, besides this.
+    pub fn keep(&self, slow: Slow) -> Option<u64> {
         let seen = self.seen.fetch_add(1, Ordering::Relaxed) + 1;
-        let line = self.is_due(slow.at).then(|| {
-            let more = seen - self.told.swap(seen, Ordering::Relaxed) - 1;
-            let more = if more > 0 { format!("; {more} more since the last line") } else { String::new() };
-            format!(
-                "{}: slow: {:?} of {} bytes at {} took {} ms{more}",
-                slow.volume,
-                slow.kind,
-                slow.len,
-                slow.offset,
-                slow.nanos / 1_000_000
-            )
-        });
+        let more = self.is_due(slow.at).then(|| seen - self.told.swap(seen, Ordering::Relaxed) - 1);
         if let Some(mut kept) = self.kept.try_lock() {
             if kept.len() == SLOW_KEPT {
                 kept.pop_front();
             }
             kept.push_back(slow);
         }
-        line
+        more
     }
 
     /// Whether the last line was long enough ago; one of those who ask at the same time is told so.
@@ -101,8 +97,9 @@ impl SlowLog {
     pub fn note(&self, volume: &str, kind: Kind, offset: u64, len: u64, took: Duration) {
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let slow = Slow { at: time::now(), volume: volume.to_string(), kind, offset, len, nanos };
-        if let Some(line) = self.keep(slow) {
-            eprintln!("archipelago: {line}");
+        if let Some(more) = self.keep(slow) {
+            let op = format!("{kind:?}").to_lowercase();
+            tracing::warn!(volume, op, offset, bytes = len, millis = nanos / 1_000_000, more, "slow request");
         }
     }
 }
@@ -136,11 +133,9 @@ mod tests {
     #[test]
     fn lines_are_rare_and_say_what_was_left_out() {
         let log = SlowLog::new(Duration::from_millis(10));
-        let first = log.keep(slow(100, 8192)).unwrap();
-        assert_eq!(first, "disk-1: slow: Write of 4096 bytes at 8192 took 1234 ms");
+        assert_eq!(log.keep(slow(100, 8192)), Some(0));
         assert_eq!((0..50).filter_map(|n| log.keep(slow(100, n))).count(), 0);
-        let next = log.keep(slow(100 + SLOW_TOLD.as_secs(), 0)).unwrap();
-        assert!(next.ends_with("; 50 more since the last line"), "{next}");
+        assert_eq!(log.keep(slow(100 + SLOW_TOLD.as_secs(), 0)), Some(50));
         assert!(log.keep(slow(3, 0)).is_some(), "the clock went back");
     }
 }

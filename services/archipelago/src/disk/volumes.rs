@@ -74,6 +74,11 @@ impl StoreExports {
         StoreExports { shared, default }
     }
 
+    /// The gauges of what is open.
+    pub fn gauges(&self) -> &Gauges {
+        &self.shared.gauges
+    }
+
     /// Ends every wait for a limit, of now and later: to be called when the server begins to stop.
     pub fn end_waits(&self) {
         self.shared.gauges.stop();
@@ -249,7 +254,7 @@ impl Shared {
         let _changing = Changing { shared: self, id, then: None };
         if let Err(error) = served.close() {
             // There is no connection left to tell. What a client was told is durable was flushed before.
-            eprintln!("archipelago: a disk was closed with an error: {error}");
+            tracing::error!(id, %error, "a disk was closed with an error");
         }
     }
 }

@@ -76,7 +76,7 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         if let Err(error) = self.end() {
-            eprintln!("archipelago: unmount {}: {error}", self.path.display());
+            tracing::error!(path = %self.path.display(), %error, "unmounting failed");
         }
     }
 }

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::limits::SOCKET_LOCK_TIME;
@@ -44,6 +45,20 @@ impl fmt::Display for Endpoint {
     }
 }
 
+impl Endpoint {
+    /// Refuses an address that other machines can reach, unless clients are asked who they are or that was allowed.
+    pub fn check(&self, authenticated: bool) -> Result<(), ListenError> {
+        match self {
+            Endpoint::Tcp { address, allow_remote }
+                if !(address.ip().to_canonical().is_loopback() || authenticated || *allow_remote) =>
+            {
+                Err(ListenError::Remote(*address))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Why a server does not listen.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
@@ -76,6 +91,7 @@ pub enum ListenError {
 pub struct Listener {
     socket: Socket,
     endpoint: Endpoint,
+    closed: AtomicBool,
 }
 
 enum Socket {
@@ -90,18 +106,17 @@ impl Listener {
         match endpoint {
             Endpoint::Unix { path, mode } => {
                 let (listener, file) = bind_unix(path, *mode)?;
-                Ok(Listener { socket: Socket::Unix(listener, file), endpoint: endpoint.clone() })
+                let (socket, closed) = (Socket::Unix(listener, file), AtomicBool::new(false));
+                Ok(Listener { socket, endpoint: endpoint.clone(), closed })
             }
             Endpoint::Tcp { address, allow_remote } => {
-                if !(address.ip().to_canonical().is_loopback() || authenticated || *allow_remote) {
-                    return Err(ListenError::Remote(*address));
-                }
+                endpoint.check(authenticated)?;
                 let fail = |op, source| ListenError::Io { endpoint: address.to_string(), op, source };
                 let listener = TcpListener::bind(address).map_err(|e| fail("listen", e))?;
                 // With port 0 the system chose one.
                 let address = listener.local_addr().map_err(|e| fail("read the address", e))?;
                 let endpoint = Endpoint::Tcp { address, allow_remote: *allow_remote };
-                Ok(Listener { socket: Socket::Tcp(listener), endpoint })
+                Ok(Listener { socket: Socket::Tcp(listener), endpoint, closed: AtomicBool::new(false) })
             }
         }
     }
@@ -126,8 +141,14 @@ impl Listener {
         }
     }
 
+    /// Whether [`Listener::close`] was called.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
     /// Ends listening: wakes [`Listener::accept`], and removes the socket file if it is still this one's.
     pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
         shutdown_listener(self.fd());
         if let (Socket::Unix(_, ours), Endpoint::Unix { path, .. }) = (&self.socket, &self.endpoint)
             && fs::symlink_metadata(path).is_ok_and(|m| (m.dev(), m.ino()) == *ours)
@@ -142,6 +163,35 @@ impl Listener {
             Socket::Unix(listener, _) => listener.as_fd(),
             Socket::Tcp(listener) => listener.as_fd(),
         }
+    }
+}
+
+/// Listeners that are to replace those of a server, which serves on them once all are there. Closed if it does not come to that.
+#[derive(Default)]
+pub struct Fresh(Vec<Listener>);
+
+impl Fresh {
+    /// Begins to listen at all of these, or at none.
+    pub fn bind<'a>(
+        endpoints: impl IntoIterator<Item = &'a Endpoint>,
+        authenticated: bool,
+    ) -> Result<Fresh, ListenError> {
+        let mut fresh = Fresh::default();
+        for endpoint in endpoints {
+            fresh.0.push(Listener::bind(endpoint, authenticated)?);
+        }
+        Ok(fresh)
+    }
+
+    /// The listeners, in the order of what they were bound to.
+    pub fn take(mut self) -> Vec<Listener> {
+        std::mem::take(&mut self.0)
+    }
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        self.0.iter().for_each(Listener::close);
     }
 }
 

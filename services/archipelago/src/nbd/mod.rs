@@ -44,10 +44,11 @@ pub mod wire;
 pub use crate::disk::device::{Device, DeviceResult, Errno, ExportError, Exports, Extent};
 pub use crate::disk::volumes::StoreExports;
 pub(crate) use buffer::share_heaps;
+pub use listen::Fresh;
 pub(crate) use listen::Listener;
 pub(crate) use listen::bound_at;
 pub use listen::{DEFAULT_SOCKET_MODE, Endpoint, ListenError};
 #[cfg(feature = "fuzzing")]
 pub(crate) use server::serve_one;
-pub use server::{Server, ServerOptions, Stopped};
+pub use server::{Change, Server, ServerOptions, Stopped};
 pub(crate) use socket::Stream;

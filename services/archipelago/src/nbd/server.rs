@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::channel::Channel;
 use super::handshake::{Terms, negotiate};
 use super::limits;
-use super::listen::{Endpoint, ListenError, Listener};
+use super::listen::{Endpoint, Fresh, ListenError, Listener};
 use super::negotiate::{Refusal, Session};
 use super::socket::Stream;
 use super::tls;
@@ -61,12 +61,30 @@ pub struct Stopped {
 /// A running server. Stopped when dropped.
 pub struct Server {
     shared: Arc<Shared>,
-    listeners: Vec<(Arc<Listener>, Option<JoinHandle<()>>)>,
+    listeners: Vec<Listening>,
+}
+
+/// A socket to connect to.
+struct Listening {
+    /// As it was asked for: with port 0 if any would do.
+    asked: Endpoint,
+    listener: Arc<Listener>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Where a server is to listen from now on, and with which encryption, prepared so far that nothing of it can be refused any more.
+pub struct Change {
+    stay: Vec<Endpoint>,
+    added: Vec<Endpoint>,
+    fresh: Fresh,
+    tls: Option<tls::Config>,
 }
 
 struct Shared {
     exports: Arc<dyn Exports>,
     options: ServerOptions,
+    /// That of the options, until another takes its place. A connection keeps that with which it began.
+    tls: RwLock<Option<tls::Config>>,
     stopping: AtomicBool,
     spinners: Spinners,
     open: Mutex<Open>,
@@ -93,6 +111,7 @@ impl Server {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let shared = Arc::new(Shared {
             exports,
+            tls: RwLock::new(options.tls.clone()),
             options,
             stopping: AtomicBool::new(false),
             spinners: Spinners::new(processors),
@@ -102,21 +121,52 @@ impl Server {
         });
         // From the first listener on, leaving early drops the server, which closes what is open.
         let mut server = Server { shared, listeners: Vec::new() };
-        let authenticated = server.shared.options.tls.as_ref().is_some_and(tls::Config::asks_clients);
-        for endpoint in endpoints {
-            server.listeners.push((Arc::new(Listener::bind(endpoint, authenticated)?), None));
-        }
-        for (listener, thread) in &mut server.listeners {
-            let (shared, its) = (Arc::clone(&server.shared), Arc::clone(listener));
+        let tls = server.shared.options.tls.clone();
+        let change = server.prepare(endpoints, tls)?;
+        server.apply(change)?;
+        Ok(server)
+    }
+
+    /// Begins to listen where it does not yet, so that [`Server::apply`] can go over to these endpoints and this encryption. Nothing is different
+    /// if this fails, or the change is dropped.
+    pub fn prepare(&self, endpoints: &[Endpoint], tls: Option<tls::Config>) -> Result<Change, ListenError> {
+        let authenticated = tls.as_ref().is_some_and(tls::Config::asks_clients);
+        endpoints.iter().try_for_each(|endpoint| endpoint.check(authenticated))?;
+        let there = |endpoint: &&Endpoint| self.listeners.iter().any(|listening| listening.asked == **endpoint);
+        let (stay, added): (Vec<&Endpoint>, Vec<&Endpoint>) = endpoints.iter().partition(there);
+        let fresh = Fresh::bind(added.iter().copied(), authenticated)?;
+        Ok(Change {
+            stay: stay.into_iter().cloned().collect(),
+            added: added.into_iter().cloned().collect(),
+            fresh,
+            tls,
+        })
+    }
+
+    /// Goes over to what was prepared. Clients that are connected stay, also those that came by an endpoint that is gone.
+    pub fn apply(&mut self, change: Change) -> Result<(), ListenError> {
+        let Change { stay, added, fresh, tls } = change;
+        *self.shared.tls.write() = tls;
+        let (stay, gone) = std::mem::take(&mut self.listeners).into_iter().partition(|l| stay.contains(&l.asked));
+        self.listeners = stay;
+        close(gone);
+        for (asked, listener) in added.into_iter().zip(fresh.take()) {
+            let listener = Arc::new(listener);
+            let (shared, its) = (Arc::clone(&self.shared), listener.clone());
             let spawned =
                 std::thread::Builder::new().name("nbd-accept".to_string()).spawn(move || accept(&shared, &its));
-            *thread = Some(spawned.map_err(|source| ListenError::Io {
-                endpoint: listener.endpoint().to_string(),
-                op: "start a thread",
-                source,
-            })?);
+            let (thread, failed) = match spawned {
+                Ok(thread) => (Some(thread), None),
+                Err(source) => (None, Some(source)),
+            };
+            // Without a thread it is closed with the others.
+            let endpoint = listener.endpoint().to_string();
+            self.listeners.push(Listening { asked, listener, thread });
+            if let Some(source) = failed {
+                return Err(ListenError::Io { endpoint, op: "start a thread", source });
+            }
         }
-        Ok(server)
+        Ok(())
     }
 
     /// Serves who is at the other end of a socket, besides those who connect.
@@ -126,12 +176,18 @@ impl Server {
 
     /// Where the server listens, with the ports that the system chose.
     pub fn endpoints(&self) -> Vec<Endpoint> {
-        self.listeners.iter().map(|(listener, _)| listener.endpoint().clone()).collect()
+        self.listeners.iter().map(|listening| listening.listener.endpoint().clone()).collect()
     }
 
     /// Connections that there are now.
     pub fn connections(&self) -> usize {
         self.shared.open.lock().streams.len()
+    }
+
+    /// Counts the connections for somebody who may outlive the server.
+    pub fn census(&self) -> impl Fn() -> usize + Send + Sync + 'static {
+        let shared = Arc::downgrade(&self.shared);
+        move || shared.upgrade().map_or(0, |shared| shared.open.lock().streams.len())
     }
 
     /// Stops: no new connections; requests that were received are answered, later ones get `ESHUTDOWN`; devices are
@@ -143,14 +199,7 @@ impl Server {
     fn stop_now(&mut self) -> Stopped {
         let shared = &self.shared;
         shared.stopping.store(true, Ordering::Release);
-        for (listener, thread) in &mut self.listeners {
-            listener.close();
-            if let Some(thread) = thread.take() {
-                // It panics only if it cannot go on; there is nothing left for it to do.
-                let _ = thread.join();
-            }
-        }
-        self.listeners.clear();
+        close(std::mem::take(&mut self.listeners));
         let mut open = shared.open.lock();
         open.shutdown(Shutdown::Read);
         shared.wait_until_none(&mut open);
@@ -190,7 +239,18 @@ impl Shared {
         let mut noted = self.noted.lock();
         if noted.is_none_or(|last| last.elapsed() >= limits::NOTE_PAUSE) {
             *noted = Some(Instant::now());
-            eprintln!("archipelago: {peer}: TLS failed: {error}");
+            tracing::warn!(peer, %error, "TLS failed");
+        }
+    }
+}
+
+/// Ends listening at these.
+fn close(listeners: Vec<Listening>) {
+    for Listening { listener, thread, .. } in listeners {
+        listener.close();
+        if let Some(thread) = thread {
+            // It panics only if it cannot go on; there is nothing left for it to do.
+            let _ = thread.join();
         }
     }
 }
@@ -199,7 +259,7 @@ impl Shared {
 fn accept(shared: &Arc<Shared>, listener: &Listener) {
     loop {
         let accepted = listener.accept();
-        if shared.stopping.load(Ordering::Acquire) {
+        if shared.stopping.load(Ordering::Acquire) || listener.is_closed() {
             return;
         }
         let admitted = accepted.and_then(|stream| admit(shared, stream));
@@ -275,13 +335,13 @@ fn greet(registered: Registered, stream: Arc<Stream>, full: bool) {
     };
     let time = if full { limits::REFUSAL_TIME } else { options.negotiation_time };
     let tls = match &*stream {
-        Stream::Tcp(_) => options.tls.as_ref(),
+        Stream::Tcp(_) => shared.tls.read().clone(),
         Stream::Unix(_) => None,
     };
     let peer = stream.peer();
     let terms = Terms {
         exports: &*shared.exports,
-        tls,
+        tls: tls.as_ref(),
         deadline: Instant::now() + time,
         refusal: &refusal,
         failed_tls: &|error| shared.note_tls(&peer, error),

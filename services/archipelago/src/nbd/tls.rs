@@ -63,7 +63,7 @@ impl std::fmt::Debug for Config {
 }
 
 impl Config {
-    /// Reads the files. They are read once: a server is started anew for new ones.
+    /// Reads the files, as they are now: [`Server::prepare`](super::Server::prepare) takes a configuration that was read later.
     pub fn load(files: &Files) -> Result<Config, TlsError> {
         let content = |path: &Path, reason: String| TlsError::Content { path: path.to_path_buf(), reason };
         let provider = Arc::new(rustls::crypto::ring::default_provider());

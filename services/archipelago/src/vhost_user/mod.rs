@@ -34,4 +34,4 @@ mod server;
 mod session;
 mod worker;
 
-pub use server::{Attachment, Server};
+pub use server::{Attachment, Change, Server};

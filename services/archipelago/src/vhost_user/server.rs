@@ -15,7 +15,7 @@ use super::message;
 use super::session::Session;
 use crate::disk::device::{Device, Exports};
 use crate::disk::spin::Spinners;
-use crate::nbd::{Endpoint, ListenError, Listener, Stream};
+use crate::nbd::{Endpoint, Fresh, ListenError, Listener, Stream};
 
 /// Wait after an accept that failed, before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -32,8 +32,22 @@ pub struct Attachment {
 /// A running server. Stopped when dropped.
 pub struct Server {
     shared: Arc<Shared>,
-    listeners: Vec<(Arc<Listener>, Option<JoinHandle<()>>)>,
+    listeners: Vec<Listening>,
     watch: Option<JoinHandle<()>>,
+}
+
+/// A socket to connect to.
+struct Listening {
+    attachment: Attachment,
+    listener: Arc<Listener>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What a server is to attach from now on, prepared so far that nothing of it can be refused any more.
+pub struct Change {
+    stay: Vec<Attachment>,
+    added: Vec<Attachment>,
+    fresh: Fresh,
 }
 
 struct Shared {
@@ -57,9 +71,6 @@ struct Attached {
 impl Server {
     /// Listens at all attachments, or at none if one of them fails.
     pub fn start(exports: Arc<dyn Exports>, attachments: &[Attachment]) -> Result<Server, ListenError> {
-        let bound =
-            attachments.iter().map(|a| Listener::bind(&a.endpoint, false).map(|l| (Arc::new(l), a.name.clone())));
-        let bound = bound.collect::<Result<Vec<_>, _>>()?;
         let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
         let shared = Arc::new(Shared {
             exports,
@@ -69,15 +80,53 @@ impl Server {
             changed: Condvar::new(),
         });
         let mut server = Server { shared: shared.clone(), listeners: Vec::new(), watch: None };
-        let failed = |source| ListenError::Io { endpoint: "vhost-user".into(), op: "start a thread", source };
-        for (listener, name) in bound {
-            let (theirs, shared) = (listener.clone(), shared.clone());
-            let thread = Builder::new().name("vhost-user".into()).spawn(move || shared.accept(&theirs, &name));
-            server.listeners.push((listener, Some(thread.map_err(failed)?)));
-        }
-        let watch = Builder::new().name("vhost-sizes".into()).spawn(move || shared.watch()).map_err(failed)?;
+        let change = server.prepare(attachments)?;
+        server.apply(change)?;
+        let watch = Builder::new().name("vhost-sizes".into()).spawn(move || shared.watch()).map_err(no_thread)?;
         server.watch = Some(watch);
         Ok(server)
+    }
+
+    /// Begins to listen where it does not yet, so that [`Server::apply`] can go over to these attachments. Nothing is different if this fails, or the
+    /// change is dropped. A socket cannot go over from one disk to another at once.
+    pub fn prepare(&self, attachments: &[Attachment]) -> Result<Change, ListenError> {
+        let there = |attachment: &&Attachment| self.listeners.iter().any(|one| one.attachment == **attachment);
+        let (stay, added): (Vec<&Attachment>, Vec<&Attachment>) = attachments.iter().partition(there);
+        let fresh = Fresh::bind(added.iter().map(|attachment| &attachment.endpoint), false)?;
+        Ok(Change { stay: stay.into_iter().cloned().collect(), added: added.into_iter().cloned().collect(), fresh })
+    }
+
+    /// Goes over to what was prepared. A front end that is connected keeps its disk until it leaves.
+    pub fn apply(&mut self, change: Change) -> Result<(), ListenError> {
+        let Change { stay, added, fresh } = change;
+        let listeners = std::mem::take(&mut self.listeners);
+        let (stay, gone): (Vec<_>, Vec<_>) = listeners.into_iter().partition(|one| stay.contains(&one.attachment));
+        self.listeners = stay;
+        for one in gone {
+            one.listener.close();
+            // Its thread may be with a front end for as long as that stays; a stop ends its connection like the others.
+        }
+        for (attachment, listener) in added.into_iter().zip(fresh.take()) {
+            let listener = Arc::new(listener);
+            let (theirs, shared, name) = (listener.clone(), self.shared.clone(), attachment.name.clone());
+            let spawned = Builder::new().name("vhost-user".into()).spawn(move || shared.accept(&theirs, &name));
+            let (thread, failed) = match spawned {
+                Ok(thread) => (Some(thread), None),
+                Err(source) => (None, Some(source)),
+            };
+            // Without a thread it is closed with the others.
+            self.listeners.push(Listening { attachment, listener, thread });
+            if let Some(source) = failed {
+                return Err(no_thread(source));
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts the front ends for somebody who may outlive the server.
+    pub fn census(&self) -> impl Fn() -> usize + Send + Sync + 'static {
+        let shared = Arc::downgrade(&self.shared);
+        move || shared.upgrade().map_or(0, |shared| shared.attached.lock().len())
     }
 
     /// Front ends that are connected.
@@ -93,9 +142,7 @@ impl Server {
 
     fn end(&mut self) -> Vec<String> {
         self.shared.stopping.store(true, Ordering::Release);
-        for (listener, _) in &self.listeners {
-            listener.close();
-        }
+        self.listeners.iter().for_each(|one| one.listener.close());
         let deadline = Instant::now() + STOP_GRACE;
         let mut attached = self.shared.attached.lock();
         attached.iter().for_each(|a| drop(a.socket.shutdown(Shutdown::Both)));
@@ -106,7 +153,7 @@ impl Server {
             }
         }
         drop(attached);
-        let threads = self.listeners.iter_mut().filter_map(|(_, thread)| thread.take()).chain(self.watch.take());
+        let threads = self.listeners.iter_mut().filter_map(|one| one.thread.take()).chain(self.watch.take());
         threads.for_each(|thread| drop(thread.join()));
         Vec::new()
     }
@@ -121,23 +168,27 @@ impl Drop for Server {
     }
 }
 
+fn no_thread(source: io::Error) -> ListenError {
+    ListenError::Io { endpoint: "vhost-user".into(), op: "start a thread", source }
+}
+
 impl Shared {
     fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }
 
     fn accept(&self, listener: &Listener, name: &str) {
-        while !self.is_stopping() {
+        while !self.is_stopping() && !listener.is_closed() {
             match listener.accept() {
                 Ok(Stream::Unix(socket)) => {
                     if let Err(error) = self.serve(socket, name)
                         && !self.is_stopping()
                     {
-                        eprintln!("archipelago: vhost-user: {name}: {error}");
+                        tracing::warn!(volume = name, %error, "vhost-user: the connection ended");
                     }
                 }
                 Ok(Stream::Tcp(_)) => {}
-                Err(_) if self.is_stopping() => {}
+                Err(_) if self.is_stopping() || listener.is_closed() => {}
                 Err(_) => std::thread::sleep(ACCEPT_PAUSE),
             }
         }

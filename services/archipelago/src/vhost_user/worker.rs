@@ -107,10 +107,8 @@ fn run(mut work: Work, stop: &Stop) -> u16 {
     let spinners = work.spinners.clone();
     let mut spin = Spin::new(&spinners, SPIN);
     if let Err(broken) = serve(&mut work, stop, &mut spin) {
-        eprintln!(
-            "archipelago: vhost-user: {}: {broken}; the queue stays as it is until the guest resets it",
-            work.name
-        );
+        let volume = &work.name;
+        tracing::error!(%volume, reason = %broken, "vhost-user: the queue stays as it is until the guest resets it");
         work.err.iter().for_each(|fd| notify(fd));
     }
     work.ring.next_available()

@@ -16,6 +16,7 @@ mod inspect;
 mod limit;
 mod original;
 mod orphans;
+mod reload;
 mod scrub;
 mod serve;
 mod shell;
@@ -62,6 +63,7 @@ pub fn run(context: &mut Context, command: Command) -> Result<(), Failure> {
         Command::Send(args) => transfer::send(context, &args),
         Command::Receive(args) => transfer::receive(context, &args),
         Command::Serve(args) => serve::run(context, &args),
+        Command::Reload(args) => reload::run(context, &args),
         Command::Map(args) => attach::map(context, &args),
         Command::Unmap(args) => attach::unmap(context, &args),
         Command::Showmapped(args) => attach::showmapped(context, &args),

@@ -1,82 +1,90 @@
-//! `serve`: the node daemon. Opens the store, serves its volumes as network block devices and to virtual machines, stops in good
-//! order.
+//! `serve`: the node daemon. Opens the store, serves its volumes as network block devices and to virtual machines, reads its configuration
+//! again when it is asked to, stops in good order.
+//!
+//! | File | Its job |
+//! |---|---|
+//! | `plan` | what is to be done, by flags and configuration |
+//! | `running` | what does it, and how it goes over to another plan |
+//! | `events` | signals, and questions of other processes |
+
+mod events;
+mod plan;
+mod running;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use archipelago_core::Location;
 use serde_json::json;
-use signal_hook::flag;
-use signal_hook::iterator::Signals;
+use tracing::info;
 
-use super::super::Context;
+use self::events::{Event, Events};
+pub use self::events::{Question, Reloaded};
+use self::plan::Plan;
+use self::running::Running;
 use super::super::args::Serve;
 use super::super::exit::Failure;
-use super::super::interrupt::SIGNALS;
-use crate::collector::Collector;
-use crate::config::{Config, EVERY};
+use super::super::{Context, note};
+use crate::config::{self, Config, EVERY};
 use crate::disk::gauges::Policy;
-use crate::disk::volumes::StoreExports;
-use crate::hasher::{HashPlan, Hasher};
-use crate::nbd::{Endpoint, Server, ServerOptions, tls};
-use crate::scrubber::Scrubber;
-use crate::vhost_user::{self, Attachment};
+use crate::hasher::HashPlan;
+use crate::log;
+use crate::nbd::{Endpoint, tls};
+use crate::notify::Manager;
+use crate::vhost_user::Attachment;
 
 /// Milliseconds from which on a request is slow, unless the configuration says otherwise: a disk that works does none.
 const SLOW_IO: u64 = 1000;
 
 /// `serve`
 pub fn run(context: &mut Context, args: &Serve) -> Result<(), Failure> {
-    let addresses = if args.nbd.is_empty() { context.config().nbd.clone() } else { args.nbd.clone() };
-    let endpoints = addresses.iter().map(|text| endpoint(text, args)).collect::<Result<Vec<_>, _>>()?;
-    let attached =
-        if args.vhost_user.is_empty() { context.config().vhost_user.clone() } else { args.vhost_user.clone() };
-    let attachments = attached.iter().map(|text| attachment(text, args)).collect::<Result<Vec<_>, _>>()?;
-    if endpoints.is_empty() && attachments.is_empty() {
-        let reason = "nothing to serve; use --nbd unix:/PATH or --nbd tcp:127.0.0.1:10809, or --vhost-user unix:/PATH=NAME, or set \
-                      serve.nbd or serve.vhost_user in the configuration";
-        return Err(Failure::Usage(reason.into()));
-    }
-    let tls = tls_files(args, context.config())?.map(|files| tls::Config::load(&files)).transpose()?;
+    let plan = Plan::new(args, context.config())?;
+    log::set(plan.log);
     crate::nbd::share_heaps();
     // Before anything is announced: a signal that comes as soon as we are ready must find its handler.
-    let mut signals = watch_signals()?;
+    let events = Events::begin()?;
+    let manager = Manager::from_environment();
     let store = context.store()?;
-    let policy = Policy { standby: args.standby, ..policy(context.config()) };
-    let exports = Arc::new(StoreExports::with_policy(store.clone(), None, policy));
-    for attachment in &attachments {
-        // A wrong name is said now, and not to a guest later.
-        store.info(&attachment.name)?;
-    }
-    let machines = vhost_user::Server::start(exports.clone(), &attachments)?;
-    let encrypted = tls.is_some();
-    let server = Server::start(exports.clone(), &endpoints, ServerOptions { tls, ..ServerOptions::default() })?;
+    let backend = match context.location()? {
+        Location::File(_) => "file",
+        Location::Rados(_) => "rados",
+    };
+    let (encrypted, attachments) = (plan.tls.is_some(), plan.attachments.clone());
+    let mut running = Running::start(store.clone(), backend, plan)?;
+    events.answer_for(&store, &running.exports);
+    drop(store);
     let pid_file = args.pid_file.as_ref().or(context.config().pid_file.as_ref());
     let _pid_file = pid_file.map(|path| PidFile::create(path)).transpose()?;
-    let uris: Vec<String> = server.endpoints().iter().map(|endpoint| uri(endpoint, encrypted)).collect();
+    let uris: Vec<String> = running.endpoints().iter().map(|endpoint| uri(endpoint, encrypted)).collect();
+    if let Some(endpoint) = running.metrics() {
+        info!(%endpoint, "figures are at /metrics");
+    }
     announce(context, args, &uris, &attachments)?;
-    let hasher = plan(args, context.config()).map(|plan| Hasher::start(store.clone(), plan)).transpose()?;
-    let collector = Collector::start(store.clone(), context.config())?;
-    let scrubber = Scrubber::start(store, context.config(), args.scrub_rate)?;
+    manager.ready();
 
-    let signal = signals.forever().next();
-    if let Some(signal) = signal {
-        context.note(&format!("signal {signal}: finishing what is in flight; a second one ends at once"));
+    let file = context.config_file().map(Path::to_path_buf);
+    loop {
+        match events.next(manager.pause()) {
+            None => manager.alive(),
+            Some(Event::Reload(asker)) => {
+                manager.reloading();
+                let read = || Plan::new(args, &config::load(file.as_deref(), &mut |warning| note(&warning))?);
+                let outcome = running.reload(read).map_err(|failure| failure.to_string());
+                // Who asked may have given up.
+                asker.map(|asker| asker.send(outcome));
+                manager.ready();
+            }
+            Some(Event::Stop(signal)) => {
+                info!(signal, "finishing what is in flight; a second signal ends at once");
+                break;
+            }
+        }
     }
-    drop((hasher, collector, scrubber));
-    exports.end_waits();
-    drop(exports);
-    for name in machines.stop() {
-        context.note(&format!("{name}: requests of a virtual machine did not end in time"));
-    }
-    let stopped = server.stop();
-    if stopped.cut > 0 {
-        context.note(&format!("{} clients did not finish in time and were cut off", stopped.cut));
-    }
+    manager.stopping();
+    running.stop();
     Ok(())
 }
 
@@ -91,20 +99,9 @@ pub(super) fn policy(config: &Config) -> Policy {
 }
 
 /// How snapshots are hashed in the background. Not at all unless it is asked for: everything is read once for it.
-fn plan(args: &Serve, config: &Config) -> Option<HashPlan> {
+fn hash_plan(args: &Serve, config: &Config) -> Option<HashPlan> {
     let interval = args.hash_interval.or(config.hash_interval).unwrap_or(0);
     HashPlan::new(interval, args.hash_rate.or(config.hash_rate), args.hash_age.or(config.hash_age))
-}
-
-/// The first signal arrives in the iterator, the second ends the process.
-fn watch_signals() -> Result<Signals, Failure> {
-    let failed = |e| Failure::host("register", "a signal handler", e);
-    let asked = Arc::new(AtomicBool::new(false));
-    for signal in SIGNALS {
-        flag::register_conditional_shutdown(signal, 128 + signal, asked.clone()).map_err(failed)?;
-        flag::register(signal, asked.clone()).map_err(failed)?;
-    }
-    Signals::new(SIGNALS).map_err(failed)
 }
 
 /// Reads `unix:/PATH` or `tcp:ADDRESS:PORT`.
@@ -231,7 +228,7 @@ impl Drop for PidFile {
 mod tests {
     use super::*;
 
-    fn args() -> Serve {
+    pub fn args() -> Serve {
         Serve {
             nbd: vec![],
             vhost_user: vec![],
@@ -247,6 +244,10 @@ mod tests {
             hash_rate: None,
             hash_age: None,
             standby: None,
+            metrics: None,
+            metrics_allow_remote: false,
+            log_format: None,
+            log_level: None,
         }
     }
 
@@ -282,12 +283,12 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_configuration_and_nothing_is_hashed_unasked() {
-        assert_eq!(plan(&args(), &Config::default()), None);
+        assert_eq!(hash_plan(&args(), &Config::default()), None);
         let config = Config { hash_interval: Some(60), hash_rate: Some(7), ..Config::default() };
-        assert_eq!(plan(&args(), &config), HashPlan::new(60, Some(7), None));
+        assert_eq!(hash_plan(&args(), &config), HashPlan::new(60, Some(7), None));
         let flags = Serve { hash_interval: Some(5), hash_age: Some(9), ..args() };
-        assert_eq!(plan(&flags, &config), HashPlan::new(5, Some(7), Some(9)));
-        assert_eq!(plan(&Serve { hash_interval: Some(0), ..args() }, &config), None);
+        assert_eq!(hash_plan(&flags, &config), HashPlan::new(5, Some(7), Some(9)));
+        assert_eq!(hash_plan(&Serve { hash_interval: Some(0), ..args() }, &config), None);
     }
 
     #[test]
