@@ -166,9 +166,11 @@ impl Error {
             Error::InvalidName { .. } | Error::InvalidArgument(_) | Error::OutOfRange { .. } => libc::EINVAL,
             Error::ReadOnly(_) => libc::EROFS,
             Error::NotSnapshot(_) | Error::IsSnapshot(_) => libc::EPERM,
-            Error::OpenElsewhere { .. } | Error::Busy(_) | Error::GivenUp(_) | Error::Receiving(_) | Error::Cached(_) => {
-                libc::EBUSY
-            }
+            Error::OpenElsewhere { .. }
+            | Error::Busy(_)
+            | Error::GivenUp(_)
+            | Error::Receiving(_)
+            | Error::Cached(_) => libc::EBUSY,
             Error::NotOpen(_) => libc::EBADF,
             Error::NoSpace(_) => libc::ENOSPC,
             Error::Damaged { .. } | Error::Poisoned(_) => libc::EIO,

@@ -194,9 +194,9 @@ impl Gauges {
         table.open.values().for_each(|gauge| gauge.limiter.stop());
     }
 
-    /// What it was told when it started.
-    pub fn policy(&self) -> &Policy {
-        &self.policy
+    /// How to stand to volumes to begin with, if for them at all.
+    pub fn standby(&self) -> Option<Sharing> {
+        self.table.lock().policy.standby
     }
 
     /// Answers a question of another process.

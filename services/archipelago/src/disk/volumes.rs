@@ -177,7 +177,7 @@ impl Shared {
 
     /// How the server stands to a volume when it is opened; `None` if it stands by for none.
     fn sharing(&self, id: &str) -> Option<Sharing> {
-        let default = self.gauges.policy().standby?;
+        let default = self.gauges.standby()?;
         Some(self.told.lock().sharing.get(id).copied().unwrap_or(default))
     }
 
