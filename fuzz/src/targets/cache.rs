@@ -9,7 +9,7 @@ use crate::Target;
 
 /// A head, or a record of a cache: mode, then its bytes. Mode bit 0 says that it is a record, bit 1 puts the checksum of a head right.
 pub const CACHE_LOG: Target =
-    Target { name: "cache_log", check: cache_log, seeds: seeds, max_len: 1 + 2 * ATOM, memory: 16 << 10, cost: 1 };
+    Target { name: "cache_log", check: cache_log, seeds, max_len: 1 + 2 * ATOM, memory: 16 << 10, cost: 1 };
 
 fn cache_log(input: &[u8]) {
     let (mode, bytes) = mode(input);

@@ -1,5 +1,6 @@
 //! Headers of maps, with the inline root that opening a map decodes.
 
+use archipelago_core::format::cached::Cached;
 use archipelago_core::format::header::{Header, Kind, LogPos, LogStart, Root, SealedRange};
 use archipelago_core::format::node::{Entry, Node, Pointer};
 use archipelago_core::format::relations::{Group, Received, Transfer};
@@ -51,6 +52,7 @@ pub(super) fn plain() -> Header {
         received: Received::No,
         group: Group::No,
         labels: Labels::default(),
+        cached: None,
     }
 }
 
@@ -73,6 +75,7 @@ fn seeds() -> Vec<Vec<u8>> {
     let labels = Labels::default().with(&[("a", Some("1")), ("b.c", Some("ä 2"))]).expect("sound labels");
     [
         Header { labels, ..plain() },
+        Header { cached: Some(Cached::new(7, "node-2")), ..plain() },
         Header { received: Received::Partly(Box::new(transfer)), ..plain() },
         Header { kind: Kind::Snapshot, received: Received::From(identity), ..plain() },
         Header { kind: Kind::Snapshot, group: Group::Member(VolumeId(3)), ..plain() },

@@ -104,8 +104,8 @@ mod tests {
             let before = index.len();
             index.insert(from as u64, Piece { end: end as u64, seq, at });
             assert!(index.len() <= before + 2);
-            for byte in from..end {
-                model[byte] = Some((seq, at.map(|at| at + (byte - from) as u64)));
+            for (byte, newest) in model[from..end].iter_mut().enumerate() {
+                *newest = Some((seq, at.map(|at| at + byte as u64)));
             }
             records.push((from, end, seq));
             if next(3) > 0 {
