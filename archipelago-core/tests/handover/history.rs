@@ -56,8 +56,6 @@ pub struct History {
     pub events: Vec<Event>,
     /// By process.
     pub deaths: HashMap<u64, Death>,
-    /// Since when processes stood still that were fenced meanwhile. What was done before, they may say later.
-    pub stood: HashMap<u64, u64>,
     /// A process that is killed may lose what it did not flush.
     pub kills_lose: bool,
 }
@@ -129,11 +127,7 @@ impl History {
 
     /// Until when a process certainly had the volume for a request. `None`: it is not known to have had it at all.
     fn had_until(&self, event: &Event) -> Option<u64> {
-        let stood = self.stood.get(&event.process).copied().unwrap_or(u64::MAX);
         match (&event.ended, self.deaths.get(&event.process)) {
-            (Some((at, Ok(_))), _) if event.held? <= stood => Some(stood.min(*at)),
-            // It believes that it has it, until a request fails.
-            (Some((_, Err(_))) | None, _) if event.held? > stood => None,
             // Who was fenced learns it by an error.
             (Some((at, Ok(_))), _) => Some(*at),
             (Some((_, Err(_))), _) => event.held,
@@ -288,13 +282,6 @@ mod tests {
         let both = history(&[open, write(2, 8, 20, 30)]);
         assert!(died(both.clone(), 1, 25, 26).check().unwrap_err().contains("at once"));
         died(both, 1, 15, 26).check().unwrap();
-        // Who stands still, and is fenced, may say late that something was done before, and do nothing late.
-        let mut late = history(&[write(1, 7, 10, 45), write(2, 8, 20, 30)]);
-        late.stood.insert(1, 15);
-        late.check().unwrap();
-        late.events.push(write(1, 9, 40, 50));
-        late.events.push(write(2, 10, 45, 55));
-        assert!(late.check().unwrap_err().contains("at once"));
     }
 
     #[test]

@@ -25,8 +25,6 @@ struct Weather {
     stops: u64,
     /// A process that is killed may lose what it did not flush.
     kills_lose: bool,
-    /// A process that stands still loses the volume.
-    fences: bool,
 }
 
 struct Site {
@@ -89,24 +87,6 @@ impl Site {
             let kept = matches!(errno, libc::EBUSY | libc::ETIMEDOUT);
             assert!(kept && begun.elapsed() < PATIENCE, "process {at}: {text}");
         }
-    }
-
-    /// An owner that stands still for so long that it is fenced, and then goes on: nothing of what it does is done.
-    fn fence(&mut self) {
-        self.run(0, 1);
-        // More than it gets done.
-        self.processes[0].send("run 100000");
-        self.pause(Duration::from_millis(200));
-        self.processes[0].signal(libc::SIGSTOP);
-        self.history.stood.insert(self.processes[0].number, now());
-        // It finds a holder that is silent, and in the end one that is fenced.
-        self.run(1, 20);
-        self.processes[0].signal(libc::SIGCONT);
-        self.processes[1].send("run 100");
-        assert!(self.processes[0].answer().is_err(), "it was fenced, and says that all was done");
-        self.processes[1].answer().unwrap();
-        self.replace(0);
-        self.run(0, 20);
     }
 
     fn count(&mut self) -> u64 {
@@ -252,9 +232,6 @@ fn storm(location: Option<Location>, weather: &Weather) {
         counted += u64::from(user.is_some() && last.is_some() && user != last);
         last = user;
     }
-    if weather.fences {
-        site.fence();
-    }
     let history = site.end();
     let handovers = history.handovers();
     println!(
@@ -271,7 +248,7 @@ fn storm(location: Option<Location>, weather: &Weather) {
 
 #[test]
 fn no_write_is_lost_and_nobody_writes_twice_however_a_volume_changes_hands() {
-    storm(None, &Weather { kills: 12, stops: 12, kills_lose: false, fences: false });
+    storm(None, &Weather { kills: 12, stops: 12, kills_lose: false });
 }
 
 /// A process that was killed is given up after 20 s or more there, so there are fewer kills.
@@ -281,5 +258,5 @@ fn no_flushed_write_is_lost_and_nobody_writes_twice_in_a_cluster() {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
     let conf = std::env::var("ARCHIPELAGO_CEPH_CONF").expect("ARCHIPELAGO_CEPH_CONF is set, as make test-ceph does");
     let location = format!("rados:archipelago/handover-{since:x}?conf={conf}");
-    storm(Some(location.parse().unwrap()), &Weather { kills: 2, stops: 6, kills_lose: true, fences: true });
+    storm(Some(location.parse().unwrap()), &Weather { kills: 2, stops: 6, kills_lose: true });
 }
