@@ -139,15 +139,9 @@ class Node:
         """A socket of QEMU (`serial`, `monitor`, `qmp`), reached through the node's own root."""
         return f"/proc/{self.pid}/root/run/ganeti/kvm-hypervisor/ctrl/{instance}.{port}"
 
-    def free_devices(self):
-        """Takes away loop devices that are left over files of this cluster: only inside of a node their names are seen."""
-        listed = self.run("losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE")[1]
-        for device, over in (line.split(None, 1) for line in listed.splitlines() if " " in line):
-            if over.startswith(self._shared + "/"):
-                self.run("losetup", "-d", device)
-
     def stop(self):
-        """Ends everything inside, as a power cut does."""
+        """Ends everything inside, as a power cut does. Loop devices of the node do not outlive it, though they are the machine's."""
+        devices = self._devices() if self.pid is not None else []
         if self.pid is not None:
             os.kill(self.pid, signal.SIGKILL)  # the first process of the node: all others go with it
             self.pid = None
@@ -157,6 +151,15 @@ class Node:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+        for device in devices:
+            subprocess.run(["losetup", "-d", device], stderr=subprocess.DEVNULL, check=False)
+
+    def _devices(self):
+        """Loop devices over files of the node, and of nodes that a story made up: only as long as it runs the names of their files are seen."""
+        others = [f"{self._shared}/run/node{number}.{DOMAIN}/" for number in range(1, MAX_NODES + 1) if number != self.number]
+        listed = self.run("losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE")[1]
+        pairs = [line.split(None, 1) for line in listed.splitlines() if " " in line]
+        return [device for device, over in pairs if over.startswith(self._shared + "/") and not over.startswith(tuple(others))]
 
     def _inside(self, command):
         return ["nsenter", "-t", str(self.pid), "-m", "-u", "-n", "-p", "-r", "-w", "--", *command]
@@ -219,8 +222,6 @@ class Cluster:
 
     def stop(self):
         """Ends everything."""
-        if self.master.pid is not None:
-            self.master.free_devices()
         for node in reversed(self.nodes):
             node.stop()
 
