@@ -70,9 +70,7 @@ mod tests {
         assert!(figures.volumes[0].unfolded >= 4096 && figures.volumes[0].folds == 0, "{figures:?}");
         assert!(figures.cache.limit > 0 && figures.cache.bytes <= figures.cache.limit);
         volume.checkpoint().unwrap();
-        let after = store.figures();
-        assert_eq!(after.volumes[0].unfolded, 0);
-        assert!(after.cache.nodes > 0 && after.cache.bytes > 0, "{after:?}");
+        assert_eq!(store.figures().volumes[0].unfolded, 0);
         volume.close().unwrap();
         assert!(store.figures().volumes.is_empty());
         let space = store.space().unwrap();
