@@ -91,7 +91,7 @@ impl Events {
                 return reload(question, &sender);
             }
             match exports.upgrade() {
-                Some(exports) => exports.gauges().answer(question),
+                Some(exports) => exports.answer(question),
                 None => Err(ended()),
             }
         })));
