@@ -60,6 +60,18 @@ impl<T> DerefMut for MutexGuard<'_, T> {
 pub struct Condvar(model::Condvar);
 
 impl Condvar {
+    /// One for which nobody waits.
+    pub fn new() -> Condvar {
+        Condvar::default()
+    }
+
+    /// Waits until it is signalled.
+    pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
+        if let Some(held) = guard.0.take() {
+            guard.0 = Some(self.0.wait(held).unwrap_or_else(std::sync::PoisonError::into_inner));
+        }
+    }
+
     /// Waits until it is signalled. Time does not pass in the model: it may also return at once.
     pub fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, _: Duration) {
         if let Some(held) = guard.0.take() {
