@@ -161,9 +161,10 @@ fn requests_end_in_time_where_no_osd_answers_and_nothing_acknowledged_is_lost() 
     // So that what follows overwrites.
     let base = vec![1; 4 << 20];
     disk.volume.write_at(&base, 0).unwrap();
+    disk.wanted[..base.len()].copy_from_slice(&base);
     disk.work(Duration::from_secs(1));
     disk.volume.write_at(&base, 0).unwrap();
-    disk.wanted[..4 << 20].copy_from_slice(&base);
+    disk.wanted[..base.len()].copy_from_slice(&base);
     disk.volume.close().unwrap();
     let location = Location::Rados(RadosPlace { osd_timeout: 2, ..usual });
     let (store, volume) = in_time(|| {
