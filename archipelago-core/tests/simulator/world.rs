@@ -513,7 +513,9 @@ impl World {
             return match self.perform(step) {
                 // Others may have done something meanwhile.
                 Ok(_) if step.op == Op::Collect => Ok(()),
-                Ok(_) => {
+                // For another reason, such as a name that a rename which was cut left taken.
+                Ok(Outcome::Refused) => Ok(()),
+                Ok(Outcome::Done) => {
                     self.state = effect.after;
                     Ok(())
                 }
