@@ -135,10 +135,10 @@ impl Server {
             Way::Connected(connected) => return connected.set_size(size),
             Way::Served(served) => match served.set_size(size) {
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-                    eprintln!(
-                        "archipelago: the volume has {size} bytes now, and its device still {}: ublk devices change their sizes from Linux 6.16 on; \
-                         unmap it and map it again",
-                        served.size()
+                    tracing::warn!(
+                        volume = size,
+                        device = served.size(),
+                        "the device keeps its size in bytes: ublk devices change theirs from Linux 6.16 on; unmap it and map it again"
                     );
                     return Ok(());
                 }

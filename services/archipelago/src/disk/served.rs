@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use archipelago_core::{Result, Standby, Volume};
 use parking_lot::Mutex;
+use tracing::warn;
 
 use super::limits::SLOW_TOLD;
 
@@ -33,7 +34,7 @@ impl Standing {
             let mut told = self.told.lock();
             if told.is_none_or(|told| told.elapsed() >= SLOW_TOLD) {
                 *told = Some(Instant::now());
-                eprintln!("archipelago: a request that needs the volume fails: {error}");
+                warn!(%error, "a request that needs the volume fails");
             }
         }
         result

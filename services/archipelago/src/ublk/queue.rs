@@ -45,7 +45,7 @@ pub fn run(work: Work, ready: SyncSender<io::Result<()>>) {
             drop(ready);
             let mut together = disk.together(depth);
             if let Err(error) = queue.serve(&mut together, &mut Spin::new(&spinners, SPIN)) {
-                eprintln!("archipelago: ublk: a queue ends: {error}");
+                tracing::error!(%error, "ublk: a queue ends");
                 drop(together);
                 // The kernel may have their addresses still.
                 let Queue { buffers, .. } = queue;
@@ -126,7 +126,7 @@ impl Queue {
                 } else {
                     self.live -= 1;
                     if result != ABORTED {
-                        eprintln!("archipelago: ublk: the kernel refuses: {}", io::Error::from_raw_os_error(-result));
+                        tracing::error!(error = %io::Error::from_raw_os_error(-result), "ublk: the kernel refuses");
                     }
                 }
             }
